@@ -1,0 +1,48 @@
+"""What a user can do wrong: one line of cause, one line of remedy, one exit code."""
+
+from collections.abc import Sequence
+
+
+class DgbenchError(Exception):
+    """A mistake that a user can mend. The command line prints both lines and no traceback."""
+
+    exit_code = 2
+
+    def __init__(self, cause: str, remedy: str = ""):
+        super().__init__(cause)
+        self.cause, self.remedy = cause, remedy
+
+    def __str__(self) -> str:
+        return f"{self.cause}\n{self.remedy}" if self.remedy else self.cause
+
+    def __reduce__(self):  # crosses process borders with both of its lines
+        return type(self), (self.cause, self.remedy)
+
+
+class UsageError(DgbenchError):
+    """A wrong name, option or value."""
+
+    exit_code = 2
+
+
+class DataError(DgbenchError):
+    """An image, mask, weights file or folder that cannot be used as it is."""
+
+    exit_code = 3
+
+
+class RunError(DgbenchError):
+    """A run that could not be finished; the others go on."""
+
+    exit_code = 4
+
+
+def require(value: str, known: Sequence[str], what: str) -> str:
+    """`value` if it is known, else a `UsageError` with the nearest match and all names."""
+    if value in known:
+        return value
+    import difflib  # slow to import and seldom needed
+
+    near = difflib.get_close_matches(value, known, n=1)
+    guess = f"did you mean '{near[0]}'? " if near else ""
+    raise UsageError(f"unknown {what} '{value}'", f"{guess}known: {', '.join(known) or 'none'}")

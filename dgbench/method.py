@@ -1,0 +1,162 @@
+"""What a method is: a network, a loss and a prediction, with its hyperparameters in a frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dgbench.errors import UsageError, require
+from dgbench.task import TaskInfo
+
+
+class Batch(NamedTuple):
+    """image: (N, 3, H, W) float32 in [0, 1], gray repeated; mask: (N, K, H, W) float32 in {0, 1}, K structures."""
+
+    image: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Hparams:
+    """What every method has; a method subclasses it in its own file."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    batch_size: int = 8
+    steps: int | None = None  # None: the task's budget
+    image_size: int | None = None  # side of the square input in pixels; None: the task's
+
+
+class Method(nn.Module):
+    """Base class of all methods. Most write `__init__`, `loss` and `predict`; the rest has sensible defaults.
+
+    Whatever `loss`, `update` and `augment` draw at random comes from torch's global generator or from the given one;
+    both are set by the engine as a function of (seed, step) alone, so that a killed run continues bit-identically.
+    What a method learns or stores between steps must be in its `state_dict`.
+    """
+
+    hparams: Hparams  # annotate with your own dataclass; the engine reads the annotation
+    paper: ClassVar[str] = ""  # a link
+    per_task: ClassVar[dict[str, dict[str, Any]]] = {}  # the paper's own settings for a task, by task name
+
+    needs_batch: ClassVar[bool] = False  # a training batch of one makes no sense for it
+    uses_target_masks: ClassVar[bool] = False  # an oracle: prompted from the reference, never ranked with the others
+    uses_target_batch: ClassVar[bool] = False  # needs several test images at once, or adapts to them
+
+    optimizers: tuple[torch.optim.Optimizer, ...] = ()
+
+    def __init__(self, task: TaskInfo, hparams: Hparams):
+        """Build the network. No file is read here: pretrained weights are read by `load_pretrained`."""
+        super().__init__()
+        self.task, self.hparams = task, hparams
+        self.image_size: int = hparams.image_size or task.image_size
+        self.steps: int = hparams.steps or task.steps
+
+    def load_pretrained(self) -> dict[str, str]:
+        """Read and freeze what comes pretrained; returns {file name: sha256}, which goes into the run's record.
+
+        The engine calls it once after `__init__`. Freeze only what was pretrained.
+        """
+        return {}
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Scalar loss of one augmented batch."""
+        raise NotImplementedError(f"{type(self).__name__} must write loss(batch) or update(batch)")
+
+    def predict(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> (N, K, H, W) probabilities. Must not depend on the other images of the batch."""
+        raise NotImplementedError(f"{type(self).__name__} must write predict(image)")
+
+    def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """The training batch, augmented on its device; draws from `rng` only. Default: unchanged."""
+        return batch
+
+    def configure(self) -> torch.optim.Optimizer | tuple[torch.optim.Optimizer, ...]:
+        """The optimizer, or several. Default: AdamW over all parameters that require a gradient."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.AdamW(
+            trained or [nn.Parameter(torch.zeros(()))],
+            lr=self.hparams.learning_rate,
+            weight_decay=self.hparams.weight_decay,
+        )
+
+    def schedule(self, step: int) -> float:
+        """Factor on every optimizer's learning rate at a step. Default: polynomial decay, (1 - t/T)^0.9."""
+        return (1 - step / self.steps) ** 0.9
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One training step on an augmented batch; returns what the history shows, "loss" among it.
+
+        Override it to own the whole step: two optimizers, inner loops, two passes.
+        """
+        loss = self.loss(batch)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return {"loss": loss.detach()}
+
+
+def hparams_class(method: type[Method]) -> type[Hparams]:
+    """The dataclass a method annotates as `hparams`, its own or the nearest base's."""
+    return typing.get_type_hints(method)["hparams"]
+
+
+def resolve_hparams(method: type[Method], task_name: str, settings: dict[str, str] | None = None) -> Hparams:
+    """Defaults, then the method's own values for this task, then the user's `--set key=value`.
+
+    Raises `UsageError` for a key the method does not have or a value of the wrong type.
+    """
+    cls = hparams_class(method)
+    hints = typing.get_type_hints(cls)
+    hparams = cls(**own_settings(method, task_name))
+    changed = {}
+    for key, text in (settings or {}).items():
+        require(key, sorted(hints), f"hyperparameter of {method.__module__.rpartition('.')[2]}")
+        changed[key] = _convert(text, hints[key], key)
+    return dataclasses.replace(hparams, **changed)
+
+
+def own_settings(method: type[Method], task_name: str) -> dict[str, Any]:
+    """`per_task` of the method and of its bases, the nearest winning, as far as its hyperparameters know the keys."""
+    known = {f.name for f in dataclasses.fields(hparams_class(method))}
+    merged: dict[str, Any] = {}
+    for cls in reversed(method.__mro__):
+        merged |= vars(cls).get("per_task", {}).get(task_name, {})
+    return {k: v for k, v in merged.items() if k in known}
+
+
+def changed_hparams(method: type[Method], task_name: str, hparams: Hparams) -> dict[str, Any]:
+    """What distinguishes `hparams` from the method's defaults for this task: the variant's name in a path."""
+    default = resolve_hparams(method, task_name)
+    pairs = ((f.name, getattr(hparams, f.name)) for f in dataclasses.fields(hparams))
+    return {name: value for name, value in pairs if value != getattr(default, name)}
+
+
+def _convert(text: str, kind: Any, key: str) -> Any:
+    """`text` as the field's type: int, float, bool, str, a tuple of these ("1,3,5"), or one of these or None."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in arguments and text.lower() == "none":
+            return None
+        return _convert(text, next(a for a in arguments if a is not type(None)), key)
+    if origin is typing.Literal:
+        return require(text, [str(a) for a in arguments], f"value for {key}")
+    if origin is tuple:
+        return tuple(_convert(part.strip(), arguments[0], key) for part in text.split(",") if part.strip())
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        value = kind(text)
+        if kind is float and value != value:
+            raise ValueError
+        return value
+    except (ValueError, KeyError):
+        raise UsageError(f"'{text}' is no {kind.__name__}: hyperparameter {key}", f"give {key} as {kind.__name__}") from None

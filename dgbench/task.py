@@ -1,0 +1,159 @@
+"""What a task is: domains of cases, each an image with its mask and its spacing.
+
+A concrete task is one file in datasets/ (or a folder of images, `dgbench.folder`). It knows where its files lie and
+what their numbers mean; it knows nothing of methods, of network sizes or of protocols.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from dgbench.errors import DataError, DgbenchError
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One patient: a volume, or one photograph (D = 1).
+
+    Attributes
+    ----------
+    image: float32 (D, C, H, W) in [0, 1] by the task's documented intensity rule, at its own resolution; C is 1 or 3.
+    mask: bool (D, K, H, W), one plane per structure; structures may overlap (the cup lies inside the disc).
+    spacing: distance between voxel centres along (D, H, W), in the task's unit ("mm" or "px").
+    """
+
+    id: str
+    image: np.ndarray
+    mask: np.ndarray
+    spacing: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """All that a method is told about its task: nothing that leads to an image."""
+
+    name: str
+    structures: tuple[str, ...]
+    image_size: int
+    steps: int
+
+
+class Task(ABC):
+    """A benchmark task. Subclass it in datasets/<name>.py; class attributes are its data card."""
+
+    name: str = ""  # set by the registry: the name of the file
+    domains: Sequence[str]
+    sources: Sequence[str] | None = None  # None: every domain. Domains that may only be tested are left out here.
+    structures: Sequence[str]
+    image_size: int  # side of the square the network sees, in pixels
+    steps: int = 2000  # training steps of a run: the same budget for every method unless --set steps says otherwise
+    unit: str = "mm"  # of the spacing: "mm" or "px"
+    intensity: ClassVar[str] = ""  # how the file's numbers become [0, 1], in one sentence
+    citation: str = ""
+    licence: str = ""
+    download: str = ""  # where the data come from and in which folder layout they must lie
+
+    def __init__(self, data: Path | None = None):
+        """`data`: the folder with the task's files; None for a task that needs none."""
+        self.data = data
+
+    @abstractmethod
+    def case_ids(self, domain: str) -> list[str]:
+        """Sorted ids of a domain's cases, from a fixed list rather than from what happens to lie in a folder."""
+
+    @abstractmethod
+    def load(self, domain: str, case_id: str) -> Case:
+        """Read one case. Raises `DataError` that names the file and what is wrong with it."""
+
+    def files(self, domain: str, case_id: str) -> list[Path]:
+        """The files one case is read from; their content is part of the prepared data's fingerprint."""
+        return []
+
+    @property
+    def info(self) -> TaskInfo:
+        return TaskInfo(self.name, tuple(self.structures), self.image_size, self.steps)
+
+    @property
+    def source_domains(self) -> tuple[str, ...]:
+        return tuple(self.domains if self.sources is None else self.sources)
+
+    def targets(self, source: str) -> tuple[str, ...]:
+        """All domains but the source, in the task's order."""
+        return tuple(d for d in self.domains if d != source)
+
+    def split(self, source: str) -> tuple[list[str], list[str]]:
+        """(training, validation) case ids of a source: fixed, one case in five held out, at least one.
+
+        The order is that of a hash of the names, so it is arbitrary but the same on every machine and at every seed.
+        """
+        ids = self.case_ids(source)
+        if len(ids) < 2:
+            raise DataError(
+                f"domain '{source}' of task '{self.name}' has {len(ids)} case(s): a source needs at least 2",
+                "one case is held out to validate on the source; add cases or test on this domain only",
+            )
+        ordered = sorted(ids, key=lambda i: hashlib.sha256(f"{source}/{i}".encode()).digest())
+        held_out = set(ordered[: max(1, round(len(ids) / 5))])
+        return [i for i in ids if i not in held_out], [i for i in ids if i in held_out]
+
+    def code_fingerprint(self) -> str:
+        """sha256 of the file the task is written in: its intensity rule and its choices are part of the data."""
+        return hashlib.sha256(Path(inspect.getfile(type(self))).read_bytes()).hexdigest()
+
+    def verify(self) -> list[str]:
+        """Everything that is wrong with the task's data, one sentence each; an empty list when all is well."""
+        problems: list[str] = []
+        if len(self.domains) < 2:
+            problems.append(f"task '{self.name}' has {len(self.domains)} domain(s): generalization needs at least 2")
+        for domain in self.domains:
+            try:
+                ids = self.case_ids(domain)
+            except DgbenchError as error:
+                problems.append(error.cause)
+                continue
+            if not ids:
+                problems.append(f"domain '{domain}' has no case")
+            for duplicate in sorted({i for i in ids if ids.count(i) > 1}):
+                problems.append(f"domain '{domain}' lists case '{duplicate}' twice")
+            seen: dict[bytes, str] = {}
+            for case_id in ids:
+                try:
+                    case = self.load(domain, case_id)
+                except DgbenchError as error:
+                    problems.append(error.cause)
+                    continue
+                problems += case_problems(case, len(self.structures), f"{domain}/{case_id}")
+                content = hashlib.sha256(np.ascontiguousarray(case.image)).digest()
+                if content in seen:
+                    problems.append(f"{domain}/{case_id} has the same image as {domain}/{seen[content]}")
+                seen.setdefault(content, case_id)
+        return problems
+
+
+def case_problems(case: Case, structures: int, name: str) -> list[str]:
+    """What is wrong with a loaded case, one sentence each: shapes, ranges, NaN, spacing, emptiness."""
+    image, mask = case.image, case.mask
+    if image.ndim != 4 or image.shape[1] not in (1, 3) or image.dtype != np.float32:
+        return [f"{name}: image must be float32 (D, 1 or 3, H, W), got {image.dtype} {image.shape}"]
+    if mask.dtype != bool or mask.shape != (image.shape[0], structures, *image.shape[2:]):
+        expected = (image.shape[0], structures, *image.shape[2:])
+        return [f"{name}: image and mask differ: mask must be bool {expected}, got {mask.dtype} {mask.shape}"]
+    problems = []
+    if not np.isfinite(image).all():
+        problems.append(f"{name}: image holds {int((~np.isfinite(image)).sum())} voxels that are NaN or infinite")
+    elif image.min() < 0 or image.max() > 1:
+        problems.append(f"{name}: image leaves [0, 1]: {image.min():.3g} to {image.max():.3g}")
+    if not all(math.isfinite(s) and s > 0 for s in case.spacing):
+        problems.append(f"{name}: spacing {case.spacing} must be three positive numbers")
+    for k in np.flatnonzero(~mask.any(axis=(0, 2, 3))):
+        problems.append(f"{name}: the mask of structure {k} is empty")
+    return problems

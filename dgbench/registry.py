@@ -1,4 +1,4 @@
-"""Finding methods and tasks by name: a file is a plug-in, its stem is its name, and listing imports none of them."""
+"""Finding methods, tasks and published numbers: a file is a plug-in, its stem its name, and listing imports none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -32,16 +34,20 @@ class Plugin:
     module: str
     path: Path | None
     origin: str  # "dgbench", a distribution's name, or the path given by --plugin
+    attribute: str = ""  # the class an entry point names; "": the only one in the module
 
     def summary(self) -> str:
-        """The first line of the file's docstring, or why the file cannot be read."""
+        """The first line of the file's docstring, or why the file cannot be imported, as far as reading it can tell."""
         if self.path is None:
-            return "(installed package)"
+            return f"(from the installed package {self.origin})"
         try:
-            doc = ast.get_docstring(ast.parse(self.path.read_text(encoding="utf-8"))) or ""
-        except (SyntaxError, UnicodeDecodeError, OSError) as error:
+            tree = ast.parse(self.path.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError, OSError) as error:
             return f"broken: {type(error).__name__}: {error}"
-        return doc.partition("\n")[0]
+        for module in sorted(_imported(tree.body)):
+            if _top_level_is_missing(module):
+                return f"broken: it imports {module}, which is not installed"
+        return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
 @dataclass
@@ -51,15 +57,22 @@ class Registry:
     kind: Kind
     extra: list[Path] = field(default_factory=list)
 
+    def folder(self) -> Path:
+        """Where our own plug-ins of this kind lie, in a checkout and in an installed wheel."""
+        spec = importlib.util.find_spec(f"dgbench.{self.kind}")
+        assert spec is not None and spec.submodule_search_locations, f"dgbench.{self.kind} is not installed"
+        return Path(spec.submodule_search_locations[0]).resolve()
+
     def plugins(self) -> dict[str, Plugin]:
         """All by name, sorted. Raises `UsageError` when two have one name."""
         package = f"dgbench.{self.kind}"
-        spec = importlib.util.find_spec(package)
-        assert spec is not None and spec.submodule_search_locations, f"{package} is not installed"
         found: dict[str, Plugin] = {}
 
         def add(plugin: Plugin) -> None:
-            if other := found.get(plugin.name):
+            other = found.get(plugin.name)
+            if other and other.path and other.path == plugin.path:
+                return  # one of ours, also given by its path
+            if other:
                 raise UsageError(
                     f"two {self.kind} are named '{plugin.name}': {other.path or other.module} and "
                     f"{plugin.path or plugin.module}",
@@ -67,13 +80,13 @@ class Registry:
                 )
             found[plugin.name] = plugin
 
-        for path in sorted(Path(spec.submodule_search_locations[0]).glob("[!_]*.py")):
+        for path in sorted(self.folder().glob("[!_]*.py")):
             add(Plugin(path.stem, self.kind, f"{package}.{path.stem}", path, "dgbench"))
         for point in importlib.metadata.entry_points(group=package):
             origin = point.dist.name if point.dist else "entry point"
-            add(Plugin(point.name, self.kind, point.value.partition(":")[0], None, origin))
+            add(Plugin(point.name, self.kind, point.module, None, origin, point.attr))
         for path in self.extra:
-            if _defines(path) == self.kind:
+            if defines(path) == self.kind:
                 add(Plugin(path.stem, self.kind, f"dgbench_plugin_{path.stem}", path, str(path)))
         return dict(sorted(found.items()))
 
@@ -90,11 +103,12 @@ class Registry:
             from dgbench.method import Method as base
         else:
             from dgbench.task import Task as base
-        classes = [
-            c
-            for c in vars(module).values()
-            if inspect.isclass(c) and issubclass(c, base) and c.__module__ == plugin.module and not c.__name__.startswith("_")
-        ]
+        if plugin.attribute:
+            classes = [getattr(module, plugin.attribute)]
+        else:
+            own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == plugin.module]
+            classes = [c for c in own if not (c.__name__.startswith("_") or inspect.isabstract(c))]
+        classes = [c for c in classes if inspect.isclass(c) and issubclass(c, base)]
         if len(classes) != 1:
             raise UsageError(
                 f"{plugin.path or plugin.module} defines {len(classes)} concrete {WORD[self.kind]} classes, not one",
@@ -109,14 +123,25 @@ TASKS = Registry("datasets")
 
 
 def add_plugin(path: Path) -> None:
-    """Make a method or task file known by its path (`--plugin`)."""
+    """Make a method or task file known by its path (`--plugin`). The file is read, not run."""
     path = Path(path).resolve()
     if not path.is_file():
         raise UsageError(f"no such plug-in file: {path}", "give the path of a .py file; `dgbench new NAME` writes one")
-    _defines(path)
+    if path.suffix != ".py" or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", path.stem):
+        raise UsageError(
+            f"{path.name} cannot be a plug-in: its file name is its name in commands, paths and tables",
+            "name it with letters, digits, '-' and '_', a letter first, and the ending .py",
+        )
     for registry in (METHODS, TASKS):
         if path not in registry.extra:
             registry.extra.append(path)
+
+
+def published_files() -> list[Path]:
+    """The tables of numbers quoted from papers, sorted: results/published/*.csv, wherever dgbench is installed."""
+    package = Path(__file__).resolve().parent
+    inside = package / "published"
+    return sorted((inside if inside.is_dir() else package.parent / "results" / "published").glob("*.csv"))
 
 
 def get_method(name: str) -> type[Method]:
@@ -134,10 +159,11 @@ def get_task(name: str, data: Path | None = None) -> Task:
 
 def code_hash(cls: type) -> str:
     """sha256 over the source files of a class and of its bases: the code fingerprint of a run."""
-    paths = {inspect.getfile(c) for c in cls.__mro__ if c.__module__.startswith("dgbench")}
+    foreign = {"builtins", "abc", "typing", "torch"}
+    paths = {Path(inspect.getfile(c)) for c in cls.__mro__ if c.__module__.partition(".")[0] not in foreign}
     digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda p: Path(p).name):
-        digest.update(Path(path).read_bytes())
+    for _, content in sorted((path.name, path.read_bytes()) for path in paths):
+        digest.update(content)
     return digest.hexdigest()
 
 
@@ -158,12 +184,29 @@ def _load(plugin: Plugin) -> ModuleType:
     return module
 
 
-def _defines(path: Path) -> Kind:
-    """What a file given by path is, told from the engine modules it imports: reading it must not run it."""
+def defines(path: Path) -> Kind:
+    """What a file given by path is, told from what it imports of dgbench: reading it must not run it."""
+    text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise UsageError(f"plug-in {path} is no Python file: {error}", "mend the file, then try again") from None
-    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    is_task = "dgbench.task" in imported and "dgbench.method" not in imported
-    return "datasets" if is_task else "methods"
+        imported = _imported(ast.walk(ast.parse(text)))
+    except (SyntaxError, ValueError):  # a broken file is listed as broken, where it most likely belongs
+        imported = set(re.findall(r"^\s*(?:from|import)\s+(dgbench[.\w]*)", text, re.MULTILINE))
+    is_method = any(m.startswith("dgbench.method") for m in imported)
+    is_task = any(m.startswith(("dgbench.task", "dgbench.datasets", "dgbench.folder")) for m in imported)
+    return "datasets" if is_task and not is_method else "methods"
+
+
+def _imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """Absolute names of the modules that these statements import."""
+    modules: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            modules |= {node.module, *(f"dgbench.{a.name}" for a in node.names if node.module == "dgbench")}
+    return modules
+
+
+def _top_level_is_missing(module: str) -> bool:
+    top = module.partition(".")[0]
+    return top not in sys.modules and importlib.util.find_spec(top) is None

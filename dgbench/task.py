@@ -57,6 +57,7 @@ class Task(ABC):
     image_size: int  # side of the square the network sees, in pixels
     steps: int = 2000  # training steps of a run: the same budget for every method unless --set steps says otherwise
     unit: str = "mm"  # of the spacing: "mm" or "px"
+    empty_masks: bool = False  # may a case hold none of the structures? If not, an empty mask is an error
     intensity: ClassVar[str] = ""  # how the file's numbers become [0, 1], in one sentence
     citation: str = ""
     licence: str = ""
@@ -131,7 +132,7 @@ class Task(ABC):
                 except DgbenchError as error:
                     problems.append(error.cause)
                     continue
-                problems += case_problems(case, len(self.structures), f"{domain}/{case_id}")
+                problems += case_problems(case, self, f"{domain}/{case_id}")
                 content = hashlib.sha256(np.ascontiguousarray(case.image)).digest()
                 if content in seen:
                     problems.append(f"{domain}/{case_id} has the same image as {domain}/{seen[content]}")
@@ -139,9 +140,9 @@ class Task(ABC):
         return problems
 
 
-def case_problems(case: Case, structures: int, name: str) -> list[str]:
+def case_problems(case: Case, task: Task, name: str) -> list[str]:
     """What is wrong with a loaded case, one sentence each: shapes, ranges, NaN, spacing, emptiness."""
-    image, mask = case.image, case.mask
+    image, mask, structures = case.image, case.mask, len(task.structures)
     if image.ndim != 4 or image.shape[1] not in (1, 3) or image.dtype != np.float32:
         return [f"{name}: image must be float32 (D, 1 or 3, H, W), got {image.dtype} {image.shape}"]
     if mask.dtype != bool or mask.shape != (image.shape[0], structures, *image.shape[2:]):
@@ -154,6 +155,6 @@ def case_problems(case: Case, structures: int, name: str) -> list[str]:
         problems.append(f"{name}: image leaves [0, 1]: {image.min():.3g} to {image.max():.3g}")
     if not all(math.isfinite(s) and s > 0 for s in case.spacing):
         problems.append(f"{name}: spacing {case.spacing} must be three positive numbers")
-    for k in np.flatnonzero(~mask.any(axis=(0, 2, 3))):
-        problems.append(f"{name}: the mask of structure {k} is empty")
+    if not mask.any() and not task.empty_masks:
+        problems.append(f"{name}: the mask is empty")
     return problems

@@ -1,0 +1,262 @@
+"""Prepared data: a domain's cases, read once and kept as memory-mapped arrays at network size.
+
+A prepared domain is a folder in the cache, named by a fingerprint of the source files' content, of the task's code
+and of the preparation. Training and testing index its arrays; no image file is decoded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgbench.errors import DataError, DgbenchError
+from dgbench.files import make_folder, read_json, sha256, write_json
+from dgbench.method import Batch
+from dgbench.task import Case, Task, case_problems
+
+VERSION = 1  # of the preparation: raise it when the arrays of one input change
+LEVELS = 65535  # intensities are stored as uint16: 8-bit images stay exact, 12-bit ones within 1e-5
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """Where a case lies in its domain's arrays. `shape`: (D, H, W) of the image; `offset`: bytes into reference.npy."""
+
+    id: str
+    first: int
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    offset: int
+    foreground: tuple[bool, ...]  # per slice: does the reference hold any structure?
+
+    @property
+    def slices(self) -> range:
+        return range(self.first, self.first + self.shape[0])
+
+
+class PreparedDomain:
+    """A domain as memory maps. images: uint16 (S, C, n, n); masks: uint8 (S, K, n, n), 0 or 1; S slices in all."""
+
+    def __init__(self, folder: Path):
+        """Open and verify. Raises `DataError` when a file is missing or its checksum differs."""
+        index = read_json(folder / "index.json")
+        if index is None:
+            raise DataError(f"prepared data {folder} is incomplete", "delete that folder: it is made again")
+        for name, checksum in index["files"].items():
+            if not (folder / name).is_file() or sha256(folder / name) != checksum:
+                raise DataError(f"prepared data {folder / name} is damaged", "delete that folder: it is made again")
+        self.folder, self.name, self.fingerprint = folder, index["domain"], index["fingerprint"]
+        self.structures: int = index["structures"]
+        self.cases = {
+            c["id"]: PreparedCase(
+                c["id"], c["first"], tuple(c["shape"]), tuple(c["spacing"]), c["offset"], tuple(c["foreground"])
+            )
+            for c in index["cases"]
+        }
+        self.images = np.load(folder / "images.npy", mmap_mode="r")
+        self.masks = np.load(folder / "masks.npy", mmap_mode="r")
+        self._reference = np.load(folder / "reference.npy", mmap_mode="r")
+
+    def reference(self, case_id: str) -> np.ndarray:
+        """The reference mask at the image's own resolution: bool (D, K, H, W)."""
+        case = self.cases[case_id]
+        shape = (case.shape[0], self.structures, *case.shape[1:])
+        count = int(np.prod(shape))
+        packed = self._reference[case.offset : case.offset + (count + 7) // 8]
+        return np.unpackbits(packed, count=count).view(bool).reshape(shape)
+
+    def slice_indices(self, case_ids: Sequence[str], foreground: bool) -> np.ndarray:
+        """Indices of the slices of some cases, only those with any structure if `foreground`."""
+        cases = [self.cases[i] for i in case_ids]
+        chosen = [s for c in cases for s, f in zip(c.slices, c.foreground, strict=True) if f or not foreground]
+        return np.array(chosen, dtype=np.int64)
+
+    def batch(self, indices: np.ndarray | slice, device: torch.device | str = "cpu") -> Batch:
+        """The slices at `indices` as float32 on a device; one gray channel is expanded to three, not copied."""
+        image = torch.from_numpy(np.divide(self.images[indices], LEVELS, dtype=np.float32)).to(device)
+        mask = torch.from_numpy(self.masks[indices].astype(np.float32)).to(device)
+        return Batch(image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image, mask)
+
+    def case_of(self, index: int) -> str:
+        return next(c.id for c in self.cases.values() if index in c.slices)
+
+
+def network_box(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) of an image inside the square the network sees: aspect kept, the rest is zero padding."""
+    scale = size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def to_network(image: np.ndarray, size: int) -> np.ndarray:
+    """float32 (D, C, H, W) in [0, 1] -> (D, C, size, size): bicubic with antialiasing, padded below and at the right.
+
+    With `size` the image's own side it is the identity. The same filter as Pillow's bicubic resize.
+    """
+    h, w = network_box(*image.shape[-2:], size)
+    resized = torch.from_numpy(image)
+    if (h, w) != image.shape[-2:]:
+        resized = F.interpolate(resized, (h, w), mode="bicubic", antialias=True, align_corners=False).clamp_(0, 1)
+    return F.pad(resized, (0, size - w, 0, size - h)).numpy()
+
+
+def mask_to_network(mask: np.ndarray, size: int) -> np.ndarray:
+    """bool (D, K, H, W) -> uint8 (D, K, size, size): nearest neighbour, padded with zeros as the image is."""
+    h, w = network_box(*mask.shape[-2:], size)
+    resized = torch.from_numpy(mask.astype(np.uint8))
+    if (h, w) != mask.shape[-2:]:
+        resized = F.interpolate(resized, (h, w), mode="nearest-exact")
+    return F.pad(resized, (0, size - w, 0, size - h)).numpy()
+
+
+def to_image(probability: Tensor, height: int, width: int) -> Tensor:
+    """(N, K, n, n) -> (N, K, height, width): the padding is cut off, then bilinear back to the image's resolution."""
+    h, w = network_box(height, width, probability.shape[-1])
+    cut = probability[..., :h, :w]
+    if (h, w) == (height, width):
+        return cut
+    return F.interpolate(cut, (height, width), mode="bilinear", align_corners=False)
+
+
+def cache_folder() -> Path:
+    """`$DGBENCH_CACHE`, else dgbench/ in the user's cache folder. Where it lies changes no result."""
+    if folder := os.environ.get("DGBENCH_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgbench"
+
+
+def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> PreparedDomain:
+    """The prepared domain, from the cache if its fingerprint is there, else made now.
+
+    Raises `DataError` that names every case of the domain that cannot be used.
+    """
+    root = make_folder((cache or cache_folder()) / "prepared")
+    fingerprint = domain_fingerprint(task, domain, size, root)
+    folder = root / f"{task.name}-{size}-{domain}-{fingerprint[:16]}"
+    if folder.is_dir():
+        try:
+            return PreparedDomain(folder)
+        except DataError as error:
+            print(f"{error.cause}: made again", file=sys.stderr)
+            shutil.rmtree(folder, ignore_errors=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
+    try:
+        _build(task, domain, size, fingerprint, building)
+        with contextlib.suppress(OSError):  # another process was first: its arrays are the same
+            os.rename(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return PreparedDomain(folder)
+
+
+def domain_fingerprint(task: Task, domain: str, size: int, root: Path) -> str:
+    """sha256 of all that a prepared domain depends on: file contents, task code, preparation, size."""
+    memo = _Checksums(root / "checksums.json")
+    cases = [(i, [memo.of(p) for p in task.files(domain, i)]) for i in task.case_ids(domain)]
+    memo.save()
+    content = [VERSION, task.name, task.code_fingerprint(), list(task.structures), size, domain, cases]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+class _Checksums:
+    """File checksums, remembered by (path, size, modification time) so that a second run reads no image."""
+
+    def __init__(self, path: Path):
+        self.path, self.known = path, read_json(path) or {}
+        self.changed = False
+
+    def of(self, path: Path) -> str:
+        try:
+            status = path.stat()
+        except OSError:
+            raise DataError(f"missing file {path}", "`dgbench data verify` lists all that is missing") from None
+        entry = self.known.get(str(path.resolve()))
+        if entry and entry[:2] == [status.st_size, status.st_mtime_ns]:
+            return entry[2]
+        checksum = sha256(path)
+        self.known[str(path.resolve())] = [status.st_size, status.st_mtime_ns, checksum]
+        self.changed = True
+        return checksum
+
+    def save(self) -> None:
+        if self.changed:
+            write_json(self.path, self.known)
+
+
+def _build(task: Task, domain: str, size: int, fingerprint: str, folder: Path) -> None:
+    """Read every case of a domain, case by case: memory is bounded by the largest one."""
+    problems: list[str] = []
+    index: list[PreparedCase] = []
+    first = offset = channels = 0
+    ids = task.case_ids(domain)
+    if not ids:
+        raise DataError(f"domain '{domain}' of task '{task.name}' has no case", "add cases, or leave the domain out")
+    with contextlib.ExitStack() as stack:
+        streams = {n: stack.enter_context(open(folder / f"{n}.raw", "wb")) for n in ("images", "masks", "reference")}
+        for case_id in ids:
+            try:
+                case = task.load(domain, case_id)
+            except DgbenchError as error:
+                problems.append(error.cause)
+                continue
+            found = case_problems(case, task, f"{domain}/{case_id}")
+            if channels and not found and case.image.shape[1] != channels:
+                found = [f"{domain}/{case_id}: {case.image.shape[1]} channels where the cases before have {channels}"]
+            problems += found
+            if problems:
+                continue
+            channels = case.image.shape[1]
+            index.append(_prepared(case, first, offset))
+            first += case.image.shape[0]
+            image = to_network(case.image, size)
+            streams["images"].write(np.rint(image * LEVELS).astype(np.uint16).tobytes())
+            streams["masks"].write(mask_to_network(case.mask, size).tobytes())
+            packed = np.packbits(case.mask)
+            streams["reference"].write(packed.tobytes())
+            offset += packed.size
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise DataError("; ".join(problems[:5]) + more, "mend or remove these cases; `dgbench data verify` lists all")
+    shapes = {
+        "images": (np.uint16, (first, channels, size, size)),
+        "masks": (np.uint8, (first, len(task.structures), size, size)),
+        "reference": (np.uint8, (offset,)),
+    }
+    for name, (dtype, shape) in shapes.items():
+        _to_npy(folder / f"{name}.raw", folder / f"{name}.npy", dtype, shape)
+    record = {
+        "domain": domain,
+        "fingerprint": fingerprint,
+        "structures": len(task.structures),
+        "files": {f"{n}.npy": sha256(folder / f"{n}.npy") for n in shapes},
+        "cases": [asdict(c) for c in index],
+    }
+    write_json(folder / "index.json", record)
+
+
+def _prepared(case: Case, first: int, offset: int) -> PreparedCase:
+    depth, _, height, width = case.image.shape
+    foreground = tuple(bool(f) for f in case.mask.any(axis=(1, 2, 3)))
+    spacing = (float(case.spacing[0]), float(case.spacing[1]), float(case.spacing[2]))
+    return PreparedCase(case.id, first, (depth, height, width), spacing, offset, foreground)
+
+
+def _to_npy(raw: Path, path: Path, dtype: type, shape: tuple[int, ...]) -> None:
+    """Put NumPy's header before raw bytes whose number of slices was not known while they were written."""
+    with open(path, "wb") as file, open(raw, "rb") as content:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, header)
+        shutil.copyfileobj(content, file, 1 << 20)
+    raw.unlink()

@@ -1,7 +1,7 @@
 """Prepared data: a domain's cases, read once and kept as memory-mapped arrays at network size.
 
-A prepared domain is a folder in the cache, named by a fingerprint of the source files' content, of the task's code
-and of the preparation. Training and testing index its arrays; no image file is decoded again.
+A prepared domain is a folder in the cache, named by the size, the preparation's version, and a fingerprint of the
+source files' content and of the task's code. Training and testing index its arrays; no image file is decoded again.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
     Raises `DataError` that names every case of the domain that cannot be used.
     """
     root = make_folder((cache or cache_folder()) / "prepared")
-    fingerprint = domain_fingerprint(task, domain, size, root)
-    folder = root / f"{task.name}-{size}-{domain}-{fingerprint[:16]}"
+    fingerprint = content_fingerprint(task, domain, root)
+    folder = root / f"{task.name}-{size}-v{VERSION}-{domain}-{fingerprint[:16]}"
     if folder.is_dir():
         try:
             return PreparedDomain(folder)
@@ -161,12 +161,12 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
     return PreparedDomain(folder)
 
 
-def domain_fingerprint(task: Task, domain: str, size: int, root: Path) -> str:
-    """sha256 of all that a prepared domain depends on: file contents, task code, preparation, size."""
+def content_fingerprint(task: Task, domain: str, root: Path) -> str:
+    """sha256 of what a domain's images and masks are: file contents, the task's code and its structures."""
     memo = _Checksums(root / "checksums.json")
     cases = [(i, [memo.of(p) for p in task.files(domain, i)]) for i in task.case_ids(domain)]
     memo.save()
-    content = [VERSION, task.name, task.code_fingerprint(), list(task.structures), size, domain, cases]
+    content = [task.name, task.code_fingerprint(), list(task.structures), domain, cases]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

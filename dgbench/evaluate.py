@@ -19,6 +19,7 @@ from dgbench.files import write_atomic
 from dgbench.keyed import key
 from dgbench.method import Method
 from dgbench.protocol import Protocol
+from dgbench.train import device_of
 
 COLUMNS = (
     "role", "domain", "case", "structure", "dice", "asd", "assd", "hd95", "flag",
@@ -43,7 +44,7 @@ def predict_case(
 
     The slices go through the network in fixed batches from the first one on, so the result depends on the case alone.
     """
-    device = next(method.buffers(), next(method.parameters(), torch.empty(0))).device
+    device = device_of(method)
     kept = np.array(case.foreground) if protocol.slices == "foreground" else np.ones(case.shape[0], dtype=bool)
     indices = np.array(case.slices)[kept]
     torch.manual_seed(key(seed, "predict", domain.name, case.id))

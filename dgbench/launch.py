@@ -357,6 +357,8 @@ def describe(
         "domains": list(task.domains),
         "targets": list(task.targets(run.source)),
         "structures": list(task.structures),
+        "image_size": task.image_size,
+        "steps": task.steps,
         "unit": task.unit,
         "citation": task.citation,
         "paper": cls.paper,

@@ -114,7 +114,7 @@ class Registry:
                 f"{plugin.path or plugin.module} defines {len(classes)} concrete {WORD[self.kind]} classes, not one",
                 f"leave exactly one public subclass of {base.__name__} in it; shared code goes to a file named _x.py",
             )
-        classes[0].name = name  # type: ignore[attr-defined]
+        classes[0].name = name
         return classes[0]
 
 
@@ -150,28 +150,55 @@ def get_method(name: str) -> type[Method]:
 
 def get_task(name: str, data: Path | None = None) -> Task:
     """The task of that name, or a folder of images when `name` is a path. `data`: where the task's files lie."""
-    if "/" in name or "\\" in name or Path(name).is_dir() and name not in TASKS.names():
+    if is_folder(name):
         from dgbench.folder import FolderTask
 
         return FolderTask(Path(name))
     return TASKS.get(name)(data)
 
 
+def is_folder(name: str) -> bool:
+    """Is this the path of a folder of images rather than a task's name?"""
+    return "/" in name or "\\" in name or (name not in TASKS.names() and Path(name).is_dir())
+
+
 def code_hash(cls: type) -> str:
-    """sha256 over the source files of a class and of its bases: the code fingerprint of a run."""
-    foreign = {"builtins", "abc", "typing", "torch"}
-    paths = {Path(inspect.getfile(c)) for c in cls.__mro__ if c.__module__.partition(".")[0] not in foreign}
-    digest = hashlib.sha256()
-    for _, content in sorted((path.name, path.read_bytes()) for path in paths):
-        digest.update(content)
-    return digest.hexdigest()
+    """sha256 over the code a class computes with: its file, its bases', and all of dgbench they import, in turn.
+
+    Comments, docstrings and layout do not count, so that explaining a method better does not make its runs stale.
+    """
+    waiting = [Path(inspect.getfile(c)) for c in cls.__mro__ if c.__module__.startswith("dgbench")]
+    code: dict[str, str] = {}
+    while waiting:
+        path = waiting.pop()
+        if path.name in code or path.name == "errors.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dgbench"):
+                modules = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+                waiting += [p for p in map(_source, modules) if p is not None]
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                body[:] = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+        code[path.name] = ast.dump(tree)
+    return hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()
+
+
+def _source(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin and not spec.origin.endswith("__init__.py") else None
 
 
 def _load(plugin: Plugin) -> ModuleType:
     if plugin.path is None or plugin.origin == "dgbench":
         return importlib.import_module(plugin.module)
-    if plugin.module in sys.modules:
-        return sys.modules[plugin.module]
+    loaded = sys.modules.get(plugin.module)
+    if loaded is not None and loaded.__file__ == str(plugin.path):
+        return loaded
     spec = importlib.util.spec_from_file_location(plugin.module, plugin.path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

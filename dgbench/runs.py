@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from dgbench.errors import DataError, UsageError, require
 from dgbench.evaluate import read_predictions
 from dgbench.files import make_folder, read_json, sha256
 from dgbench.method import Hparams, Method, changed_hparams, resolve_hparams
-from dgbench.protocol import Protocol, get_protocol
+from dgbench.protocol import get_protocol
 from dgbench.task import Task
 
 if TYPE_CHECKING:
@@ -133,15 +133,14 @@ def plan(
 
 
 def _fingerprint(cls: type[Method], task: Task, source: str, size: int) -> str:
-    domains = {d: _domain_fingerprint(task, d, size) for d in (source, *task.targets(source))}
-    content = [SCHEMA, metrics.VERSION, registry.code_hash(cls), domains]
+    domains = {d: _domain_fingerprint(task, d) for d in (source, *task.targets(source))}
+    content = [SCHEMA, metrics.VERSION, data.VERSION, size, task.steps, registry.code_hash(cls), domains]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
-def _domain_fingerprint(task: Task, domain: str, size: int) -> str:
-    root = make_folder(data.cache_folder() / "prepared")
-    return data.domain_fingerprint(task, domain, size, root)
+def _domain_fingerprint(task: Task, domain: str) -> str:
+    return data.content_fingerprint(task, domain, make_folder(data.cache_folder() / "prepared"))
 
 
 def variant_name(method: str, changed: dict[str, Any]) -> str:
@@ -218,13 +217,7 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(folder, json.loads((folder / "run.json").read_text()), cases, history)
 
 
-def find_runs(results: Path, task: str = "*", protocol: str = "*") -> list[Path]:
-    """Folders of finished runs below a results folder, sorted."""
-    return sorted(p.parent for p in Path(results).glob(f"{task}/{protocol}/*/*/RESULT.json"))
-
-
-def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
-    return [read_run(Path(f)) for f in folders]
-
-
-__all__ = ["Protocol", "Run", "RunRecord", "find_runs", "plan", "read_run", "read_runs"]
+def find_runs(results: Path, task: str, protocol: str) -> list[Path]:
+    """Folders of finished runs of a task, sorted; one that was moved aside lies in a hidden folder."""
+    folders = (p.parent for p in (Path(results) / task / protocol).glob("*/*/RESULT.json"))
+    return sorted(f for f in folders if not f.name.startswith("."))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -61,6 +62,11 @@ def build(
     return method.to(device), files
 
 
+def device_of(method: Method) -> torch.device:
+    """Where a method lives; the CPU for one without parameters and buffers."""
+    return next(itertools.chain(method.parameters(), method.buffers()), torch.empty(0)).device
+
+
 def configure(method: Method) -> None:
     """Let the method make its optimizers, and note each one's learning rate before any schedule."""
     made = method.configure()
@@ -106,7 +112,7 @@ def fit(
     A checkpoint is written every `save_every` seconds and when `should_stop()` turns true (then `Interrupted` is
     raised). Raises `RunError` when the loss is not finite or memory runs out; the last checkpoint stays.
     """
-    device = next(method.buffers(), next(method.parameters(), torch.empty(0))).device
+    device = device_of(method)
     configure(method)
     method.train()
     progress = load_checkpoint(method, folder)

@@ -1,0 +1,268 @@
+"""The command line: each verb is a thin function around a library call that a notebook can make too.
+
+Nothing slow is imported at the top: torch, pandas and matplotlib are imported inside the verbs that need them.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from dgbench import registry
+from dgbench.errors import DgbenchError, UsageError
+
+app = typer.Typer(
+    name="dgbench",
+    help="Compare methods for single-source domain generalization of medical image segmentation.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+data_app = typer.Typer(help="Look at a task's data, check them, prepare them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console()
+errors = Console(stderr=True)
+
+
+class Kind(str, Enum):
+    methods = "methods"
+    tasks = "tasks"
+    runs = "runs"
+
+
+class Again(str, Enum):
+    missing = "missing"
+    failed = "failed"
+    all = "all"
+
+
+Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a folder of images (PATH).")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder with the task's files.", show_default="./data/TASK")]
+Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A method or task of your own: a .py file.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in two lines and an exit code, never in a traceback."""
+    try:
+        app(standalone_mode=True)
+    except DgbenchError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        errors.print("interrupted: the same command continues", style="yellow")
+        raise SystemExit(130) from None
+
+
+def fail(error: DgbenchError) -> NoReturn:
+    errors.print(f"[bold red]error:[/] {escape(error.cause)}", soft_wrap=True)
+    if error.remedy:
+        errors.print(f"[bold]try:[/]   {escape(error.remedy)}", soft_wrap=True)
+    raise SystemExit(error.exit_code)
+
+
+@app.command()
+def run(
+    method: Annotated[list[str], typer.Option("--method", "-m", help="Method name; several, or with commas.")],
+    task: Annotated[list[str], typer.Option("--task", "-t", help="Task name or folder of images; several allowed.")],
+    source: Annotated[list[str] | None, typer.Option("--source", help="Train on this domain only.")] = None,
+    seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds, e.g. 0,1,2.", show_default="0")] = None,
+    protocol: Annotated[str, typer.Option("--protocol", help="sdg, or dapsam (as the paper's code).")] = "sdg",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value: a hyperparameter.")] = None,
+    data: Data = None,
+    results: Results = Path("results"),
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Test these weights, do not train.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs made at the same time.")] = 1,
+    save_every: Annotated[float, typer.Option("--save-every", help="Seconds between checkpoints.")] = 60.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
+    rerun: Annotated[Again, typer.Option("--rerun", help="Make also the failed runs again, or all.")] = Again.missing,
+    plugin: Plugins = None,
+) -> None:
+    """Train on each source domain, test on all others; print and write the tables and plots.
+
+    Example: dgbench run --method dapsam,erm --task phantom
+    """
+    _add_plugins(plugin)
+    from dgbench import launch, present, runs
+
+    failed = False
+    for reference in _split(task):
+        loaded = registry.get_task(reference, data)
+        planned = runs.plan(
+            loaded,
+            _split(method),
+            task_reference=str(Path(reference).resolve()) if registry.is_folder(reference) else reference,
+            sources=_split(source),
+            seeds=_seeds(seed),
+            protocol=protocol,
+            settings=_settings(set_),
+            checkpoint=checkpoint,
+            results=results,
+        )
+        if dry_run:
+            for item in planned:
+                console.print(f"{item.status:12} {escape(str(item))}", highlight=False, soft_wrap=True)
+            continue
+        options = launch.Options(device=device, jobs=jobs, save_every=save_every)
+        with present.Progress(console) as progress:
+            outcomes = launch.launch(loaded, planned, rerun.value, options, progress.report)
+        present.show(loaded, planned, results, console)
+        failed |= present.failures(outcomes, errors)
+    if failed:
+        raise SystemExit(4)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    results: Results = Path("results"),
+    plugin: Plugins = None,
+) -> None:
+    """List methods, tasks or finished runs. Imports no method and no task."""
+    _add_plugins(plugin)
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    if kind is Kind.runs:
+        from dgbench.listing import finished
+
+        for path in finished(results):
+            console.print(escape(str(path)), highlight=False, soft_wrap=True)
+        return
+    table.add_column(kind.value[:-1], style="bold", no_wrap=True)
+    table.add_column("what it is")
+    for item in (registry.METHODS if kind is Kind.methods else registry.TASKS).plugins().values():
+        table.add_row(item.name, escape(item.summary()))
+    console.print(table)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the method: a Python identifier.")],
+    folder: Annotated[Path, typer.Option("--folder", help="Where the file is written.")] = Path("."),
+) -> None:
+    """Write a commented, working method file to start from."""
+    from dgbench.new import write_method
+
+    path = write_method(name, folder)
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    console.print(f"next: dgbench check {name} --plugin {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Name of the method.")],
+    plugin: Plugins = None,
+) -> None:
+    """Run the conformance tests on a method; each failure says what to change."""
+    if not plugin and name not in registry.METHODS.names() and Path(f"{name}.py").is_file():
+        plugin = [Path(f"{name}.py")]
+    _add_plugins(plugin)
+    from dgbench.check import run_checks
+
+    failures = 0
+    for title, ok, advice in run_checks(registry.get_method(name)):
+        console.print(f"[{'green' if ok else 'red'}]{'ok  ' if ok else 'FAIL'}[/] {escape(title)}", highlight=False)
+        if not ok:
+            failures += 1
+            console.print(f"     {escape(advice)}", highlight=False, soft_wrap=True)
+    if failures:
+        raise SystemExit(4)
+
+
+@app.command()
+def predict(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    images: Annotated[list[Path], typer.Argument(help="Images: PNG, JPEG, TIFF or NIfTI.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder the masks are written to.")] = Path("predictions"),
+    device: Annotated[str, typer.Option("--device")] = "auto",
+    plugin: Plugins = None,
+) -> None:
+    """Apply a run's weights to images of your own; writes one mask per image and structure."""
+    _add_plugins(plugin)
+    from dgbench.apply import predict_files
+
+    for path in predict_files(run_folder, images, out, device):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices and folders: what to paste into a bug report."""
+    from dgbench.listing import environment
+
+    for name, value in environment().items():
+        console.print(f"{name:14} {escape(str(value))}", highlight=False, soft_wrap=True)
+
+
+@data_app.command("describe")
+def data_describe(task: Annotated[str, typer.Argument(help="Task name or folder.")], data: Data = None) -> None:
+    """Show a task's data card: domains, cases, structures, intensity rule, licence, where to get the data."""
+    from dgbench.listing import card
+
+    for name, value in card(registry.get_task(task, data)).items():
+        console.print(f"[bold]{name:12}[/] {escape(str(value))}", highlight=False, soft_wrap=True)
+
+
+@data_app.command("verify")
+def data_verify(task: Annotated[str, typer.Argument(help="Task name or folder.")], data: Data = None) -> None:
+    """Read every case and list all that is wrong, at once."""
+    problems = registry.get_task(task, data).verify()
+    for problem in problems:
+        console.print(f"[red]-[/] {escape(problem)}", highlight=False, soft_wrap=True)
+    if problems:
+        errors.print(f"{len(problems)} problem(s)", style="bold red")
+        raise SystemExit(3)
+    console.print("all is well")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    task: Annotated[str, typer.Argument(help="Task name or folder.")],
+    data: Data = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", help="Side of the network's input.")] = None,
+) -> None:
+    """Read every case into the cache that runs train and test from."""
+    from dgbench.data import prepare
+
+    loaded = registry.get_task(task, data)
+    for domain in loaded.domains:
+        prepared = prepare(loaded, domain, image_size or loaded.image_size)
+        count = f"{len(prepared.cases)} cases, {len(prepared.images)} slices"
+        console.print(f"{domain}: {count} in {prepared.folder}", highlight=False, soft_wrap=True)
+
+
+def _add_plugins(paths: list[Path] | None) -> None:
+    for path in paths or []:
+        registry.add_plugin(path)
+
+
+def _split(values: list[str] | None) -> list[str]:
+    """Repeated options and commas alike, each value once; a path that holds a comma stays whole."""
+    parts = [p for v in values or [] for p in ([v] if Path(v).exists() else v.split(","))]
+    return list(dict.fromkeys(p.strip() for p in parts if p.strip()))
+
+
+def _seeds(values: list[str] | None) -> list[int]:
+    try:
+        return [int(v) for v in _split(values)] or [0]
+    except ValueError:
+        raise UsageError(f"seeds must be whole numbers, got {', '.join(values or [])}", "e.g. --seed 0,1,2") from None
+
+
+def _settings(values: list[str] | None) -> dict[str, str]:
+    pairs = dict(v.partition("=")[::2] for v in values or [])
+    for value in values or []:
+        if "=" not in value:
+            raise UsageError(f"--set {value} has no value", f"give --set {value}=VALUE")
+    return pairs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,350 @@
+"""Reading image files: volumes, photographs and masks, each read whole and checked before it is believed.
+
+Axes. NIfTI stores (x, y, z); everything here is (D, H, W) = (z, y, x), for images and masks alike. A volume is taken as
+it is stored: its third axis holds the slices, and nothing is flipped or rotated into a standard orientation.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import inspect
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dgbench.errors import DataError
+from dgbench.task import Task
+
+NIFTI = (".nii", ".nii.gz")
+RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+MAX_BYTES = 2 << 30  # of voxels in one file: room for a 1024 x 1024 x 1000 CT, too little for a forged header
+MAX_TRAILING = 1 << 20  # bytes behind the voxels: some writers pad, a bomb does not stop there
+GZIP_RATIO = 1100  # deflate cannot pack tighter than 1032 : 1
+
+Spacing = tuple[float, float, float]
+
+
+class Pixels(NamedTuple):
+    """What an image file holds, in the file's own numbers.
+
+    values: (D, H, W), or (D, H, W, 3) when the file has colours; D = 1 for a photograph.
+    spacing: mm between voxel centres along (D, H, W); None for PNG, JPEG and TIFF, whose dots per inch mean nothing.
+    affine: (4, 4) from (x, y, z) indices to mm; None where spacing is.
+    """
+
+    values: np.ndarray
+    spacing: Spacing | None = None
+    affine: np.ndarray | None = None
+
+
+def is_image(path: Path) -> bool:
+    """Has the file a suffix of PNG, JPEG, TIFF or NIfTI?"""
+    return path.name.lower().endswith((*NIFTI, *RASTER))
+
+
+def stem(path: Path) -> str:
+    """The file's name without its suffix; `.nii.gz` is one suffix."""
+    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+
+
+def read(path: Path, mask: bool = False) -> Pixels:
+    """Any image file. `mask`: values become whole numbers, a palette's indices are kept, colours are refused.
+
+    Raises `DataError` that names the file and all that is wrong with it.
+    """
+    reader = read_volume if path.name.lower().endswith(NIFTI) else read_image
+    return reader(path, mask)
+
+
+def read_volume(path: Path, mask: bool = False) -> Pixels:
+    """A NIfTI file: the whole gzip stream with its checksum first, then header and voxels.
+
+    nibabel alone returns most bit-flipped .nii.gz files without a word. Uncompressed .nii has no checksum to look at.
+    Refused: shear, a spacing that is not positive or that the affine contradicts, NaN, more than three axes longer
+    than 1, headers that promise more than the file can hold. A 2-D file is a volume of one slice.
+    """
+    import nibabel  # slow to import
+
+    _sniff(path)
+    raw, kind = _stream(path)
+    header = kind.header_class(raw[: kind.header_class.sizeof_hdr], check=False)
+    units = {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) % 8, 1.0)  # metres, micrometres; else mm
+    shape = [int(n) for n in header.get_data_shape()]
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    problems = []
+    if not 2 <= len(shape) <= 3:
+        problems.append(f"it has the shape {tuple(shape)}, not that of one volume")
+    steps = [float(s) * units for s in header["pixdim"][1:4]]
+    if len(shape) == 2:
+        shape, steps[2] = [*shape, 1], 1.0
+    if not all(math.isfinite(s) and s > 0 for s in steps):
+        problems.append(f"the spacing in its header is {tuple(steps)}")
+    with nibabel.imageglobals.LoggingOutputSuppressor():  # what nibabel would mend and log is refused here
+        try:
+            image: Any = kind.from_bytes(raw)
+            values = np.asanyarray(image.dataobj)
+        except Exception as error:  # nibabel raises a dozen kinds for a broken header
+            raise _broken(path, [*problems, f"nibabel cannot read it ({error})"]) from None
+    affine = np.diag([units, units, units, 1.0]) @ image.affine
+    if not problems:
+        problems += _affine_problems(affine[:3, :3], steps)
+        values = values.reshape(shape)
+    problems += _value_problems(values, mask)
+    if problems:
+        raise _broken(path, problems)
+    spacing = (steps[2], steps[1], steps[0])
+    return Pixels(_whole(values.T, mask), spacing, affine)
+
+
+def read_image(path: Path, mask: bool = False) -> Pixels:
+    """A PNG, JPEG or TIFF file, turned as its EXIF orientation says. The pages of a TIFF are slices.
+
+    8 and 16 bits, float TIFF, palettes (expanded to colours, kept as indices in a mask); transparency is dropped. PNG
+    checksums are verified; truncated files and images beyond Pillow's pixel limit are refused.
+    """
+    from PIL import Image, ImageOps  # slow to import
+
+    _sniff(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
+                file.verify()
+            with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
+                count = getattr(file, "n_frames", 1) if file.format == "TIFF" else 1
+                if count * file.width * file.height * 4 > MAX_BYTES:
+                    raise ValueError(f"{count} pages of {file.width} x {file.height} are too large")
+                pages = []
+                for page in range(count):
+                    file.seek(page)
+                    pages.append(_array(ImageOps.exif_transpose(file), mask))
+            values = np.stack(pages)
+    except Exception as error:  # Pillow's decoders raise a dozen kinds
+        raise _broken(path, [f"Pillow cannot read it ({error or type(error).__name__})"]) from None
+    problems = _value_problems(values, mask)
+    if problems:
+        raise _broken(path, problems)
+    return Pixels(_whole(values[..., 0] if mask and values.ndim == 4 else values, mask))
+
+
+def read_case(image: Path, masks: Sequence[Path], same_grid: bool = True) -> tuple[Pixels, list[np.ndarray]]:
+    """An image and its masks, the masks as whole numbers (D, H, W) on the image's grid.
+
+    All files are read even when the first is broken, so that one `DataError` tells all. `same_grid`: the affines of
+    NIfTI image and mask must agree, to a tenth of a voxel; else only the shapes.
+    """
+    found: list[Pixels] = []
+    causes: list[str] = []
+    for path in (image, *masks):
+        try:
+            found.append(read(path, mask=path != image))
+        except DataError as error:
+            causes.append(error.cause)
+            remedy = error.remedy
+    if causes:
+        raise DataError("; ".join(causes), remedy)
+    first, *rest = found
+    for path, mask in zip(masks, rest, strict=True):
+        if mask.values.shape != first.values.shape[:3]:
+            sizes = [" x ".join(map(str, v.shape[:3])) for v in (mask.values, first.values)]
+            raise DataError(
+                f"image and mask differ in size: {path} is {sizes[0]}, {image} is {sizes[1]} (slices x height x width)",
+                "save the mask on the grid of its image",
+            )
+        if same_grid and not _same_grid(first, mask):
+            raise DataError(
+                f"image and mask lie differently in space: the headers of {path} and {image} give two affines",
+                "resample the mask to its image; if the voxels do correspond, copy the image's header to the mask",
+            )
+    return first, [mask.values for mask in rest]
+
+
+def to_unit(pixels: Pixels) -> np.ndarray:
+    """float32 (D, 1 or 3, H, W) in [0, 1]; three channels that are all equal become one.
+
+    8-bit PNG, JPEG and TIFF: divided by 255. All others: from the 0.5th to the 99.5th percentile of the file, clipped.
+    """
+    if pixels.spacing is None and pixels.values.dtype == np.uint8:
+        return channels_first(np.divide(pixels.values, 255, dtype=np.float32))
+    low, high = np.percentile(pixels.values, (0.5, 99.5))
+    return channels_first(window(pixels.values, low, high))
+
+
+def window(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """[low, high] -> [0, 1] as float32, clipped; zeros when the window is empty."""
+    if not high > low:
+        return np.zeros(values.shape, np.float32)
+    return np.clip((values.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+
+
+def channels_first(values: np.ndarray) -> np.ndarray:
+    """(D, H, W) or (D, H, W, 3) -> (D, C, H, W): gray that was saved as colour has one channel."""
+    if values.ndim == 4 and not (values == values[..., :1]).all():
+        return np.ascontiguousarray(np.moveaxis(values, -1, 1))
+    return np.ascontiguousarray(values[..., 0] if values.ndim == 4 else values)[:, None]
+
+
+def values_of(mask: np.ndarray) -> list[int]:
+    """The values other than 0 in a mask of whole numbers, sorted."""
+    small = mask.min(initial=0) >= 0 and mask.max(initial=0) < 1 << 16
+    found = np.flatnonzero(np.bincount(mask.ravel().astype(np.intp))) if small else np.unique(mask)
+    return [int(v) for v in found if v]
+
+
+class FileTask(Task):
+    """A task whose cases are image files in a folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie: the folder given (or its sub-folder named as the task), else $DGBENCH_DATA/<task>,
+        else ./data/<task>. Raises `DataError` that says what to download."""
+        name = self.name or type(self).__module__.rpartition(".")[2]
+        if self.data is None:
+            path = Path(os.environ.get("DGBENCH_DATA") or "data") / name
+        else:
+            path = Path(self.data)
+            path = path / name if (path / name).is_dir() else path
+        if not path.is_dir():
+            raise DataError(f"no data of task '{name}': there is no folder {path}", f"{self.download}; or use --data DIR")
+        return path
+
+    def intensities(self, pixels: Pixels) -> np.ndarray:
+        """The file's numbers by the task's intensity rule: float32 (D, C, H, W) in [0, 1]."""
+        return to_unit(pixels)
+
+    def image(self, path: Path) -> tuple[np.ndarray, Spacing]:
+        """An image file outside the task's lists, as the task reads its own: ((D, C, H, W) in [0, 1], spacing)."""
+        pixels = read(path)
+        return self.intensities(pixels), pixels.spacing or (1.0, 1.0, 1.0)
+
+    def code_fingerprint(self) -> str:
+        """sha256 of the task's file and of this one: how files are read is part of the data."""
+        paths = {inspect.getfile(c) for c in type(self).__mro__ if issubclass(c, Task) and c is not Task}
+        contents = sorted(Path(p).read_bytes() for p in paths)
+        return hashlib.sha256(b"".join(contents)).hexdigest()
+
+    def verify(self) -> list[str]:
+        """As every task's, but a folder that is missing is said once and not for each of its cases."""
+        try:
+            _ = self.folder
+        except DataError as error:
+            return [f"{error.cause}: {error.remedy}"]
+        return list(dict.fromkeys(super().verify()))
+
+
+def _sniff(path: Path) -> None:
+    """Refuse what no decoder should be asked about: nothing there, nothing in it, a saved web page."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64).lstrip().lower()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}", "copy or download it again") from None
+    if not head:
+        raise _broken(path, ["it is empty"])
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
+        raise _broken(path, ["it is a web page that was saved in place of the file"])
+
+
+def _broken(path: Path, problems: Sequence[str]) -> DataError:
+    return DataError(f"{path} is no usable image: {', and '.join(problems)}", "copy or download it again, or mend it")
+
+
+def _stream(path: Path) -> tuple[bytes, Any]:
+    """The file up to its last voxel, decompressed and with its checksum verified, and nibabel's class for it."""
+    import nibabel
+
+    zipped = path.name.lower().endswith(".gz")
+    try:
+        with gzip.open(path) if zipped else open(path, "rb") as file:
+            raw = file.read(540)
+            size = {int.from_bytes(raw[:4], order) for order in ("little", "big")}  # type: ignore[arg-type]
+            kind = nibabel.Nifti1Image if 348 in size else nibabel.Nifti2Image
+            header_class = kind.header_class
+            if not {348, 540} & size or len(raw) < header_class.sizeof_hdr:
+                raise ValueError("it does not begin with a NIfTI header")
+            header = header_class(raw[: header_class.sizeof_hdr], check=False)
+            if not bytes(header["magic"].item()).startswith(b"n+"):
+                raise ValueError("its voxels are in another file: save it as one .nii.gz")
+            expected = int(header["vox_offset"]) + _voxel_bytes(header)
+            limit = min(MAX_BYTES, path.stat().st_size * (GZIP_RATIO if zipped else 1))
+            if not header_class.sizeof_hdr < expected <= limit:
+                raise ValueError(f"its header promises {expected} bytes, it can hold {limit}")
+            raw += file.read(max(0, expected - len(raw)))
+            # Reading to the end is what compares gzip's checksum.
+            if len(file.read(MAX_TRAILING + 1)) > MAX_TRAILING:
+                raise ValueError("it goes on behind its last voxel")
+            if len(raw) < expected:
+                raise ValueError(f"it ends after {len(raw)} of {expected} bytes")
+    except EOFError:
+        raise _broken(path, ["it is cut off"]) from None
+    except (OSError, ValueError, OverflowError, zlib.error, nibabel.spatialimages.HeaderDataError) as error:
+        raise _broken(path, [str(error)]) from None
+    return raw, kind
+
+
+def _voxel_bytes(header: Any) -> int:
+    """Bytes that the header says the voxels take, in Python's own integers, which do not overflow."""
+    shape = [int(n) for n in header.get_data_shape()]
+    dtype = header.get_data_dtype()
+    if not shape or min(shape) < 1:
+        raise ValueError(f"its header gives the shape {tuple(shape)}")
+    if dtype.kind not in "iuf":
+        raise ValueError(f"its voxels are of type {dtype}, not one number each")
+    return math.prod(shape) * dtype.itemsize
+
+
+def _affine_problems(axes: np.ndarray, steps: Sequence[float]) -> Iterator[str]:
+    """`axes`: 3 x 3, a column for each voxel axis, in mm."""
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(axes).all() or not np.allclose(lengths, steps, rtol=0.01):
+        yield f"its header gives two spacings: {np.round(lengths, 4).tolist()} and {np.round(steps, 4).tolist()}"
+    elif np.abs((axes / lengths).T @ (axes / lengths) - np.eye(3)).max() > 0.01:
+        yield "its axes are not at right angles"
+
+
+def _value_problems(values: np.ndarray, mask: bool) -> Iterator[str]:
+    if values.dtype.kind == "f":
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        if bad:
+            yield f"{bad} of its values are NaN or infinite"
+        elif mask and not (values == np.rint(values)).all():
+            yield "a mask must hold whole numbers"
+    if mask and values.ndim == 4 and not (values == values[..., :1]).all():
+        yield "a mask must hold numbers, not colours"
+
+
+def _whole(values: np.ndarray, mask: bool) -> np.ndarray:
+    """C-ordered; of a mask stored as floats the integers, since its values are names."""
+    return np.ascontiguousarray(values.astype(np.int64) if mask and values.dtype.kind == "f" else values)
+
+
+def _same_grid(image: Pixels, mask: Pixels) -> bool:
+    """Do the corners of both grids meet within a tenth of the smallest voxel side? True where one has no affine."""
+    if image.affine is None or mask.affine is None or image.spacing is None:
+        return True
+    far = np.array(image.values.shape[2::-1]) - 1
+    corners = np.array([[x, y, z, 1] for x in (0, far[0]) for y in (0, far[1]) for z in (0, far[2])], dtype=float)
+    distance = np.linalg.norm((corners @ (image.affine - mask.affine).T)[:, :3], axis=1)
+    return float(distance.max()) <= 0.1 * min(image.spacing)
+
+
+def _array(page: Any, mask: bool) -> np.ndarray:
+    """A Pillow image as (H, W) or (H, W, 3), in native byte order."""
+    if page.mode == "1":
+        page = page.convert("L")
+    elif page.mode in ("LA", "La"):
+        page = page.getchannel("L")
+    elif (page.mode == "P" and not mask) or page.mode in ("PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"):
+        page = page.convert("RGB")
+    elif page.mode not in ("L", "P", "RGB", "I", "F") and not page.mode.startswith("I;16"):
+        raise ValueError(f"its colour mode is {page.mode}")
+    array = np.asarray(page)
+    return array.astype(array.dtype.newbyteorder("="))

@@ -1,0 +1,197 @@
+"""The scales of the house: Dice and surface distances between two masks, exact, in float64.
+
+A mask is a bool array (D, H, W), or (H, W); a (1, H, W) mask is measured as the 2-D image it is, since as a volume each
+of its voxels would be a border. Nothing is binarised here: any other type is a TypeError.
+
+A border voxel belongs to the mask while one of its face neighbours (6 in 3-D, 4 in 2-D) does not; outside the image
+there is no mask. With P and R the border voxels of prediction and reference, spacing s and voxel indices i, j:
+
+    d(i, j)   = ||s (i - j)||                    between voxel centres
+    d(P -> R) = {min_j in R d(i, j) : i in P}    one distance for each border voxel
+    ASD       = mean of d(P -> R)                directed
+    ASSD      = mean of d(P -> R) and d(R -> P) pooled
+    HD95      = 95th percentile of d(P -> R) and d(R -> P) pooled, linear interpolation
+
+These are MedPy 0.5.2's `asd`, `assd` and `hd95` at connectivity 1; other libraries call other numbers by these names.
+
+    prediction   reference    Dice        ASD, ASSD, HD95    flag
+    empty        empty        NaN         NaN                both_empty        not applicable
+    empty        not empty    0           inf                missed
+    not empty    empty        0           inf                false_positive
+    not empty    not empty    in [0, 1]   in [0, inf)
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+VERSION = 1  # stands in every record; raise it whenever a number could change
+
+Mask = NDArray[np.bool_]
+Distances = NDArray[np.float64]
+
+
+class Scores(NamedTuple):
+    """What is measured of one prediction; the table above says what empty masks give.
+
+    Attributes
+    ----------
+    dice: in [0, 1], 1 is best.
+    asd, assd, hd95: in [0, inf], 0 is best, in the unit of the spacing.
+    flag: "" when both masks hold a voxel.
+    n_prediction, n_reference: voxels in each mask.
+    """
+
+    dice: float
+    asd: float
+    assd: float
+    hd95: float
+    flag: Literal["", "both_empty", "missed", "false_positive"]
+    n_prediction: int
+    n_reference: int
+
+
+def measure(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> Scores:
+    """All scores of a prediction, with the surfaces found once.
+
+    Parameters
+    ----------
+    prediction, reference: bool (D, H, W) or (H, W), of one shape.
+    spacing: between voxel centres along each axis of the masks, positive; its unit is that of the distances.
+
+    Raises
+    ------
+    TypeError: a mask is no bool array.
+    ValueError: the shapes differ, are neither 2-D nor 3-D, or do not fit the spacing.
+    """
+    to_reference, to_prediction = surface_distances(prediction, reference, spacing)
+    n_prediction, n_reference = np.count_nonzero(prediction), np.count_nonzero(reference)
+    overlap = dice(prediction, reference)
+    if not n_prediction and not n_reference:
+        return Scores(overlap, math.nan, math.nan, math.nan, "both_empty", 0, 0)
+    if not n_prediction:
+        return Scores(overlap, math.inf, math.inf, math.inf, "missed", 0, n_reference)
+    if not n_reference:
+        return Scores(overlap, math.inf, math.inf, math.inf, "false_positive", n_prediction, 0)
+    pooled = np.concatenate([to_reference, to_prediction])
+    hausdorff = float(np.percentile(pooled, 95))
+    return Scores(overlap, float(to_reference.mean()), float(pooled.mean()), hausdorff, "", n_prediction, n_reference)
+
+
+def dice(prediction: Mask, reference: Mask) -> float:
+    """2 |P and R| / (|P| + |R|) over the voxels of two masks (Dice, Ecology 1945).
+
+    Bool (D, H, W) or (H, W), of one shape. No unit, in [0, 1]; both empty: NaN; one empty: 0. Raises as `measure`.
+    """
+    _check(prediction, reference)
+    total = np.count_nonzero(prediction) + np.count_nonzero(reference)
+    return 2 * np.count_nonzero(prediction & reference) / total if total else math.nan
+
+
+def asd(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float:
+    """Average surface distance, directed: the mean of d(P -> R), blind to what the prediction leaves out.
+
+    Shapes and errors as `measure`. In the unit of the spacing, in [0, inf]; both empty: NaN; one empty: inf.
+    Source: MedPy 0.5.2, `asd(result, reference)`.
+    """
+    return measure(prediction, reference, spacing).asd
+
+
+def assd(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float:
+    """Average symmetric surface distance: the mean of d(P -> R) and d(R -> P) pooled (Heimann et al., TMI 2009).
+
+    Shapes and errors as `measure`. In the unit of the spacing, in [0, inf]; both empty: NaN; one empty: inf.
+    The larger surface weighs more: this is not the mean of the two directed means. As MedPy 0.5.2's `assd`.
+    """
+    return measure(prediction, reference, spacing).assd
+
+
+def hd95(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float:
+    """Hausdorff distance at the 95th percentile of d(P -> R) and d(R -> P) pooled.
+
+    Shapes and errors as `measure`. In the unit of the spacing, in [0, inf]; both empty: NaN; one empty: inf.
+    This is not the larger of two directed percentiles. As MedPy 0.5.2's `hd95`.
+    """
+    return measure(prediction, reference, spacing).hd95
+
+
+def surface_distances(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> tuple[Distances, Distances]:
+    """(d(P -> R), d(R -> P)): how far each border voxel lies from the other mask's nearest border voxel.
+
+    Two float64 vectors, one number for each border voxel in C order, in the unit of the spacing, in [0, inf]. An empty
+    mask has no border, so its vector has no element, and all distances to it are inf. Shapes and errors as `measure`.
+    """
+    _check(prediction, reference)
+    step = _checked_spacing(prediction.shape, spacing)
+    if prediction.ndim == 3 and len(prediction) == 1:
+        prediction, reference, step = prediction[0], reference[0], step[1:]
+    box = _box(prediction | reference)
+    p, r = _border(prediction[box]), _border(reference[box])
+    at_p, at_r = np.argwhere(p) * step, np.argwhere(r) * step
+    return _nearest(at_p, at_r, r[p]), _nearest(at_r, at_p, p[r])
+
+
+def image_diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
+    """sqrt(sum_a (n_a s_a)^2): the penalty for a missed structure, in the unit of the spacing.
+
+    The diagonal from an outer corner of the image to the opposite one, n_a voxels of size s_a along axis a: longer than
+    the distance between any two voxel centres, so that a miss is worse than whatever is found. `shape` is (D, H, W) or
+    (H, W); D and its spacing do not count when D = 1, as that image is measured in 2-D.
+    """
+    step = _checked_spacing(shape, spacing)
+    flat = len(shape) == 3 and shape[0] == 1
+    return math.hypot(*(np.asarray(shape) * step)[1 if flat else 0 :])
+
+
+def _check(prediction: Mask, reference: Mask) -> None:
+    for name, mask in (("prediction", prediction), ("reference", reference)):
+        if not isinstance(mask, np.ndarray) or mask.dtype != bool:
+            got = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+            raise TypeError(f"{name} must be a bool array, got {got}; threshold it where the threshold is known")
+        if mask.ndim not in (2, 3):
+            raise ValueError(f"{name} must be (D, H, W) or (H, W), got shape {mask.shape}")
+    if prediction.shape != reference.shape:
+        raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
+
+
+def _checked_spacing(shape: Sequence[int], spacing: Sequence[float]) -> NDArray[np.float64]:
+    step = np.asarray(spacing, dtype=np.float64)
+    if step.shape != (len(shape),) or not (np.isfinite(step) & (step > 0)).all():
+        raise ValueError(f"spacing of a {tuple(shape)} image must be {len(shape)} positive numbers, got {spacing}")
+    return step
+
+
+def _box(mask: Mask) -> tuple[slice, ...]:
+    """The smallest box that holds a mask; cropping to it moves no border, since outside of it there is no mask."""
+    box: tuple[slice, ...] = ()
+    for axis in range(mask.ndim):
+        inside = mask[box]  # what earlier axes cut off need not be read again
+        found = np.flatnonzero(inside.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        box += (slice(found[0], found[-1] + 1) if len(found) else slice(0),)
+    return box
+
+
+def _border(mask: Mask) -> Mask:
+    core = mask.copy()
+    for axis in range(mask.ndim):
+        inner, whole = core.swapaxes(0, axis), mask.swapaxes(0, axis)  # views, with this axis first
+        inner[1:] &= whole[:-1]
+        inner[:-1] &= whole[1:]
+        inner[:1] = inner[-1:] = False
+    return mask & ~core
+
+
+def _nearest(points: Distances, others: Distances, shared: Mask) -> Distances:
+    """The distance of each of `points` (N, axes) to the nearest of `others`; 0, unasked, where it is one of them."""
+    if not len(others):
+        return np.full(len(points), math.inf)
+    distances = np.zeros(len(points))
+    if not shared.all():
+        # Large leaves and loose nodes: a surface is dense, and so is the set of voxels that are nearly the nearest.
+        tree = cKDTree(others, leafsize=48, compact_nodes=False)
+        distances[~shared] = tree.query(points[~shared], workers=2)[0]
+    return distances

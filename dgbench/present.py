@@ -1,0 +1,109 @@
+"""Showing runs: progress while they are made, then tables on the terminal, and tables and plots as files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from dgbench.launch import News, Outcome
+from dgbench.protocol import get_protocol
+from dgbench.runs import Run, RunRecord, find_runs, read_run
+from dgbench.task import Task
+
+
+class Progress:
+    """A live bar per run on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, console: Console, seconds_between_lines: float = 10.0):
+        self.console, self.pause = console, seconds_between_lines
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.rows: dict[Run, TaskID] = {}
+        self.last: dict[Run, float] = {}
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self.bars.start()
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.bars.stop()
+
+    def report(self, news: News | Outcome) -> None:
+        """Show what a run tells."""
+        name = escape(f"{news.run.variant} {news.run.source}-seed{news.run.seed}")
+        if isinstance(news, Outcome):
+            if news.run in self.rows:
+                self.bars.remove_task(self.rows.pop(news.run))
+            if news.status != "kept":
+                style = {"done": "green", "failed": "red"}.get(news.status, "yellow")
+                message = f": {escape(news.message)}" if news.message else ""
+                self.console.print(f"[{style}]{news.status}[/] {name}{message}", highlight=False, soft_wrap=True)
+        elif self.console.is_terminal:
+            row = self.rows.setdefault(news.run, self.bars.add_task(name, total=None, detail=""))
+            label = f"{news.phase} {name}"
+            self.bars.update(row, description=label, completed=news.done, total=news.total, detail=news.detail)
+        elif time.monotonic() - self.last.get(news.run, 0) > self.pause:
+            self.last[news.run] = time.monotonic()
+            line = f"{news.phase} {name} {news.done}/{news.total} {news.detail}"
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def failures(outcomes: Sequence[Outcome], console: Console) -> bool:
+    """Say which runs were not finished and what to do; True if any."""
+    unfinished = [o for o in outcomes if o.status in ("failed", "interrupted")]
+    for outcome in unfinished:
+        console.print(f"[bold red]{outcome.status}:[/] {escape(f'{outcome.run}: {outcome.message}')}", soft_wrap=True)
+        if outcome.remedy:
+            console.print(f"[bold]try:[/]    {escape(outcome.remedy)}", soft_wrap=True)
+    if unfinished:
+        console.print(f"{len(unfinished)} of {len(outcomes)} runs are not finished", style="bold red")
+    return bool(unfinished)
+
+
+def show(task: Task, planned: Sequence[Run], results: Path, console: Console) -> list[Path]:
+    """Print the planned runs' tables; write tables and plots of all finished runs of the task beside them.
+
+    Runs on other data than the planned ones (images were changed since) are left out of the files. Returns the files.
+    """
+    from dgbench import plots, tables
+
+    done = [read_run(Path(r.folder)) for r in planned if r.status == "done"]
+    if not done:
+        return []
+    protocol = get_protocol(planned[0].protocol)
+    tables.print_tables(console, done, protocol)
+    folder = Path(results) / task.name / protocol.name
+    everything = comparable(done[0], [read_run(p) for p in find_runs(results, task.name, protocol.name)])
+    written = tables.write(everything, protocol, folder / "tables")
+    written += plots.write(everything, protocol, folder / "plots", task)
+    console.print(f"tables and plots: {folder}/tables, {folder}/plots", highlight=False, soft_wrap=True)
+    return written
+
+
+def comparable(like: RunRecord, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records made from the same image files and by the same metrics as `like`."""
+    known: dict[str, str] = {}
+    for record in (like, *records):
+        for domain, fingerprint in record.record["data"].items():
+            known.setdefault(domain, fingerprint)
+    return [
+        r
+        for r in records
+        if r.record["metrics_version"] == like.record["metrics_version"]
+        and all(known[d] == f for d, f in r.record["data"].items())
+    ]

@@ -1,0 +1,143 @@
+"""The command line: what it prints, what it writes, and how it ends."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.discs import write_discs
+
+PLUGIN = Path(__file__).parent / "pixels.py"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_discs(folder / "discs")
+    return folder
+
+
+def dgbench(home, *arguments, code=0, **variables):
+    """Run the real command in a process of its own; returns what it printed."""
+    environment = {**os.environ, "DGBENCH_CACHE": str(home / "cache"), "COLUMNS": "100", **variables}
+    command = [sys.executable, "-m", "dgbench", *map(str, arguments)]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def first(home):
+    return dgbench(home, "run", "-m", "pixels,constant", "--plugin", PLUGIN, "-t", "./discs", "--jobs", "2")
+
+
+def test_run_prints_the_matrices_and_writes_tables_and_plots(home, first):
+    for word in ("pixels", "constant", "bright", "dim", "inverted", "Dice", "ASD"):
+        assert word in first
+    folder = home / "results" / "discs" / "sdg"
+    kinds = {p.suffix for p in (folder / "tables").iterdir()}
+    assert {".csv", ".md", ".tex"} <= kinds
+    plots = {p.name for p in (folder / "plots").rglob("*.png")}
+    for kind in ("matrix", "targets", "curves", "overlay"):
+        assert any(kind in name for name in plots), (kind, plots)
+
+
+def test_a_second_call_prints_the_same_tables_and_makes_nothing(home, first):
+    stamps = {p: p.stat().st_mtime_ns for p in home.glob("results/discs/sdg/*/*/RESULT.json")}
+    again = dgbench(home, "run", "-m", "pixels,constant", "--plugin", PLUGIN, "-t", "./discs")
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    tables = [re.sub(r"(?m)^(done|train|test) .*\n", "", text) for text in (first, again)]
+    assert tables[0] == tables[1]
+
+
+def test_dry_run_shows_each_run_and_its_state_and_makes_none(home, first):
+    text = dgbench(home, "run", "-m", "pixels", "--plugin", PLUGIN, "-t", "./discs", "--seed", "0,1", "--dry-run")
+    assert len(re.findall(r"(?m)^done +discs/sdg/pixels/", text)) == 3
+    assert len(re.findall(r"(?m)^missing +discs/sdg/pixels/.*-seed1", text)) == 3
+    assert not list(home.glob("results/discs/sdg/pixels/*-seed1"))
+
+
+def test_list_runs_shows_the_finished_ones(home, first):
+    assert "discs/sdg/pixels/dim-seed0" in dgbench(home, "list", "runs")
+
+
+def test_predict_applies_a_run_to_an_image(home, first):
+    image = home / "discs" / "inverted" / "images" / "case0.png"
+    run = home / "results" / "discs" / "sdg" / "pixels" / "bright-seed0"
+    text = dgbench(home, "predict", run, image, "--out", "masks", "--plugin", PLUGIN)
+    assert "wrote" in text
+    from PIL import Image
+
+    (mask,) = (home / "masks").rglob("*.png")
+    assert Image.open(mask).size == Image.open(image).size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "-m", "dapsan", "-t", "./discs"], 2, ["unknown method 'dapsan'", "did you mean 'dapsam'"]),
+        (["run", "-m", "erm", "-t", "phantm"], 2, ["unknown task 'phantm'", "did you mean 'phantom'"]),
+        (["run", "-m", "erm", "-t", "./nowhere"], 3, ["nowhere"]),
+        (["run", "-m", "erm", "-t", "./discs", "--source", "dimm"], 2, ["'dimm'", "did you mean 'dim'"]),
+        (["run", "-m", "erm", "-t", "./discs", "--set", "step=3"], 2, ["'step'", "did you mean 'steps'"]),
+        (["run", "-m", "erm", "-t", "./discs", "--set", "steps=x"], 2, ["'x' is no int"]),
+        (["run", "-m", "erm", "-t", "./discs", "--set", "steps"], 2, ["has no value"]),
+        (["run", "-m", "erm", "-t", "./discs", "--seed", "a"], 2, ["seeds must be whole numbers"]),
+        (["run", "-m", "erm", "-t", "./discs", "--device", "cuda:77"], 2, ["cuda:77"]),
+        (["run", "-m", "erm", "-t", "./discs", "--results", "discs/task.toml"], 2, ["cannot write to"]),
+        (["run", "-m", "erm", "-t", "./discs", "--checkpoint", "x.pth", "--source", "dim"], 2, ["no such checkpoint"]),
+        (["run", "-m", "erm", "-t", "prostate"], 3, ["prostate", "RUNMC"]),
+        (["run", "-m", "mine", "-t", "./discs", "--plugin", "mine.py"], 2, ["no such plug-in"]),
+        (["check", "erm2"], 2, ["unknown method"]),
+    ],
+)
+def test_a_mistake_ends_in_a_cause_a_remedy_and_an_exit_code(home, arguments, code, words):
+    text = dgbench(home, *arguments, code=code)
+    for word in words:
+        assert word in text
+    assert len(text.strip().splitlines()) <= 4
+
+
+def test_a_failed_run_ends_in_exit_code_4_with_a_summary(home):
+    text = dgbench(
+        home, "run", "-m", "pixels", "--plugin", PLUGIN, "-t", "./discs", "--source", "dim", "--set", "fail_at=1", code=4
+    )
+    assert "the loss is nan at step 1" in text
+    assert "1 of 1 runs are not finished" in text
+
+
+def test_verify_lists_every_problem_at_once(home, tmp_path):
+    folder = write_discs(tmp_path / "broken")
+    (folder / "dim" / "masks" / "case1.png").unlink()
+    image = folder / "bright" / "images" / "case2.png"
+    image.write_bytes(image.read_bytes()[:300])
+    text = dgbench(home, "data", "verify", folder, code=3)
+    assert "case1" in text
+    assert "case2" in text
+    assert "all is well" in dgbench(home, "data", "verify", "./discs")
+
+
+def test_new_writes_a_method_that_runs(home):
+    dgbench(home, "new", "my_method")
+    dgbench(home, "new", "my_method", code=2)
+    settings = ["--set", "steps=4", "--set", "channels=4"]
+    text = dgbench(home, "run", "-m", "my_method", "--plugin", "my_method.py", "-t", "./discs", "--source", "dim", *settings)
+    assert "my_method" in text
+
+
+def test_data_describe_and_doctor_answer(home):
+    card = dgbench(home, "data", "describe", "fundus")
+    assert "MESSIDOR" in card
+    assert "cup" in card
+    assert "torch" in dgbench(home, "doctor")
+
+
+@pytest.mark.parametrize("verb", [["--help"], ["run", "--help"], ["list", "methods"], ["list", "tasks"]])
+def test_help_and_lists_import_nothing_slow(home, verb):
+    script = "import sys\nfrom dgbench.cli import app\ntry:\n    app(sys.argv[1:])\nexcept SystemExit: pass\n"
+    script += "slow = {'torch', 'pandas', 'matplotlib', 'timm', 'scipy', 'nibabel'} & set(sys.modules)\nassert not slow, slow"
+    subprocess.run([sys.executable, "-c", script, *verb], check=True, capture_output=True, cwd=home)

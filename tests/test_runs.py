@@ -1,0 +1,242 @@
+"""A run from its plan to its folder: what it leaves, what makes it stale, and what a kill does to it (nothing)."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dgbench import launch, registry, runs
+from dgbench.errors import DataError, UsageError
+from dgbench.files import read_json, sha256
+from dgbench.folder import FolderTask
+from tests.discs import write_discs
+
+PLUGIN = Path(__file__).parent / "pixels.py"
+QUICK = launch.Options(device="cpu", threads=1)
+
+
+@pytest.fixture
+def discs(tmp_path, monkeypatch):
+    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
+    registry.add_plugin(PLUGIN)
+    return FolderTask(write_discs(tmp_path / "discs"))
+
+
+def plan(task, results, **options):
+    return runs.plan(task, ["pixels"], task_reference=str(task.root), results=results, **options)
+
+
+def weights_and_cases(run):
+    return sha256(Path(run.folder) / "weights.safetensors"), sha256(Path(run.folder) / "cases.csv")
+
+
+def test_a_run_leaves_a_folder_that_verifies_and_reads_back(discs, tmp_path):
+    (run,) = plan(discs, tmp_path / "results", sources=["bright"])
+    assert run.status == "missing"
+    (outcome,) = launch.launch(discs, [run], options=QUICK)
+    assert (outcome.status, run.status) == ("done", "done")
+    folder = Path(run.folder)
+    assert folder == tmp_path / "results" / "discs" / "sdg" / "pixels" / "bright-seed0"
+    assert {p.name for p in folder.iterdir()} == {
+        "run.json", "history.jsonl", "cases.csv", "predictions.npz", "weights.safetensors", "RESULT.json",
+    }  # fmt: skip
+    record = runs.read_run(folder)
+    assert record.cases.groupby("role")["case"].count().to_dict() == {"target": 10, "validation": 1}
+    assert list(record.history["step"]) == list(range(1, 13))
+    case = record.cases.iloc[-1]
+    assert record.predictions(case["domain"], case["case"]).sum() == case["n_prediction"]
+    costs = record.record["costs"]
+    assert costs["parameters"] == costs["trained"] == 8 * 75 + 8 + 16 + 200 + 1
+    assert costs["peak_memory_mb"] > 50
+
+
+def test_a_second_launch_makes_nothing(discs, tmp_path):
+    planned = plan(discs, tmp_path / "results")
+    assert [o.status for o in launch.launch(discs, planned, options=QUICK)] == ["done"] * 3
+    before = [weights_and_cases(r) for r in planned]
+    assert [o.status for o in launch.launch(discs, planned, options=QUICK)] == ["kept"] * 3
+    assert [weights_and_cases(r) for r in planned] == before
+
+
+def test_two_runs_beside_each_other_give_what_they_give_alone(discs, tmp_path):
+    alone, together = plan(discs, tmp_path / "alone"), plan(discs, tmp_path / "together")
+    launch.launch(discs, alone, options=QUICK)
+    launch.launch(discs, together, options=launch.Options(device="cpu", threads=1, jobs=2))
+    assert [weights_and_cases(r) for r in alone] == [weights_and_cases(r) for r in together]
+
+
+@pytest.mark.parametrize("moment", [1, 6, 11, "testing"])
+def test_a_run_killed_at_any_step_and_started_again_gives_the_same_bytes(discs, tmp_path, moment):
+    (whole,) = plan(discs, tmp_path / "whole", sources=["dim"])
+    launch.launch(discs, [whole], options=QUICK)
+    (killed,) = plan(discs, tmp_path / "killed", sources=["dim"])
+    folder = Path(killed.folder)
+    command = [sys.executable, "-m", "dgbench", "run", "--method", "pixels", "--plugin", str(PLUGIN)]
+    command += ["--task", str(discs.root), "--source", "dim", "--results", str(tmp_path / "killed")]
+    command += ["--save-every", "0", "--device", "cpu"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def reached():
+        curve = folder / "history.jsonl"
+        steps = curve.read_text().count("\n") if curve.exists() else 0
+        return steps >= (12 if moment == "testing" else moment)
+
+    while not reached() and process.poll() is None:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert killed.status in ("interrupted", "done")  # "done" when the kill came too late on a busy machine
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert weights_and_cases(killed) == weights_and_cases(whole)
+
+
+def test_ctrl_c_writes_a_checkpoint_and_the_same_command_continues(discs, tmp_path):
+    command = [sys.executable, "-m", "dgbench", "run", "--method", "pixels", "--plugin", str(PLUGIN)]
+    command += ["--task", str(discs.root), "--source", "dim", "--results", str(tmp_path / "r"), "--set", "steps=100000"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    (run,) = plan(discs, tmp_path / "r", sources=["dim"], settings={"steps": "100000"})
+    folder = Path(run.folder)
+    while not (folder / "history.jsonl").exists() or not (folder / "history.jsonl").read_text():
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    message = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert "the same command continues" in message
+    assert run.status == "interrupted"
+    assert list(folder.glob("checkpoint-*.safetensors"))
+    assert not (folder / "lease.json").exists()
+
+
+def test_a_run_that_fails_leaves_its_traceback_and_the_others_go_on(discs, tmp_path):
+    planned = plan(discs, tmp_path / "results", settings={"fail_at": "2"})
+    good = plan(discs, tmp_path / "results", sources=["dim"])
+    outcomes = launch.launch(discs, planned + good, options=QUICK)
+    assert [o.status for o in outcomes] == ["failed"] * 3 + ["done"]
+    folder = Path(planned[0].folder)
+    assert "the loss is nan at step 2" in read_json(folder / "FAILED.json")["cause"]
+    assert "RunError" in (folder / "traceback.txt").read_text()
+    again = launch.launch(discs, planned, options=QUICK)
+    assert {o.message[:13] for o in again} == {"failed before"}
+    assert [o.status for o in launch.launch(discs, planned[:1], "failed", QUICK)] == ["failed"]
+
+
+def test_a_process_that_dies_is_reported_and_stops_no_other(discs, tmp_path):
+    plugin = tmp_path / "dies.py"
+    plugin.write_text(PLUGIN.read_text().replace("self.seen += 1", "import os; os._exit(9)"))
+    registry.add_plugin(plugin)
+    (dying,) = runs.plan(discs, ["dies"], task_reference=str(discs.root), results=tmp_path / "r", sources=["dim"])
+    (good,) = plan(discs, tmp_path / "r", sources=["dim"])
+    outcomes = launch.launch(discs, [dying, good], options=QUICK)
+    assert [o.status for o in outcomes] == ["failed", "done"]
+    assert "exit code 9" in outcomes[0].message
+
+
+def test_a_method_that_opens_a_target_while_it_trains_fails(discs, tmp_path):
+    plugin = tmp_path / "peeks.py"
+    target = discs.root / "inverted" / "masks" / "case0.png"
+    plugin.write_text(PLUGIN.read_text().replace("self.seen += 1", f"open({str(target)!r}, 'rb')"))
+    registry.add_plugin(plugin)
+    (run,) = runs.plan(discs, ["peeks"], task_reference=str(discs.root), results=tmp_path / "r", sources=["dim"])
+    (outcome,) = launch.launch(discs, [run], options=QUICK)
+    assert outcome.status == "failed"
+    assert "while it was being trained" in outcome.message
+
+
+def test_changed_images_make_a_run_stale_and_nothing_is_lost(discs, tmp_path):
+    (run,) = plan(discs, tmp_path / "r", sources=["dim"])
+    launch.launch(discs, [run], options=QUICK)
+    old = weights_and_cases(run)
+    image, other = (discs.root / "dim" / "images" / f"case{i}.png" for i in (0, 1))
+    first = image.read_bytes()
+    shutil.copy(other, image)
+    other.write_bytes(first)
+    runs._domain_fingerprint.cache_clear()
+    (run,) = plan(FolderTask(discs.root), tmp_path / "r", sources=["dim"])
+    assert run.status == "stale"
+    launch.launch(discs, [run], options=QUICK)
+    assert run.status == "done"
+    aside = Path(run.folder).parent / ".dim-seed0.old1"
+    assert (sha256(aside / "weights.safetensors"), sha256(aside / "cases.csv")) == old
+
+
+def test_a_changed_method_makes_its_runs_stale_but_a_changed_comment_does_not(discs, tmp_path):
+    def status(source):
+        registry.METHODS.extra.clear()
+        for module in [m for m in sys.modules if m.startswith("dgbench_plugin")]:
+            del sys.modules[module]
+        (tmp_path / "mine.py").write_text(source)
+        registry.add_plugin(tmp_path / "mine.py")
+        (run,) = runs.plan(discs, ["mine"], task_reference=str(discs.root), results=tmp_path / "r", sources=["dim"])
+        return run
+
+    source = PLUGIN.read_text()
+    launch.launch(discs, [status(source)], options=QUICK)
+    assert status(source.replace('"""A network', '"""Another word: a network') + "# a comment\n").status == "done"
+    assert status(source.replace("Dropout(0.2)", "Dropout(0.3)")).status == "stale"
+
+
+def test_a_file_changed_after_the_run_ended_is_noticed(discs, tmp_path):
+    (run,) = plan(discs, tmp_path / "r", sources=["dim"])
+    launch.launch(discs, [run], options=QUICK)
+    cases = Path(run.folder) / "cases.csv"
+    cases.write_text(cases.read_text().replace("0.", "1.", 1))
+    with pytest.raises(DataError, match=r"cases\.csv missing or changed"):
+        runs.read_run(Path(run.folder))
+    assert run.status == "interrupted"
+
+
+def test_variants_are_named_by_what_differs_from_the_defaults(discs, tmp_path):
+    (run,) = plan(discs, tmp_path, sources=["dim"], settings={"steps": "7", "learning_rate": "0.5"})
+    assert run.variant == "pixels[learning_rate=0.5;steps=7]"
+    (same,) = plan(discs, tmp_path, sources=["dim"], settings={"learning_rate": "0.01"})
+    assert same.variant == "pixels"
+
+
+def test_a_name_that_a_file_system_would_misread_is_made_safe():
+    assert runs.safe("A-1.5") == "A-1.5"
+    assert "/" not in runs.safe("../../etc") and not runs.safe("../../etc").startswith(".")
+    assert runs.safe("a b") != runs.safe("a_b")
+    assert len(runs.variant_name("erm", {"initialisation": "x" * 500})) <= 150
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sources": ["brigth"]}, "unknown domain.* 'brigth'\ndid you mean 'bright'"),
+        ({"protocol": "sgd"}, "unknown protocol 'sgd'\ndid you mean 'sdg'"),
+        ({"settings": {"learning_rat": "1"}}, "unknown hyperparameter of .*pixels 'learning_rat'\ndid you mean"),
+        ({"settings": {"steps": "many"}}, "'many' is no int: hyperparameter steps"),
+        ({"checkpoint": Path("no.pth")}, "no such checkpoint"),
+    ],
+)
+def test_a_wrong_name_or_value_is_met_with_the_right_ones(discs, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        plan(discs, tmp_path, **options)
+
+
+def test_one_domain_is_not_enough(discs, tmp_path):
+    for domain in ("dim", "inverted"):
+        shutil.rmtree(discs.root / domain)
+    with pytest.raises(DataError, match="one domain only"):
+        plan(FolderTask(discs.root), tmp_path)
+
+
+def test_the_record_says_how_to_judge_and_repeat_the_run(discs, tmp_path):
+    (run,) = plan(discs, tmp_path / "r", sources=["dim"], seeds=[3])
+    launch.launch(discs, [run], options=QUICK)
+    record = json.loads((Path(run.folder) / "run.json").read_text())
+    assert record["seed"] == 3
+    assert record["targets"] == ["bright", "inverted"]
+    assert record["hparams"]["learning_rate"] == 0.01
+    assert record["initialisation"] == "scratch"
+    assert record["environment"]["packages"]["torch"]
+    assert record["environment"]["threads"] == 1
+    assert set(record["data"]) == {"bright", "dim", "inverted"}
+    assert str(tmp_path) not in json.dumps(record)  # a record may be published: it holds no path of its maker

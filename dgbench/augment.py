@@ -1,9 +1,9 @@
 """Random augmentation of a whole batch on its own device: where things lie, and how bright they are.
 
-Rotation, scale, translation and elastic deformation are composed into one sampling grid, so image and mask are resampled
-once, by the same grid, and only where an image draws one of them. A flip is a reindexing and loses nothing. Then come the
-intensities. Each transform is drawn for each image by its own probability. The order, and half of the factors drawn below
-one, follow nnU-Net (Isensee et al., Nature Methods 2021, supplement); implemented from the equations.
+Rotation, scale, translation and elastic deformation are composed into one sampling grid, so that image and mask are
+resampled once, by the same grid, and only where an image draws one of them. A flip is a reindexing and loses nothing.
+Then come the intensities. Each transform is drawn for each image by its own probability. Their order, and half of the
+factors drawn below 1, follow nnU-Net (Isensee et al., Nature Methods 2021, supplement).
 """
 
 from __future__ import annotations
@@ -84,9 +84,10 @@ BASE = Augmentation(  # of every method, unless it says otherwise
     p_gamma=0.3,
 )
 
-# The chain of DAPSAM's authors as it acts. Their noise and their additive brightness are too small to show in raw units,
-# and their multiplicative brightness is undone by the z-score of each slice that follows, so all three are left out. Their
-# elastic deformation (alpha 0-900, sigma 9-13 px at 384 px) is that of a spline with these ranges: it folds.
+# The chain of DAPSAM's authors as it acts. Their noise and additive brightness are too small to show in raw units, and
+# their multiplicative brightness is undone by the z-score of each slice that follows: all three are left out. Their
+# elastic deformation (alpha 0-900, sigma 9-13 px at 384 px) has the size and the smoothness of a spline with these
+# ranges; it folds, and so does this.
 DAPSAM = Augmentation(
     p_flip_horizontal=0.5,
     p_flip_vertical=0.5,
@@ -107,12 +108,12 @@ def augment(batch: Batch, rng: torch.Generator, ranges: Augmentation = BASE) -> 
     """The batch, augmented: image stays in [0, 1] (clamped after what can leave it), mask in {0, 1}, black comes in.
 
     Any number of channels and structures. An image that is an expanded view of one gray channel is computed once and
-    stays such a view. The given batch is never written to, but is returned itself where nothing is drawn.
+    stays such a view. The given batch is never written to; it is returned itself where nothing is drawn.
 
-    `rng` is drawn from once, whatever the batch and the ranges; that draw seeds a generator on the CPU for all decisions,
-    strengths and deformations, a fixed number of them, and one on the batch's device for the noise. So a given state of
-    `rng` does the same on every device but for the noise. A CPU `rng` costs no synchronization with a GPU; one that lives
-    on the GPU costs one.
+    `rng` is drawn from once, whatever the batch and the ranges. That draw seeds a generator on the CPU for all
+    decisions, strengths and deformations, always the same number of them, and one on the batch's device for the noise.
+    So one state of `rng` does the same on every device but for the noise's grain. With `rng` on the CPU nothing waits
+    for a GPU; with `rng` on the GPU its one draw does.
     """
     seed, noise_seed = torch.randint(2**62, (2,), generator=rng, device=rng.device).tolist()
     host = torch.Generator().manual_seed(seed)
@@ -127,7 +128,8 @@ def augment(batch: Batch, rng: torch.Generator, ranges: Augmentation = BASE) -> 
             value = torch.where(u < 0.5, low + (1 - low) * 2 * u, 1 + (high - 1) * (2 * u - 1))
         return fires < p, torch.where(fires < p, value, neutral)
 
-    flips = {-1: draw(ranges.p_flip_horizontal), -2: draw(ranges.p_flip_vertical)}
+    mirrored = draw(ranges.p_flip_horizontal)
+    upside_down = draw(ranges.p_flip_vertical)
     rotated, angle = draw(ranges.p_rotate, ranges.rotate)
     scaled, scale = draw(ranges.p_scale, ranges.scale, 1.0)
     moved_x, shift_x = draw(ranges.p_translate, ranges.translate)
@@ -145,38 +147,35 @@ def augment(batch: Batch, rng: torch.Generator, ranges: Augmentation = BASE) -> 
     curved = draw(ranges.p_gamma, ranges.gamma)
 
     warped = rotated | scaled | moved_x | moved_y | bent
-    others = (*flips.values(), noisy, blurred, brighter, contrasted, inverted, curved)
+    others = (mirrored, upside_down, noisy, blurred, brighter, contrasted, inverted, curved)
     if not torch.stack([warped, coarse, *(fires for fires, _ in others)]).any():
         return batch
     gray = batch.image.stride(1) == 0
-    channels = 1 if gray else batch.image.shape[1]
-    both = torch.cat([batch.image[:, :channels], batch.mask], 1)
-    if warped.any():
-        size, rows = both.shape[-2:], warped.nonzero().squeeze(1)
-        turn, shift = linear_map(size, angle, scale), torch.stack([shift_x, shift_y], 1)
+    image = (batch.image[:, :1] if gray else batch.image).clone(memory_format=torch.contiguous_format)
+    mask = batch.mask.clone(memory_format=torch.contiguous_format)
+    channels, size = image.shape[1], image.shape[-2:]
+
+    turn, shift = linear_map(size, angle, scale), torch.stack([shift_x, shift_y], 1)
+    for rows in _parts(warped, device):
         grid = sampling_grid(size, turn[rows].to(device), shift[rows].to(device))
-        if bent.any():
-            moved = elastic_shift(size, *(v[bent].to(device) for v in (turn, bend, spacing, control)))
-            grid.index_add_(0, bent[rows].nonzero().squeeze(1).to(device), moved)
-        rows, grid = rows.to(device), grid.permute(0, 2, 3, 1)
-        both[rows] = F.grid_sample(both[rows], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    for axis, flipped in flips.items():
-        _change(both, flipped, lambda x, _, axis=axis: x.flip(axis))
-    image, mask = both[:, :channels].contiguous(), (both[:, channels:] >= 0.5).to(batch.mask.dtype)
+        if bent[rows].any():
+            grid += elastic_shift(size, *(v[rows].to(device) for v in (turn, bend, spacing, control)))
+        both = torch.cat([planes[i] for i in rows.tolist() for planes in (image, mask)]).view(len(rows), -1, *size)
+        both = F.grid_sample(both, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
+        image[rows] = both[:, :channels].clamp_(0, 1)
+        mask[rows] = (both[:, channels:] >= 0.5).to(mask.dtype)
+    for planes in (image, mask):
+        _change(planes, mirrored, lambda x, _: x.flip(-1))
+        _change(planes, upside_down, lambda x, _: x.flip(-2))
 
-    def add_noise(x: Tensor, deviation: Tensor) -> Tensor:
-        generator = torch.Generator(device).manual_seed(noise_seed)
-        white = torch.randn((len(x), 1, *x.shape[-2:]), generator=generator, device=device)
-        return white.mul_(deviation).add(x).clamp_(0, 1)
-
-    _change(image, noisy, add_noise)
+    generator = torch.Generator(device).manual_seed(noise_seed)
+    _change(image, noisy, lambda x, deviation: _add_noise(x, deviation, generator))
     _change(image, blurred, lambda x, sigma: gaussian_blur(x, sigma, math.ceil(3 * ranges.blur[1])))
     _change(image, brighter, lambda x, factor: (x * factor).clamp_(0, 1))
     _change(image, contrasted, _contrast)
     for i in coarse.nonzero().squeeze(1).tolist():  # one by one: each has a size of its own
-        size = [max(1, round(zoom[i].item() * side)) for side in image.shape[-2:]]
-        small = F.interpolate(image[i : i + 1], size, mode="nearest-exact")
-        image[i] = F.interpolate(small, image.shape[-2:], mode="bicubic", align_corners=False)[0].clamp_(0, 1)
+        small = F.interpolate(image[i : i + 1], [max(1, round(zoom[i].item() * s)) for s in size], mode="nearest-exact")
+        image[i] = F.interpolate(small, size, mode="bicubic", align_corners=False)[0].clamp_(0, 1)
     _change(image, inverted, lambda x, gamma: 1 - (1 - x) ** gamma)
     _change(image, curved, lambda x, gamma: x**gamma)
     return Batch(image.expand_as(batch.image), mask)
@@ -202,12 +201,12 @@ def sampling_grid(size: Sequence[int], turn: Tensor, shift: Tensor) -> Tensor:
 def elastic_shift(size: Sequence[int], turn: Tensor, bend: Tensor, spacing: Tensor, control: Tensor) -> Tensor:
     """How far elastic deformation moves where each pixel looks: turn u(p), (N, 2, H, W), to be added to the grid.
 
-    `u` is a cubic B-spline of randomly moved control points (Rueckert et al., TMI 1999), smooth to its second derivative.
-    No part of the image folds while they move by less than 0.48 spacings along each axis (Choi & Lee, Graphical Models
+    `u` is a cubic B-spline of randomly moved control points (Rueckert et al., TMI 1999), smooth to its second
+    derivative. Nothing folds while they move by less than 0.48 spacings along each axis (Choi & Lee, Graphical Models
     2000).
 
-    bend: (N,) largest shift of a control point, in spacings. spacing: (N,) in longer sides of the image. control: (N, 2,
-    G, G) in [-1, 1], with G at least 1 / spacing + 3.
+    bend: (N,) largest shift of a control point, in spacings. spacing: (N,) in longer sides of the image.
+    control: (N, 2, G, G) in [-1, 1], with G at least 1 / spacing + 3.
     """
     step, points = spacing * max(size), control.shape[-1]
     moved = torch.einsum("nij,njkl->nikl", turn, control * (bend * step)[:, None, None, None])
@@ -239,14 +238,26 @@ def gaussian_blur(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
     return padded
 
 
+def _parts(fires: Tensor, device: torch.device) -> list[Tensor]:
+    """The rows that fire: all at once, but on a CPU two by two.
+
+    Large temporary arrays are handed back to the system and cost page faults each time.
+    """
+    rows = fires.nonzero().squeeze(1)
+    return list(rows.split(2 if device.type == "cpu" else len(rows))) if len(rows) else []
+
+
 def _change(planes: Tensor, drawn: tuple[Tensor, Tensor], change: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Rewrite those planes (N, C, H, W) that drew the transform, given their strengths as (n, 1, 1, 1)."""
     fires, value = drawn
-    if fires.any():
-        rows = fires.nonzero().squeeze(1)
-        value = value[rows].to(planes.device)[:, None, None, None]
-        rows = rows.to(planes.device)
-        planes[rows] = change(planes[rows], value)
+    for rows in _parts(fires, planes.device):
+        drawing = planes.index_select(0, rows.to(planes.device))  # on a CPU ten times faster than planes[rows]
+        planes[rows] = change(drawing, value[rows].to(planes.device)[:, None, None, None])
+
+
+def _add_noise(image: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:
+    white = torch.randn((len(image), 1, *image.shape[-2:]), generator=generator, device=image.device)
+    return (white.mul_(deviation) + image).clamp_(0, 1)
 
 
 def _contrast(image: Tensor, factor: Tensor) -> Tensor:

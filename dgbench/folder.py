@@ -1,10 +1,10 @@
 """A folder of images as a task: users' own data need no code.
 
-    PATH/<domain>/images/NAME.png                    PNG, JPEG, TIFF (pages are slices) or NIfTI
-    PATH/<domain>/masks/NAME.png                     index mask: 0 background, 1..K the structures (only one: 1 or 255)
-    PATH/<domain>/masks/NAME_<structure>.png         or one binary mask per structure,
-    PATH/<domain>/masks/<structure>/NAME.png         in either of these two ways
-    PATH/task.toml                                   optional, see SETTINGS
+PATH/<domain>/images/NAME.png                    PNG, JPEG, TIFF (pages are slices) or NIfTI
+PATH/<domain>/masks/NAME.png                     index mask: 0 background, 1..K the structures (only one: 1 or 255)
+PATH/<domain>/masks/NAME_<structure>.png         or one binary mask per structure,
+PATH/<domain>/masks/<structure>/NAME.png         in either of these two ways
+PATH/task.toml                                   optional, see SETTINGS
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,23 +38,10 @@ from dgbench.images import (
 from dgbench.registry import TASKS
 from dgbench.task import Case
 
-SETTINGS = {  # the keys of task.toml
-    "name": "the task's name in tables and paths, letters, digits, _ - and . (default: the folder's name)",
-    "structures": "names in the order of the mask values 1..K, or a table of values such as disc = [1, 2], cup = 2",
-    "spacing": "numbers between voxel centres along (slices, height, width), or (height, width), for files without one",
-    "unit": 'of the spacing: "mm" or "px"',
-    "image_size": "side of the square the network sees, in pixels (default: 256)",
-    "steps": "training steps of a run (default: 300)",
-    "intensity": "[low, high]: the numbers in the files that become 0 and 1",
-    "sources": "list of the domains to train on (default: all)",
-    "empty_masks": "true when a case may hold no structure at all",
-    "citation": "text: the paper to cite",
-    "licence": "text: the terms of the images",
-}
 LAYOUT = "the layout is <domain>/images/NAME.png with <domain>/masks/NAME.png or masks/NAME_<structure>.png"
 MAX_STRUCTURES = 16  # a mask with more values is more likely a photograph
 # Image formats that are not read here: told, not passed over as other files are.
-FOREIGN = re.compile(r"\.(bmp|gif|webp|jp2|heic|svs|dcm|ima|npy|npz|mat|mha|mhd|raw|nrrd|hdr|img)(\.gz)?$", re.IGNORECASE)
+FOREIGN = re.compile(r"\.(bmp|gif|webp|jp2|heic|svs|dcm|ima|np[yz]|mat|mh[ad]|raw|nrrd|hdr|img)(\.gz)?$", re.IGNORECASE)
 # What some system cannot store as a file's name, or a spreadsheet would take for a formula.
 UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]|^[ =+@-]|[ .]$')
 
@@ -64,7 +52,7 @@ class _Files:
 
     images: list[Path] = field(default_factory=list)
     index: list[Path] = field(default_factory=list)  # masks of all structures in one file
-    binary: dict[str, list[Path]] = field(default_factory=dict)  # masks of one structure, by its name
+    binary: defaultdict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))  # masks by structure
     problems: list[str] = field(default_factory=list)
 
 
@@ -178,19 +166,18 @@ class FolderTask(FileTask):
         for paths in (files.images, files.index, *files.binary.values()):
             if len(paths) > 1:
                 problems.append(f"case '{case_id}' of domain '{folder.name}' is there twice: {_names(paths)}")
-        if files.binary:
-            for structure, paths in files.binary.items():
-                if structure not in self.structures:
-                    known = ", ".join(self.structures)
-                    problems.append(f"mask {paths[0]}: '{structure}' is no structure of the task ({known})")
-            for structure in self.structures:
-                if structure not in files.binary:
-                    problems.append(f"image {files.images[0]} has no mask of '{structure}'")
+        known = ", ".join(self.structures)
+        for structure, paths in files.binary.items():
+            if structure not in self.structures:
+                problems.append(f"mask {paths[0]}: '{structure}' is no structure of the task ({known})")
+        for structure in self.structures if files.binary else ():
+            if structure not in files.binary:
+                problems.append(f"image {files.images[0]} has no mask of '{structure}'")
         return problems
 
     def _found_structures(self) -> dict[str, tuple[int, ...]]:
         """From the masks' names where there is one for each structure, else from the values in all of them."""
-        if names := sorted({s for files in self._all() if files.images for s in files.binary}):
+        if names := sorted({s for f in self._all() if f.images and not f.index for s in f.binary}):
             return {name: (1, 255) if len(names) == 1 else () for name in names}
         found: set[int] = set()
         for path in (p for files in self._all() for p in files.index if not _is_jpeg(p)):
@@ -245,52 +232,43 @@ class FolderTask(FileTask):
 
 
 def _domains(root: Path) -> tuple[str, ...]:
-    """Sub-folders that hold images or masks, also where a capital or a missing s in these names must be told."""
+    """Sub-folders that hold images or masks, also those where a capital or a missing s in these names must be told."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root}", f"give the path of a folder of images; {LAYOUT}")
-    parts = {d.name: [p.name.lower().rstrip("s") for p in _visible(d) if p.is_dir()] for d in _visible(root) if d.is_dir()}
-    names = [name for name, inside in parts.items() if {"image", "mask"} & set(inside)]
-    if not names and {"images", "masks"} & set(parts):
-        raise DataError(f"{root} is one domain: it holds images/ and masks/ itself", f"give the folder above it; {LAYOUT}")
+    inside = {d.name: {p.name.lower().rstrip("s") for p in _visible(d)} for d in _visible(root) if d.is_dir()}
+    names = [name for name, parts in inside.items() if parts & {"image", "mask"}]
+    if not names and {"images", "masks"} & set(inside):
+        raise DataError(f"{root} holds images/ and masks/ itself: it is one domain", f"give the folder above; {LAYOUT}")
     if not names:
         raise DataError(f"no sub-folder of {root} holds images/ and masks/", LAYOUT)
     for name in names:
         if UNSAFE.search(name):
-            raise DataError(f"domain folder {root / name}: '{name}' cannot be part of a path or table", "rename the folder")
+            raise DataError(f"domain folder {root / name}: its name cannot be part of a path or table", "rename it")
     return tuple(names)
 
 
 def _listing(folder: Path) -> dict[str, _Files]:
     """The files of a domain by case. A mask NAME_<structure> belongs to the longest NAME that is an image."""
-    cases: dict[str, _Files] = {}
-
-    def images_in(place: Path) -> list[Path]:
-        found = [p for p in _visible(place) if p.is_dir() or is_image(p) or FOREIGN.search(p.name)]
-        for path in found:
-            if path.is_dir():
-                cases.setdefault(path.name, _Files()).problems.append(f"{path} is a folder: its files are not looked at")
-            elif not is_image(path):
-                cases.setdefault(stem(path), _Files()).problems.append(f"{path} is no PNG, JPEG, TIFF or NIfTI")
-        return [p for p in found if not p.is_dir() and is_image(p)]
-
-    for path in images_in(folder / "images"):
-        cases.setdefault(stem(path), _Files()).images.append(path)
+    cases: defaultdict[str, _Files] = defaultdict(_Files)
+    images, masks = folder / "images", folder / "masks"
+    inner = [p for d in _visible(masks) if d.is_dir() for p in _visible(d)]
+    for path in [*_visible(images), *_visible(masks), *inner]:
+        if not is_image(path) and (FOREIGN.search(path.name) or (path.is_dir() and path.parent != masks)):
+            cases[stem(path)].problems.append(f"{path} is no PNG, JPEG, TIFF or NIfTI file")
+    for path in filter(is_image, _visible(images)):
+        cases[stem(path)].images.append(path)
     names = {name for name, files in cases.items() if files.images}
-    structures = [p for p in _visible(folder / "masks") if p.is_dir()]
-    for path in (p for place in structures for p in images_in(place)):
-        cases.setdefault(stem(path), _Files()).binary.setdefault(path.parent.name, []).append(path)
-    for path in (p for p in images_in(folder / "masks")):
-        name, structure = stem(path), ""
-        while name not in names and "_" in name:
-            name, _, last = name.rpartition("_")
-            structure = f"{last}_{structure}" if structure else last
-        if name in names and structure:
-            cases[name].binary.setdefault(structure, []).append(path)
+    for path in filter(is_image, inner):
+        cases[stem(path)].binary[path.parent.name].append(path)
+    for path in filter(is_image, _visible(masks)):
+        parts = stem(path).split("_")
+        prefixes = (("_".join(parts[:i]), "_".join(parts[i:])) for i in range(len(parts), 0, -1))
+        name, structure = next((p for p in prefixes if p[0] in names), (stem(path), ""))
+        if structure:
+            cases[name].binary[structure].append(path)
         else:
-            cases.setdefault(stem(path), _Files()).index.append(path)
-    for place in structures:
-        cases[place.name].problems.remove(f"{place} is a folder: its files are not looked at")
-    return cases
+            cases[name].index.append(path)
+    return dict(cases)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -322,27 +300,25 @@ def _names(paths: Sequence[Path]) -> str:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """task.toml, checked; `structures` as {name: mask values}."""
+    """task.toml, checked; lists as tuples and `structures` as {name: mask values}."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", 'a line looks like image_size = 256 or name = "mine"') from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", 'a line looks like name = "my_task"') from None
     for key, value in table.items():
-        require(key, list(SETTINGS), f"key in {path}:")
-        if not CHECKS[key](value):
-            raise UsageError(f"{path}: {key} = {value!r} is no valid setting", f"{key}: {SETTINGS[key]}")
+        is_valid, meaning = SETTINGS[require(key, list(SETTINGS), f"key in {path}:")]
+        if not is_valid(value):
+            raise UsageError(f"{path}: {key} = {value!r} is no valid setting", f"{key}: {meaning}")
     structures = table.get("structures")
     if isinstance(structures, list):
-        table["structures"] = {name: (i,) for i, name in enumerate(structures, 1)}
-        if len(structures) == 1:
-            table["structures"] = {structures[0]: (1, 255)}
-    elif structures:
+        structures = {name: [i] if len(structures) > 1 else [1, 255] for i, name in enumerate(structures, 1)}
+    if structures:
         table["structures"] = {n: tuple(v) if isinstance(v, list) else (v,) for n, v in structures.items()}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
 
 
-def _is_number(value: Any, low: float, kind: type | tuple[type, ...] = (int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and value > low
+def _is_number(value: Any, low: float, high: float = math.inf, whole: bool = False) -> bool:
+    return type(value) in ((int,) if whole else (int, float)) and low < value < high
 
 
 def _is_text(value: Any) -> bool:
@@ -350,24 +326,44 @@ def _is_text(value: Any) -> bool:
 
 
 def _are_structures(value: Any) -> bool:
-    if not isinstance(value, list | dict) or not value or not all(_is_text(n) and not UNSAFE.search(n) for n in value):
+    if not value or not isinstance(value, list | dict) or not all(_is_text(n) and not UNSAFE.search(n) for n in value):
         return False
     if isinstance(value, list):
         return len(set(value)) == len(value)
     groups = [v if isinstance(v, list) else [v] for v in value.values()]
-    return all(group and all(_is_number(v, 0, int) for v in group) for group in groups)
+    return all(group and all(_is_number(v, 0, 1 << 31, whole=True) for v in group) for group in groups)
 
 
-CHECKS: dict[str, Callable[[Any], bool]] = {
-    "name": lambda v: isinstance(v, str) and bool(re.fullmatch(r"\w[\w.-]*", v)) and not UNSAFE.search(v),
-    "structures": _are_structures,
-    "spacing": lambda v: isinstance(v, list) and len(v) in (2, 3) and all(_is_number(s, 0) for s in v),
-    "unit": lambda v: v in ("mm", "px"),
-    "image_size": lambda v: _is_number(v, 15, int) and v <= 4096,
-    "steps": lambda v: _is_number(v, 0, int),
-    "intensity": lambda v: isinstance(v, list) and len(v) == 2 and all(_is_number(s, -math.inf) for s in v) and v[0] < v[1],
-    "sources": lambda v: isinstance(v, list) and bool(v) and all(_is_text(d) for d in v),
-    "empty_masks": lambda v: isinstance(v, bool),
-    "citation": _is_text,
-    "licence": _is_text,
+def _are_numbers(value: Any, low: float, lengths: Sequence[int]) -> bool:
+    return isinstance(value, list) and len(value) in lengths and all(_is_number(v, low) for v in value)
+
+
+# The keys of task.toml: (is the value valid?, what it means).
+SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (
+        lambda v: _is_text(v) and bool(re.fullmatch(r"\w[\w.-]*\w|\w", v)),
+        "the task's name in tables and paths: letters, digits, _ - and . (default: the folder's)",
+    ),
+    "structures": (
+        _are_structures,
+        "names in the order of the mask values 1..K, or a table of values such as {disc = [1, 2], cup = 2}",
+    ),
+    "spacing": (
+        lambda v: _are_numbers(v, 0, (2, 3)),
+        "[slices, height, width] or [height, width] between voxel centres, for files that have none",
+    ),
+    "unit": (lambda v: v in ("mm", "px"), 'of the spacing: "mm" or "px"'),
+    "image_size": (
+        lambda v: _is_number(v, 15, 4097, whole=True),
+        "side of the square the network sees, 16 to 4096 pixels",
+    ),
+    "steps": (lambda v: _is_number(v, 0, whole=True), "training steps of a run"),
+    "intensity": (
+        lambda v: _are_numbers(v, -math.inf, (2,)) and v[0] < v[1],
+        "[low, high]: the numbers in the files that become 0 and 1",
+    ),
+    "sources": (lambda v: isinstance(v, list) and bool(v) and all(map(_is_text, v)), "the domains to train on"),
+    "empty_masks": (lambda v: isinstance(v, bool), "true when a case may hold no structure at all"),
+    "citation": (_is_text, "text: the paper to cite"),
+    "licence": (_is_text, "text: the terms of the images"),
 }

@@ -9,11 +9,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import inspect
+import io
 import math
 import os
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +84,8 @@ def read_volume(path: Path, mask: bool = False) -> Pixels:
     if not 2 <= len(shape) <= 3:
         problems.append(f"it has the shape {tuple(shape)}, not that of one volume")
     steps = [float(s) * units for s in header["pixdim"][1:4]]
-    if len(shape) == 2:
+    axes = len(shape)
+    if axes == 2:
         shape, steps[2] = [*shape, 1], 1.0
     if not all(math.isfinite(s) and s > 0 for s in steps):
         problems.append(f"the spacing in its header is {tuple(steps)}")
@@ -95,7 +97,7 @@ def read_volume(path: Path, mask: bool = False) -> Pixels:
             raise _broken(path, [*problems, f"nibabel cannot read it ({error})"]) from None
     affine = np.diag([units, units, units, 1.0]) @ image.affine
     if not problems:
-        problems += _affine_problems(affine[:3, :3], steps)
+        problems += _affine_problems(affine[:3, :axes], steps[:axes])
         values = values.reshape(shape)
     problems += _value_problems(values, mask)
     if problems:
@@ -115,10 +117,13 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
     _sniff(path)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd tags; what is wrong with pixels is an error
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
+            # From memory: given a path, Pillow 13.0 maps an uncompressed TIFF and scrambles it when it is to be turned.
+            content = io.BytesIO(path.read_bytes())
+            with Image.open(content, formats=("PNG", "JPEG", "TIFF")) as file:
                 file.verify()
-            with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
+            with Image.open(content, formats=("PNG", "JPEG", "TIFF")) as file:
                 count = getattr(file, "n_frames", 1) if file.format == "TIFF" else 1
                 if count * file.width * file.height * 4 > MAX_BYTES:
                     raise ValueError(f"{count} pages of {file.width} x {file.height} are too large")
@@ -129,8 +134,7 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
             values = np.stack(pages)
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         raise _broken(path, [f"Pillow cannot read it ({error or type(error).__name__})"]) from None
-    problems = _value_problems(values, mask)
-    if problems:
+    if problems := list(_value_problems(values, mask)):
         raise _broken(path, problems)
     return Pixels(_whole(values[..., 0] if mask and values.ndim == 4 else values, mask))
 
@@ -213,7 +217,7 @@ class FileTask(Task):
             path = Path(self.data)
             path = path / name if (path / name).is_dir() else path
         if not path.is_dir():
-            raise DataError(f"no data of task '{name}': there is no folder {path}", f"{self.download}; or use --data DIR")
+            raise DataError(f"task '{name}' has no data: no folder {path}", f"{self.download} (or use --data DIR)")
         return path
 
     def intensities(self, pixels: Pixels) -> np.ndarray:
@@ -253,7 +257,7 @@ def _sniff(path: Path) -> None:
         raise _broken(path, ["it is a web page that was saved in place of the file"])
 
 
-def _broken(path: Path, problems: Sequence[str]) -> DataError:
+def _broken(path: Path, problems: Iterable[str]) -> DataError:
     return DataError(f"{path} is no usable image: {', and '.join(problems)}", "copy or download it again, or mend it")
 
 
@@ -265,7 +269,7 @@ def _stream(path: Path) -> tuple[bytes, Any]:
     try:
         with gzip.open(path) if zipped else open(path, "rb") as file:
             raw = file.read(540)
-            size = {int.from_bytes(raw[:4], order) for order in ("little", "big")}  # type: ignore[arg-type]
+            size = {int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")}
             kind = nibabel.Nifti1Image if 348 in size else nibabel.Nifti2Image
             header_class = kind.header_class
             if not {348, 540} & size or len(raw) < header_class.sizeof_hdr:
@@ -285,15 +289,18 @@ def _stream(path: Path) -> tuple[bytes, Any]:
                 raise ValueError(f"it ends after {len(raw)} of {expected} bytes")
     except EOFError:
         raise _broken(path, ["it is cut off"]) from None
-    except (OSError, ValueError, OverflowError, zlib.error, nibabel.spatialimages.HeaderDataError) as error:
+    except (OSError, ValueError, OverflowError, zlib.error) as error:
         raise _broken(path, [str(error)]) from None
     return raw, kind
 
 
 def _voxel_bytes(header: Any) -> int:
     """Bytes that the header says the voxels take, in Python's own integers, which do not overflow."""
-    shape = [int(n) for n in header.get_data_shape()]
-    dtype = header.get_data_dtype()
+    try:
+        shape = [int(n) for n in header.get_data_shape()]
+        dtype = header.get_data_dtype()
+    except Exception as error:  # a header of random bytes
+        raise ValueError(f"its header makes no sense ({error})") from None
     if not shape or min(shape) < 1:
         raise ValueError(f"its header gives the shape {tuple(shape)}")
     if dtype.kind not in "iuf":
@@ -302,11 +309,11 @@ def _voxel_bytes(header: Any) -> int:
 
 
 def _affine_problems(axes: np.ndarray, steps: Sequence[float]) -> Iterator[str]:
-    """`axes`: 3 x 3, a column for each voxel axis, in mm."""
+    """`axes`: a column for each voxel axis, in mm."""
     lengths = np.linalg.norm(axes, axis=0)
     if not np.isfinite(axes).all() or not np.allclose(lengths, steps, rtol=0.01):
         yield f"its header gives two spacings: {np.round(lengths, 4).tolist()} and {np.round(steps, 4).tolist()}"
-    elif np.abs((axes / lengths).T @ (axes / lengths) - np.eye(3)).max() > 0.01:
+    elif np.abs((axes / lengths).T @ (axes / lengths) - np.eye(len(steps))).max() > 0.01:
         yield "its axes are not at right angles"
 
 

@@ -14,8 +14,9 @@ def key(*parts: object) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator(*parts: object, device: torch.device | str = "cpu") -> torch.Generator:
-    return torch.Generator(device).manual_seed(key(*parts))
+def generator(*parts: object) -> torch.Generator:
+    """A generator on the CPU, whatever the device of the run: drawing from it never waits for a GPU."""
+    return torch.Generator().manual_seed(key(*parts))
 
 
 def batch_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:

@@ -283,7 +283,7 @@ def _build(run: Run, cls: type[Method], task: Task, hparams: Any, device: str) -
 
     method, files = train.build(cls, task.info, hparams, run.seed, device, pretrained=False)
     path = Path(run.checkpoint)
-    load_into(method, load_state(path), name=str(path))
+    load_into(method, load_state(path), path)
     return method, files | {path.name: sha256(path)}
 
 

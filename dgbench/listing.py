@@ -44,7 +44,7 @@ def environment() -> dict[str, str]:
     import torch
 
     from dgbench.data import cache_folder
-    from dgbench.weights import weights_folder
+    from dgbench.weights import folder
 
     found = {"dgbench": dgbench.__version__, "python": platform.python_version(), "system": platform.platform()}
     for package in ("torch", "torchvision", "segment-anything", "timm", "numpy", "scipy", "pandas", "nibabel"):
@@ -57,5 +57,5 @@ def environment() -> dict[str, str]:
         "devices": ", ".join(["cpu", *cuda]),
         "threads": str(torch.get_num_threads()),
         "cache": str(cache_folder()),
-        "weights": str(weights_folder()),
+        "weights": str(folder()),
     }

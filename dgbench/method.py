@@ -74,7 +74,7 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must write predict(image)")
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
-        """The training batch, augmented on its device; draws from `rng` only. Default: unchanged."""
+        """The training batch, augmented on its device; draws from `rng`, on the CPU, only. Default: unchanged."""
         return batch
 
     def configure(self) -> torch.optim.Optimizer | tuple[torch.optim.Optimizer, ...]:

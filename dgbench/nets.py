@@ -9,15 +9,32 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgbench.errors import UsageError
+from dgbench.errors import DataError, UsageError
+from dgbench.weights import load_into
 
 Norm = Literal["batch", "instance"]
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of the colours, in [0, 1]
+
+
+def normalise(image: Tensor, by: Literal["zscore", "imagenet"]) -> Tensor:
+    """(N, 3, H, W) in [0, 1] -> what a network sees: mean 0 and deviation 1 of each image and channel, or of ImageNet.
+
+    An even image has no deviation: its z-score is 0.
+    """
+    if by == "zscore":
+        gray = image.stride(1) == 0
+        variance, mean = torch.var_mean(image[:, :1] if gray else image, (2, 3), correction=0, keepdim=True)
+    else:
+        mean, deviation = (torch.tensor(v, device=image.device)[:, None, None] for v in IMAGENET)
+        variance = deviation**2
+    return (image - mean) / (variance + 1e-8).sqrt()
 
 
 def convolutions(inside: int, outside: int, norm: Norm) -> nn.Sequential:
@@ -131,6 +148,7 @@ class FeatureUNet(_Net):
         self, encoder: str, structures: int, width: int = 32, norm: Norm = "batch", image_size: int | None = None
     ):
         super().__init__()
+        self.name, self.image_size = encoder, image_size
         self.encoder = feature_network(encoder, image_size)
         self.channels = tuple(self.encoder.feature_info.channels())
         self.decoder = Decoder(self.channels, [width * 2**i for i in range(len(self.channels) - 1)], structures, norm)
@@ -144,17 +162,60 @@ class FeatureUNet(_Net):
     def stage(self, index: int) -> nn.Module:
         name = self.encoder.feature_info.module_name(index)
         modules = dict(self.encoder.named_modules())
-        return modules[name] if name in modules else modules[name.replace(".", "_")]
+        for known in (name, name.replace(".", "_")):  # timm joins with _ what it flattens
+            if known in modules:
+                return modules[known]
+        raise UsageError(f"the stages of encoder '{self.name}' are no modules", "choose another, for instance resnet34")
+
+    def load_encoder(self, state: dict[str, Tensor], origin: str | Path) -> None:
+        """Take the encoder's weights from the whole network as timm publishes it; its classifier may be missing.
+
+        Raises `DataError`, which names `origin`, for weights of another network.
+        """
+        import timm
+
+        whole = timm.create_model(self.name)
+        classifier = whole.pretrained_cfg.get("classifier") or ()
+        head = [f"{name}.*" for name in ([classifier] if isinstance(classifier, str) else classifier)]
+        load_into(whole, state, origin, allow_missing=head, allow_unexpected=head)
+        overlay = {"state_dict": whole.state_dict()}
+        donor = feature_network(self.name, self.image_size, pretrained=True, pretrained_cfg_overlay=overlay)
+        self.encoder.load_state_dict(donor.state_dict())
 
 
 def feature_network(name: str, image_size: int | None = None, **options: Any) -> Any:
     """timm's `features_only` network of that name. Raises `UsageError` for a name timm does not know."""
+    import dgbench.torchvision_ops  # noqa: F401  (before timm)
     import timm
 
     known = timm.list_models()
     if name.partition(".")[0] not in known:
         near = ", ".join(difflib.get_close_matches(name, known, n=5)) or "resnet34, efficientnet_b2, convnext_tiny"
         raise UsageError(f"unknown encoder '{name}'", f"give 'unet' or a name timm knows, for instance {near}")
-    if timm.get_pretrained_cfg(name).fixed_input_size:
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
         options["img_size"] = image_size
     return timm.create_model(name, features_only=True, **options)
+
+
+def published_weights(name: str) -> Path:
+    """The file of weights timm publishes for a network, fetched unless it is in the Hugging Face cache.
+
+    Raises `DataError` when it cannot be had, with what to download.
+    """
+    import huggingface_hub
+    import dgbench.torchvision_ops  # noqa: F401
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise DataError(f"timm publishes no weights of '{name}' on its hub", "choose another encoder, or give a file: --set initialisation=PATH")
+    file = config.hf_hub_filename or "model.safetensors"
+    try:
+        return Path(huggingface_hub.hf_hub_download(config.hf_hub_id, file))
+    except Exception as error:  # offline, refused, gone: the hub's client fails in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"the published weights of '{name}' cannot be fetched: {reason}",
+            f"download https://huggingface.co/{config.hf_hub_id}/resolve/main/{file} and --set initialisation=PATH",
+        ) from error

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +17,11 @@ from dgbench.launch import News, Outcome
 from dgbench.protocol import get_protocol
 from dgbench.runs import Run, RunRecord, find_runs, read_run
 from dgbench.task import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dgbench import plots
 
 
 class Progress:
@@ -86,13 +92,38 @@ def show(task: Task, planned: Sequence[Run], results: Path, console: Console) ->
     if not done:
         return []
     protocol = get_protocol(planned[0].protocol)
-    tables.print_tables(console, done, protocol)
+    tables.print_matrix(console, done, protocol)
     folder = Path(results) / task.name / protocol.name
     everything = comparable(done[0], [read_run(p) for p in find_runs(results, task.name, protocol.name)])
     written = tables.write(everything, protocol, folder / "tables")
-    written += plots.write(everything, protocol, folder / "plots", task)
-    console.print(f"tables and plots: {folder}/tables, {folder}/plots", highlight=False, soft_wrap=True)
+    written += plots.write(everything, protocol, folder / "plots", overlays(task, everything))
+    console.print(f"\ntables and plots: {folder}/tables, {folder}/plots", highlight=False, soft_wrap=True)
     return written
+
+
+def overlays(task: Task, records: Sequence[RunRecord]) -> dict[str, list[plots.Panel]]:
+    """By variant: its best, median and worst target cases as pictures, images read anew from the task's files."""
+    from dgbench import plots
+
+    pictures: dict[str, list[plots.Panel]] = {}
+    for variant in sorted({r.variant for r in records}):
+        for title, run, domain, case_id in plots.notable([r for r in records if r.variant == variant]):
+            image, reference = seen(task, run, domain, case_id)
+            prediction = run.predictions(domain, case_id)
+            pictures.setdefault(variant, []).append(plots.panel(title, image, reference, prediction))
+    return pictures
+
+
+def seen(task: Task, run: RunRecord, domain: str, case_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """(image, reference) of a case on the grid that the run's protocol compared masks on."""
+    from dgbench import data
+
+    case, protocol = task.load(domain, case_id), get_protocol(run.protocol)
+    kept = case.mask.any(axis=(1, 2, 3)) if protocol.slices == "foreground" else slice(None)
+    if protocol.resolution == "image":
+        return case.image[kept], case.mask[kept]
+    size = run.record["hparams"]["image_size"] or run.record["image_size"]
+    return data.to_network(case.image[kept], size), data.mask_to_network(case.mask[kept], size).astype(bool)
 
 
 def comparable(like: RunRecord, records: Sequence[RunRecord]) -> list[RunRecord]:

@@ -219,7 +219,7 @@ def defines(path: Path) -> Kind:
     except (SyntaxError, ValueError):  # a broken file is listed as broken, where it most likely belongs
         imported = set(re.findall(r"^\s*(?:from|import)\s+(dgbench[.\w]*)", text, re.MULTILINE))
     is_method = any(m.startswith("dgbench.method") for m in imported)
-    is_task = any(m.startswith(("dgbench.task", "dgbench.datasets", "dgbench.folder")) for m in imported)
+    is_task = any(m.startswith(("dgbench.task", "dgbench.images", "dgbench.folder", "dgbench.datasets")) for m in imported)
     return "datasets" if is_task and not is_method else "methods"
 
 

@@ -83,7 +83,7 @@ def step(method: Method, batch: Batch, seed: int, t: int) -> dict[str, float]:
     for optimizer in method.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-    batch = method.augment(batch, generator(seed, "augment", t, device=batch.image.device))
+    batch = method.augment(batch, generator(seed, "augment", t))
     shown = method.update(batch)
     return {name: float(value) for name, value in shown.items()}
 

@@ -28,7 +28,7 @@ class Pixels(Method):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
-        noise = torch.randn(batch.image.shape, generator=rng, device=batch.image.device)
+        noise = torch.randn(batch.image.shape, generator=rng)
         return batch._replace(image=(batch.image + 0.05 * noise).clamp(0, 1))
 
     def loss(self, batch: Batch) -> Tensor:

@@ -1,0 +1,226 @@
+"""DAPSAM: a frozen SAM is adapted by low-level features and prompted by a prototype of the image's own domain.
+
+Wei, Dong, Zhou, Gu, Zhao, Xu. Prompting Segment Anything Model with Domain-Adaptive Prototype for Generalizable
+Medical Image Segmentation. MICCAI 2024. https://arxiv.org/abs/2409.12522
+
+    e    = W f + b                                   low-level prompt, f: patch embedding plus position
+    x   <- x + Adapter_i(gate(x / 2 + e))            before block i of the image encoder
+    x   <- x + Attention(x)                          inside block i, with h = LayerNorm(x) after it:
+    x   <- x + MLP(h) + Adapter'_i(gate(h + e)) / 2
+           gate(z) = z * sigmoid(mean(z) + max(z))   per channel, over the positions; it has no parameters
+    p    = mean(F) + max(F)                          prototype of the image embedding F
+    p'   = softmax(p M^T) M                          rebuilt from the memory M, which has seen the source only
+    mask = SAM decoder(F + Conv1x1[F, p', cos(p', F)])   no points, no boxes
+    loss = 0.2 BCE + 0.8 Dice, summed over structures; Dice over the whole batch
+
+Follows the authors' code where it departs from the paper: two adapters per block, the halves above, addressing by dot
+product instead of cosine (`memory_similarity`), fresh frequencies instead of SAM's for the decoder's positions
+(`position_encoding`), a mask head that starts at random (`load_mask_head`), one Dice for the batch (`dice_reduction`).
+Its released state dicts load as they are.
+Differs: the default backbone is a small ViT trained whole from scratch, so that no download is needed; the paper's
+ViT-B with its frozen encoder is the default on its own tasks. Any image size. Constant images do not divide by zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgbench import sam, weights
+from dgbench.errors import UsageError, require
+from dgbench.losses import dice_bce
+from dgbench.method import Batch, Hparams, Method
+from dgbench.task import TaskInfo
+
+
+@dataclass(frozen=True)
+class DAPSAMHparams(Hparams):
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.1
+    batch_size: int = 8
+    backbone: str = "vit_tiny"  # vit_tiny, or vit_b, vit_l, vit_h: pretrained and frozen
+    warmup: int = 25  # steps of linear warm-up
+    horizon: float = 1.25  # the learning rate would reach zero after horizon * steps: the authors stop at 160 of 200
+    dice_weight: float = 0.8
+    dice_reduction: Literal["batch", "image"] = "batch"
+    adapters: Literal["both", "l", "channel"] = "both"  # before the blocks (l), beside their MLPs (channel)
+    reduction: int = 4  # of the adapters' hidden width
+    layout: Literal["authors", "paper"] = "authors"  # of the tensors before the blocks
+    memory: int = 256  # prototypes in M
+    memory_similarity: Literal["dot", "cosine"] = "dot"
+    position_encoding: Literal["random", "sam"] = "random"
+    load_mask_head: bool = False
+
+
+def gate(x: Tensor, over: tuple[int, int] = (1, 2)) -> Tensor:
+    """(N, H, W, C) -> (N, H, W, C): each channel weighed by what it shows of the whole image, pooled `over` (H, W)."""
+    return x * (x.mean(over, keepdim=True) + x.amax(over, keepdim=True)).sigmoid()
+
+
+class ChannelAdapter(nn.Module):
+    """Bottleneck beside a block's MLP."""
+
+    def __init__(self, width: int, reduction: int):
+        super().__init__()
+        self.D_fc1 = nn.Linear(width, width // reduction)
+        self.D_fc2 = nn.Linear(width // reduction, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.D_fc2(F.gelu(self.D_fc1(gate(x))))
+
+
+class LowLevelAdapter(nn.Module):
+    """The low-level prompt e, and one bottleneck before each of `depth` blocks."""
+
+    def __init__(self, width: int, reduction: int, depth: int, layout: str):
+        super().__init__()
+        self.layout = layout
+        self.embedding_generator = nn.Linear(width, width)
+        hidden = width // reduction
+        for i in range(depth):
+            bottleneck = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+            self.add_module(f"lightweight_mlp_{i}", bottleneck)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def low_level(self, x: Tensor) -> Tensor:
+        """Tokens (N, H, W, C) -> e, of the same shape."""
+        n, height, width, c = x.shape
+        if self.layout == "authors":  # their memory holds channels last and is read as channels first
+            x = x.reshape(n, c, height * width).mT.reshape(n, height, width, c)
+        return self.embedding_generator(x)
+
+    def forward(self, x: Tensor, e: Tensor, i: int) -> Tensor:
+        over = (1, 3) if self.layout == "authors" else (1, 2)  # theirs pools each column over its rows and channels
+        return self.get_submodule(f"lightweight_mlp_{i}")(gate(0.5 * x + e, over))
+
+
+class Memory(nn.Module):
+    """Prototypes of the source, (slots, channels); a prototype is rebuilt as a mixture of them."""
+
+    def __init__(self, slots: int, channels: int, similarity: str):
+        super().__init__()
+        self.similarity = similarity
+        self.weight = nn.Parameter(torch.empty(slots, channels).uniform_(-(channels**-0.5), channels**-0.5))
+
+    def forward(self, p: Tensor) -> Tensor:
+        if self.similarity == "cosine":
+            scores = F.normalize(p, dim=1) @ F.normalize(self.weight, dim=1).T
+        else:
+            scores = p @ self.weight.T
+        return scores.softmax(1) @ self.weight
+
+
+class PromptGenerator(nn.Module):
+    """Image embedding (N, C, h, w) -> dense prompt of the same shape."""
+
+    def __init__(self, backbone: sam.Backbone, slots: int, similarity: str):
+        super().__init__()
+        channels = backbone.embedding
+        self.memory_bank = Memory(slots, channels, similarity)
+        self.pe_layer = sam.position_encoding(backbone)
+        self.fuse_conv = nn.Conv2d(2 * channels + 1, channels, 1)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        prototype = self.memory_bank(feature.mean((2, 3)) + feature.amax((2, 3)))[:, :, None, None]
+        likeness = F.cosine_similarity(prototype, feature, dim=1)[:, None]
+        return self.fuse_conv(torch.cat((feature, prototype.expand_as(feature), likeness), 1))
+
+
+class DAPSAM(Method):
+    hparams: DAPSAMHparams
+    paper = "https://arxiv.org/abs/2409.12522"
+    # The authors train 160 epochs. An epoch of prostate has 250 steps whatever the source, of fundus 20 (BinRushed).
+    per_task: ClassVar[dict[str, dict[str, Any]]] = {
+        "prostate": {"backbone": "vit_b", "image_size": 384, "steps": 40_000, "warmup": 250},
+        "fundus": {"backbone": "vit_b", "image_size": 512, "steps": 3_200, "warmup": 25},
+    }
+
+    def __init__(self, task: TaskInfo, hparams: DAPSAMHparams):
+        super().__init__(task, hparams)
+        h = hparams
+        self.backbone = sam.BACKBONES[require(h.backbone, list(sam.BACKBONES), "backbone")]
+        if self.backbone.weights is None and (h.load_mask_head or h.position_encoding == "sam"):
+            raise UsageError(
+                f"backbone '{h.backbone}' is trained from scratch: it has no mask head or position encoding to load",
+                "choose vit_b, vit_l or vit_h, or leave load_mask_head and position_encoding as they are",
+            )
+        width, masks = self.backbone.width, len(task.structures)
+        self.image_encoder = sam.image_encoder(self.backbone, self.image_size)
+        if h.adapters != "l":
+            for block in self.image_encoder.blocks:
+                block.channel_adapter = ChannelAdapter(width, h.reduction)
+        depth = self.backbone.depth if h.adapters != "channel" else 0
+        self.image_encoder.l_adapter = LowLevelAdapter(width, h.reduction, depth, h.layout)
+        self.prompt_generator = PromptGenerator(self.backbone, h.memory, h.memory_similarity)
+        self.mask_decoder = sam.mask_decoder(self.backbone, masks)
+
+    def load_pretrained(self) -> dict[str, str]:
+        if self.backbone.weights is None:
+            return {}
+        h, path = self.hparams, weights.find(self.backbone.weights)
+        state = sam.fit_release(
+            weights.load_state(path), self.backbone, self.image_size, len(self.task.structures), h.load_mask_head
+        )
+        frequencies = "pe_layer.positional_encoding_gaussian_matrix"
+        if h.position_encoding == "sam":
+            state[f"prompt_generator.{frequencies}"] = state[f"prompt_encoder.{frequencies}"]
+        missing = ["image_encoder.*adapter.*", "prompt_generator.*"]
+        if not h.load_mask_head:
+            missing += [f"{prefix}*" for prefix in sam.MASK_HEAD]
+        weights.load_into(self, state, path, allow_missing=missing, allow_unexpected=["prompt_encoder.*"])
+        self.freeze()
+        return {path.name: weights.WEIGHTS[self.backbone.weights].sha256}
+
+    def freeze(self) -> None:
+        """Train the adapters, the prompt and the decoder only; called once the encoder holds pretrained weights."""
+        for name, parameter in self.image_encoder.named_parameters():
+            parameter.requires_grad = "adapter" in name
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Normalised image (N, 3, S, S) -> image embedding (N, C, S / patch, S / patch)."""
+        encoder, adapters = self.image_encoder, self.hparams.adapters
+        x = encoder.patch_embed(x) + encoder.pos_embed
+        e = encoder.l_adapter.low_level(x)
+        for i, block in enumerate(encoder.blocks):
+            if adapters != "channel":
+                x = x + encoder.l_adapter(x, e, i)
+            x = x + block.attend(x)
+            h = block.norm2(x)
+            x = x + block.mlp(h)
+            if adapters != "l":
+                x = x + 0.5 * block.channel_adapter(h + e)
+        return encoder.neck(x.permute(0, 3, 1, 2))
+
+    def low_res_logits(self, x: Tensor) -> Tensor:
+        """Normalised image (N, 3, S, S) -> (N, K, 4 S / patch, 4 S / patch)."""
+        feature = self.embed(x)
+        position = self.prompt_generator.pe_layer(feature.shape[-2:])
+        return sam.decode(self.mask_decoder, feature, position, self.prompt_generator(feature))[0]
+
+    def logits(self, image: Tensor) -> Tensor:
+        """(N, 3, S, S) -> (N, K, S, S). Each channel of each image is brought to mean 0 and deviation 1."""
+        centred = image - image.mean((2, 3), keepdim=True)
+        x = centred / centred.square().mean((2, 3), keepdim=True).sqrt().clamp_min(1e-6)
+        return F.interpolate(self.low_res_logits(x), image.shape[-2:], mode="bilinear", align_corners=False)
+
+    def loss(self, batch: Batch) -> Tensor:
+        h = self.hparams
+        mean = dice_bce(self.logits(batch.image), batch.mask, dice_weight=h.dice_weight, reduction=h.dice_reduction)
+        return mean * batch.mask.shape[1]
+
+    def predict(self, image: Tensor) -> Tensor:
+        return self.logits(image).sigmoid()
+
+    def schedule(self, step: int) -> float:
+        """Linear warm-up, then polynomial decay; both one step late, as the authors set the rate after each step."""
+        done = step - 1 - self.hparams.warmup
+        if done < 0:
+            return max(step, 1) / self.hparams.warmup
+        return (1 - done / (self.hparams.horizon * self.steps)) ** 0.9

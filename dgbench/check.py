@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -52,7 +53,7 @@ def run_checks(cls: type[Method]) -> Iterator[Finding]:
     for check in CHECKS:
         crashed = ""
         advice: list[str] = []
-        with torch.random.fork_rng(devices=[]):
+        with _one_thread(), torch.random.fork_rng(devices=[]):
             try:
                 advice = list(check(subject))
             except Exception as error:
@@ -107,29 +108,29 @@ class _Subject:
     @cached_property
     def trained(self) -> _Training:
         """The method after all steps, on one batch again and again."""
-        method, batch, seen = self.start(), self.batch(), []
-        record = _Training(method, {n: t.clone() for n, t in method.state_dict().items()})
+        method, batch = self.start(), self.batch()
+        training = _Training(method, batch, {n: t.clone() for n, t in method.state_dict().items()})
         for t in range(STEPS):
             shown = train.step(method, batch, seed=0, t=t)
-            seen.append(shown)
             if "loss" not in shown:
                 raise UsageError("update must return {'loss': ...} among what the history shows", "add it")
+            training.losses.append(shown["loss"])
             if t + 1 in (STEPS // 4, STEPS // 2):
-                record.states.append(train.learned_state(method, pretrained=True))
-        record.losses = [shown["loss"] for shown in seen]
-        return record
+                training.states.append(train.learned_state(method, pretrained=True))
+        return training
 
 
 @dataclasses.dataclass
 class _Training:
     method: Method
+    batch: Batch
     before: dict[str, Tensor]
     losses: list[float] = dataclasses.field(default_factory=list)
     states: list[dict[str, Tensor]] = dataclasses.field(default_factory=list)  # after a quarter and a half of the steps
 
 
 def settings(subject: _Subject) -> Iterator[str]:
-    """its settings are a frozen dataclass that the engine can read"""
+    """has settings that the engine can read"""
     cls = subject.cls
     if not (sys.modules[cls.__module__].__doc__ or "").strip():
         yield "begin the file with a docstring: the idea in one sentence, which lists show, then citation and equation"
@@ -167,7 +168,7 @@ def settings(subject: _Subject) -> Iterator[str]:
 
 
 def builds(subject: _Subject) -> Iterator[str]:
-    """it builds for one structure and for two"""
+    """builds for one structure and for two"""
     before = _global_state()
     for structures in (1, 2):
         method = subject.build(structures)
@@ -178,7 +179,7 @@ def builds(subject: _Subject) -> Iterator[str]:
 
 
 def probabilities(subject: _Subject) -> Iterator[str]:
-    """predict gives one plane of probabilities per structure, for one image too"""
+    """predicts probabilities, for a single image too"""
     for structures, slices in ((1, 1), (1, SLICES), (2, 2)):
         image = subject.batch(structures, slices).image
         out = _predict(subject.build(structures), image)
@@ -196,7 +197,7 @@ def probabilities(subject: _Subject) -> Iterator[str]:
 
 
 def augments(subject: _Subject) -> Iterator[str]:
-    """augment gives a batch again and draws from the given generator only"""
+    """augments, drawing from the given generator only"""
     method, batch = subject.start(), subject.batch(2)
     results = [method.augment(batch, torch.Generator().manual_seed(0)) for _ in range(2)]
     image, mask = results[0]
@@ -213,9 +214,7 @@ def augments(subject: _Subject) -> Iterator[str]:
 
 
 def trains(subject: _Subject) -> Iterator[str]:
-    """a training step works, on one slice too, and reports a finite loss"""
-    batch = subject.batch()
-    given = Batch(batch.image.clone(), batch.mask.clone())
+    """trains, on a single slice too, with a finite loss"""
     before = _global_state()
     training = subject.trained
     if not all(map(math.isfinite, training.losses)):
@@ -224,9 +223,7 @@ def trains(subject: _Subject) -> Iterator[str]:
     unsound = [n for n, g in gradients.items() if not g.isfinite().all()]
     if unsound:
         yield f"the gradient of {unsound[0]} is not finite: look for the square root or logarithm of zero"
-    method = subject.start()
-    train.step(method, batch, seed=0, t=0)
-    if not (torch.equal(batch.image, given.image) and torch.equal(batch.mask, given.mask)):
+    if not all(torch.equal(a, b) for a, b in zip(training.batch, subject.batch(), strict=True)):
         yield "update and augment must not write into the batch they are given: use out-of-place operations"
     if not subject.cls.needs_batch:
         shown = train.step(subject.start(), subject.batch(slices=1), seed=0, t=0)
@@ -237,7 +234,7 @@ def trains(subject: _Subject) -> Iterator[str]:
 
 
 def learns(subject: _Subject) -> Iterator[str]:
-    """20 steps change the trained parameters, and only these, reduce the loss and bring the prediction to the mask"""
+    """learns within 20 steps what can be seen"""
     training = subject.trained
     parameters = dict(training.method.named_parameters())
     if not any(p.requires_grad for p in parameters.values()):
@@ -255,8 +252,8 @@ def learns(subject: _Subject) -> Iterator[str]:
             f"{STEPS} steps on one batch must reduce the loss; it went from {first:.4g} to {last:.4g}: "
             "is its sign right, and does learning_rate suit the network?"
         )
-    batch = subject.batch()
-    first, last = (_distance(_predict(method, batch.image), batch.mask) for method in (subject.start(), training.method))
+    image, mask = subject.batch()
+    first, last = (_distance(_predict(method, image), mask) for method in (subject.start(), training.method))
     if not last < first:
         yield (
             f"{STEPS} steps must bring the prediction closer to the mask; its cross-entropy went from {first:.4g} to "
@@ -265,7 +262,7 @@ def learns(subject: _Subject) -> Iterator[str]:
 
 
 def independent(subject: _Subject) -> Iterator[str]:
-    """a prediction depends on its own image and the weights, on nothing else"""
+    """predicts each image by itself"""
     method, image = subject.trained.method, subject.batch().image
     state = {n: t.clone() for n, t in method.state_dict().items()}
     together = _predict(method, image)
@@ -284,7 +281,7 @@ def independent(subject: _Subject) -> Iterator[str]:
 
 
 def repeatable(subject: _Subject) -> Iterator[str]:
-    """two runs with one seed agree, and a run that was killed goes on to the same weights"""
+    """repeats itself with one seed, also when killed and resumed"""
     quarter, half = subject.trained.states
     method, batch = subject.start(), subject.batch()
     for t in range(STEPS // 4):
@@ -324,6 +321,17 @@ CHECKS: tuple[Callable[[_Subject], Iterator[str]], ...] = (
     independent,
     repeatable,
 )
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Images this small are slower with several, and one always adds in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _predict(method: Method, image: Tensor) -> Tensor:

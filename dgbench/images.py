@@ -224,11 +224,6 @@ class FileTask(Task):
         """The file's numbers by the task's intensity rule: float32 (D, C, H, W) in [0, 1]."""
         return to_unit(pixels)
 
-    def image(self, path: Path) -> tuple[np.ndarray, Spacing]:
-        """An image file outside the task's lists, as the task reads its own: ((D, C, H, W) in [0, 1], spacing)."""
-        pixels = read(path)
-        return self.intensities(pixels), pixels.spacing or (1.0, 1.0, 1.0)
-
     def code_fingerprint(self) -> str:
         """sha256 of the task's file and of this one: how files are read is part of the data."""
         paths = {inspect.getfile(c) for c in type(self).__mro__ if issubclass(c, Task) and c is not Task}

@@ -69,7 +69,7 @@ def measure(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> Scor
     ValueError: the shapes differ, are neither 2-D nor 3-D, or do not fit the spacing.
     """
     to_reference, to_prediction = surface_distances(prediction, reference, spacing)
-    n_prediction, n_reference = np.count_nonzero(prediction), np.count_nonzero(reference)
+    n_prediction, n_reference = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
     overlap = dice(prediction, reference)
     if not n_prediction and not n_reference:
         return Scores(overlap, math.nan, math.nan, math.nan, "both_empty", 0, 0)
@@ -89,7 +89,7 @@ def dice(prediction: Mask, reference: Mask) -> float:
     """
     _check(prediction, reference)
     total = np.count_nonzero(prediction) + np.count_nonzero(reference)
-    return 2 * np.count_nonzero(prediction & reference) / total if total else math.nan
+    return float(2 * np.count_nonzero(prediction & reference) / total) if total else math.nan
 
 
 def asd(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float:

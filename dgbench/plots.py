@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib import style
@@ -89,7 +89,12 @@ def heat_map(
                 blank = home or math.isnan(value)
                 face = "white" if blank else colours.to_rgba(value)
                 corner = (x[column] - 0.5, y[row] - 0.5)
-                look = {"facecolor": face, "edgecolor": "#cccccc", "hatch": "////" if home else None, "linewidth": 0.5}
+                look: dict[str, Any] = {
+                    "facecolor": face,
+                    "edgecolor": "#cccccc",
+                    "hatch": "////" if home else None,
+                    "linewidth": 0.5,
+                }
                 axes.add_patch(Rectangle(corner, 1, 1, clip_on=False, **look))
                 dark = not blank and np.dot(face[:3], (0.299, 0.587, 0.114)) < 0.5
                 axes.text(
@@ -138,7 +143,7 @@ def target_boxes(
     names = [_wrap(v, 2.2) for v in variants]
     lines = sum(max(1.4, n.count("\n") + 1) for n in names)
     side = 0.075 * max(len(line) for n in names for line in n.split("\n"))
-    figure, grid, _ = _grid(len(targets), (1.7, 0.19 * lines + 0.3), (side, 0.7), limit=math.inf)
+    figure, grid, _ = _grid(len(targets), (1.7, 0.19 * lines + 0.3), (side, 0.9), limit=math.inf)
     jitter = np.random.default_rng(0)
     for axes, target in zip(grid, targets, strict=True):
         for i, variant in enumerate(variants):

@@ -73,6 +73,12 @@ def all_cases(records: Iterable[RunRecord], protocol: Protocol) -> pd.DataFrame:
     )  # fmt: skip
     cases["flag"] = cases["flag"].fillna("")
     cases = cases.sort_values(["run", "domain", "case", "structure"], ignore_index=True)
+    record = records[0].record
+    known = cases["domain"].isin(record["domains"]) & cases["structure"].isin(record["structures"])
+    if not known.all():
+        row = cases[~known].iloc[0]
+        where = f"domain '{row['domain']}', structure '{row['structure']}'"
+        raise DataError(f"{records[row['run']].path} was tested on what its task does not have: {where}", again)
     twice = cases[cases.duplicated(["run", "domain", "case", "structure"])]
     if len(twice):
         row = twice.iloc[0]
@@ -292,7 +298,7 @@ def summary(cells: pd.DataFrame, records: Iterable[RunRecord], protocol: Protoco
             "both_empty": counts["both_empty"],
             "tested": counts["cases"],
             "missed_rate": counts["missed"] / present if present else math.nan,
-            "initialisation": ", ".join(sorted({str(r.record["initialisation"]) for r in theirs})),
+            "initialisation": ", ".join(sorted({name for r in theirs for name in _names(r.record["initialisation"])})),
             "needs": ", ".join(re.sub(r"^(uses|needs)_", "", n).replace("_", " ") for n in needs),
             "parameters": max(c["parameters"] for c in costs),
             "trained": max(c["trained"] for c in costs),
@@ -304,6 +310,11 @@ def summary(cells: pd.DataFrame, records: Iterable[RunRecord], protocol: Protoco
         rows.append(row)
     order = {"by": ["oracle", "dice", "variant"], "ascending": [True, False, True]}
     return pd.DataFrame(rows).sort_values(**order, na_position="last", ignore_index=True)
+
+
+def _names(initialisation: str | dict[str, str]) -> list[str]:
+    """ "scratch", or the files that pretrained weights were read from (a record holds their sha256 with them)."""
+    return [initialisation] if isinstance(initialisation, str) else list(initialisation)
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -344,7 +355,7 @@ def context(cells: pd.DataFrame, records: Sequence[RunRecord], protocol: Protoco
         f"Task {records[0].task}; {protocol.caption()}. Averages: {MEANS[protocol.mean]}. "
         f"Seeds: {', '.join(str(s) for s in sorted(cells['seed'].unique()))}. "
         f"Target cases: {', '.join(f'{d} {k}' for d, k in cases.items())}. "
-        f"Of {n['n_cases']} tested structures {n['n_missed']} were missed, {n['n_false_positive']} falsely found, "
+        f"Of {n['n_cases']} tested structures: {n['n_missed']} missed, {n['n_false_positive']} falsely found, "
         f"{n['n_both_empty']} absent from both masks. Metrics version {records[0].record['metrics_version']}."
     )
 
@@ -654,10 +665,14 @@ def write(records: Iterable[RunRecord], protocol: Protocol, folder: Path) -> lis
         matrices: list[Matrix] = []
         for structure in [None, *(structures if len(structures) > 1 else [])]:
             these = [matrix(every, protocol, v, metric, structure) for v in overview["variant"]]
-            words = heading(every, records, protocol, metric, structure), context(every, records, protocol, structure)
+            title = heading(every, records, protocol, metric, structure)
+            words = {
+                v: context(every[every["variant"] == v], records, protocol, structure) for v in overview["variant"]
+            }
             name = "-".join(filter(None, (label, metric, structure)))
-            shown += [sources_table(these, oracles, name, *words)] if len(these) > 1 else []
-            shown += [matrix_table(m, f"{name}-{m.variant}", *words) for m in these]
+            if len(these) > 1:
+                shown.append(sources_table(these, oracles, name, title, context(every, records, protocol, structure)))
+            shown += [matrix_table(m, f"{name}-{m.variant}", title, words[m.variant]) for m in these]
             matrices += these
         files |= {
             f"{metric}.csv": csv_text(matrix_frame(matrices, units[metric])),

@@ -246,7 +246,7 @@ def test_masks_that_are_neither_image_nor_volume_are_refused(shape):
         dice(np.ones(shape, bool), np.ones(shape, bool))
 
 
-@pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 1, 1), (1, 0, 1), (1, -1, 1), (1, math.nan, 1), (1, math.inf, 1), 1])
+@pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 1, 1), (1, 0, 1), (1, -1, 1), (1, math.nan, 1), (math.inf, 1, 1)])
 def test_a_spacing_that_does_not_fit_is_refused(spacing):
     for call in (lambda: measure(cube(2), cube(3), spacing), lambda: image_diagonal(nothing.shape, spacing)):
         with pytest.raises(ValueError, match="must be 3 positive numbers"):

@@ -51,7 +51,7 @@ def predict_files(
     make_folder(out)
     for path in paths:
         pixels = images.read(path)
-        image = reader.unit(pixels) if reader else images.to_unit(pixels)
+        image = reader.intensities(pixels) if reader else images.to_unit(pixels)
         mask = predict_image(method, image)
         for k, structure in enumerate(record.record["structures"]):
             yield _write(mask[:, k], pixels, out / f"{images.stem(path)}_{structure}", path)

@@ -63,7 +63,7 @@ class FolderTask(FileTask):
     network on two CPU cores; raise both where there is a GPU.
     """
 
-    image_size = 256
+    image_size = 192
     steps = 300
 
     def __init__(self, path: Path):

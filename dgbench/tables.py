@@ -149,7 +149,7 @@ def cells(records: Iterable[RunRecord], protocol: Protocol) -> pd.DataFrame:
     return table[[*names.split(), *counts]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matrix:
     """Source x target averages of one variant, metric and structure (None: the mean of all).
 

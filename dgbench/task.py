@@ -113,6 +113,7 @@ class Task(ABC):
     def verify(self) -> list[str]:
         """Everything that is wrong with the task's data, one sentence each; an empty list when all is well."""
         problems: list[str] = []
+        seen: dict[bytes, str] = {}
         if len(self.domains) < 2:
             problems.append(f"task '{self.name}' has {len(self.domains)} domain(s): generalization needs at least 2")
         for domain in self.domains:
@@ -125,7 +126,6 @@ class Task(ABC):
                 problems.append(f"domain '{domain}' has no case")
             for duplicate in sorted({i for i in ids if ids.count(i) > 1}):
                 problems.append(f"domain '{domain}' lists case '{duplicate}' twice")
-            seen: dict[bytes, str] = {}
             for case_id in ids:
                 try:
                     case = self.load(domain, case_id)
@@ -133,10 +133,10 @@ class Task(ABC):
                     problems.append(error.cause)
                     continue
                 problems += case_problems(case, self, f"{domain}/{case_id}")
-                content = hashlib.sha256(np.ascontiguousarray(case.image)).digest()
+                content = hashlib.sha256(case.image.tobytes()).digest()
                 if content in seen:
-                    problems.append(f"{domain}/{case_id} has the same image as {domain}/{seen[content]}")
-                seen.setdefault(content, case_id)
+                    problems.append(f"{domain}/{case_id} has the same image as {seen[content]}")
+                seen.setdefault(content, f"{domain}/{case_id}")
         return problems
 
 

@@ -34,6 +34,7 @@ from dgbench import sam, weights
 from dgbench.errors import UsageError, require
 from dgbench.losses import dice_bce
 from dgbench.method import Batch, Hparams, Method
+from dgbench.nets import normalise, resize
 from dgbench.task import TaskInfo
 
 
@@ -206,9 +207,7 @@ class DAPSAM(Method):
 
     def logits(self, image: Tensor) -> Tensor:
         """(N, 3, S, S) -> (N, K, S, S). Each channel of each image is brought to mean 0 and deviation 1."""
-        centred = image - image.mean((2, 3), keepdim=True)
-        x = centred / centred.square().mean((2, 3), keepdim=True).sqrt().clamp_min(1e-6)
-        return F.interpolate(self.low_res_logits(x), image.shape[-2:], mode="bilinear", align_corners=False)
+        return resize(self.low_res_logits(normalise(image, "zscore").expand_as(image)), image.shape[-2:])
 
     def loss(self, batch: Batch) -> Tensor:
         h = self.hparams
@@ -220,7 +219,7 @@ class DAPSAM(Method):
 
     def schedule(self, step: int) -> float:
         """Linear warm-up, then polynomial decay; both one step late, as the authors set the rate after each step."""
-        done = step - 1 - self.hparams.warmup
-        if done < 0:
-            return max(step, 1) / self.hparams.warmup
-        return (1 - done / (self.hparams.horizon * self.steps)) ** 0.9
+        warmup, last = self.hparams.warmup, max(step - 1, 0)
+        if last < warmup:
+            return max(step, 1) / warmup
+        return (1 - (last - warmup) / (self.hparams.horizon * self.steps)) ** 0.9

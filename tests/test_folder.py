@@ -1,4 +1,4 @@
-"""A folder of images is a task: which files belong together, which values are structures, and what a mistake is told."""
+"""A folder of images is a task: which files belong together, which values are structures, what a mistake is told."""
 
 import os
 from pathlib import Path
@@ -47,7 +47,7 @@ def toml(folder: Path, text: str) -> FolderTask:
     return FolderTask(folder)
 
 
-# --- as it stands ------------------------------------------------------------------------------------------------------
+# --- as it stands ---------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_is_a_task_without_a_line_of_configuration(two):
@@ -105,7 +105,8 @@ def test_one_mask_for_each_structure_in_the_files_name_or_in_a_folder(tmp_path, 
     assert task.case_ids("A") == ["p_1", "p_1_late"] and task.structures == ("cup", "optic_disc")
     case = task.load("B", "p_1")
     np.testing.assert_array_equal(case.mask[0], np.stack([CUP, DISC]) > 0)
-    assert [p.name for p in task.files("B", "p_1")][0] == "p_1.png" and len(task.files("B", "p_1")) == 3
+    image, cup, disc = task.files("B", "p_1")
+    assert image.name == "p_1.png" and "cup" in str(cup) and "optic_disc" in str(disc)
 
 
 def test_volumes_have_the_spacing_of_their_header(tmp_path):
@@ -129,7 +130,7 @@ def test_a_domain_with_one_coloured_image_has_three_channels_and_another_stays_g
     assert prepare(task, "B", 16, tmp_path / "cache").images.shape == (2, 3, 16, 16)
 
 
-# --- task.toml ---------------------------------------------------------------------------------------------------------
+# --- task.toml ------------------------------------------------------------------------------------------------------
 
 
 def test_task_toml_names_structures_and_all_the_rest(two):
@@ -204,7 +205,7 @@ def test_slices_need_the_distance_between_them(two):
     assert case.spacing == (2, 0.5, 0.5) and case.mask.sum(axis=(1, 2, 3)).tolist() == [36, 4]
 
 
-# --- mistakes ----------------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_slices_need_the_distance_between_them(two):
     [
         (lambda f: (f / "A/masks/x.png").unlink(), r"image \S*A/images/x\.png has no mask"),
         (lambda f: (f / "A/images/x.png").unlink(), r"mask \S*A/masks/x\.png has no image"),
-        (lambda f: save(f / "A/images/x.jpg", gray(5)), r"case 'x' of domain 'A' is there twice: \S*x\.jpg and \S*x\.png"),
+        (lambda f: save(f / "A/images/x.jpg", gray(5)), r"'x' of domain 'A' is there twice: \S*x\.jpg and \S*x\.png"),
         (lambda f: save(f / "A/masks/x.tif", DISC), r"case 'x' of domain 'A' is there twice"),
         (lambda f: save(f / "A/masks/x.png", DISC[:5]), r"differ in size"),
         (lambda f: save(f / "A/masks/x.png", 0 * DISC), r"A/x: the mask is empty"),
@@ -223,8 +224,7 @@ def test_slices_need_the_distance_between_them(two):
         (lambda f: (f / "A/images/gone.png").symlink_to(f / "nowhere"), r"gone"),
         (lambda f: (f / "A/masks").rename(f / "A/Masks"), r"domain 'A' has no folder \S*A/masks"),
         (lambda f: save(f / "B/images/copy.png", gray(2)) and save(f / "B/masks/copy.png", DISC), "the same image"),
-        (lambda f: (f / "A/images/x.png").rename(f / "A/images/=x.png") and (f / "A/masks/x.png").rename(f / "A/masks/=x.png"),
-         "'=x' cannot name a case"),
+        (lambda f: [p.rename(p.with_name("=x.png")) for p in f.glob("A/*/x.png")], "'=x' cannot name a case"),
     ],
 )  # fmt: skip
 def test_verify_says_what_is_wrong_with_which_file(two, spoil, said):
@@ -314,7 +314,7 @@ def test_an_unknown_domain_or_case_is_told_with_what_there_is(two):
         FolderTask(two).load("A", "q")
 
 
-# --- real images -------------------------------------------------------------------------------------------------------
+# --- real images ----------------------------------------------------------------------------------------------------
 
 
 def test_breast_ultrasound_of_four_sources_is_a_task_as_it_stands(root):

@@ -39,7 +39,7 @@ def write(path: Path, voxels: np.ndarray = VOXELS, matrix: np.ndarray | None = N
     return path
 
 
-# --- NIfTI -----------------------------------------------------------------------------------------------------------
+# --- NIfTI ----------------------------------------------------------------------------------------------------------
 
 
 def test_x_y_z_become_slices_height_width(tmp_path):
@@ -49,8 +49,10 @@ def test_x_y_z_become_slices_height_width(tmp_path):
     np.testing.assert_allclose(matrix, affine(), rtol=1e-6)
 
 
-@given(hnp.arrays(st.sampled_from([np.uint8, np.int16, np.float32]), hnp.array_shapes(min_dims=3, max_dims=3, max_side=5),
-                  elements=st.integers(0, 200)))  # fmt: skip
+CUBES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)
+
+
+@given(hnp.arrays(st.sampled_from([np.uint8, np.int16, np.float32]), CUBES, elements=st.integers(0, 200)))
 @settings(max_examples=25, deadline=None)
 def test_every_voxel_comes_back(tmp_path_factory, voxels):
     path = tmp_path_factory.mktemp("v") / "a.nii.gz"
@@ -201,7 +203,7 @@ def test_a_mask_stored_as_floats_becomes_whole_numbers_and_half_a_structure_is_r
         read(write(tmp_path / "b.nii.gz", labels + 0.5), mask=True)
 
 
-# --- PNG, JPEG, TIFF ---------------------------------------------------------------------------------------------------
+# --- PNG, JPEG, TIFF ------------------------------------------------------------------------------------------------
 
 GRAY = RNG.integers(0, 256, (7, 9), dtype=np.uint8)
 COLOUR = RNG.integers(0, 256, (7, 9, 3), dtype=np.uint8)
@@ -308,7 +310,7 @@ def test_a_case_is_named_by_its_file_without_the_suffix():
     assert [stem(Path(n)) for n in ("a.b.nii.gz", "a.NII.GZ", "a.nii", "a.b.JPG")] == ["a.b", "a", "a", "a.b"]
 
 
-# --- intensities -------------------------------------------------------------------------------------------------------
+# --- intensities ----------------------------------------------------------------------------------------------------
 
 
 def test_a_photograph_of_8_bits_is_divided_by_255():
@@ -335,7 +337,7 @@ def test_gray_saved_as_colour_has_one_channel_and_colour_has_three():
     assert unit.shape == (1, 3, 7, 9) and unit[0, 2, 4, 5] == np.float32(COLOUR[4, 5, 2] / 255)
 
 
-# --- an image with its masks -------------------------------------------------------------------------------------------
+# --- an image with its masks ----------------------------------------------------------------------------------------
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path):
@@ -374,7 +376,7 @@ def test_values_of_a_mask_may_be_negative_or_large():
     assert values_of(np.array([[-1, 0], [1 << 20, 5]])) == [-1, 5, 1 << 20]
 
 
-# --- where a task's files lie ------------------------------------------------------------------------------------------
+# --- where a task's files lie ---------------------------------------------------------------------------------------
 
 
 class Empty(FileTask):

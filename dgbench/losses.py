@@ -1,4 +1,4 @@
-"""Segmentation losses: what training minimises. All take logits, (N, K, H, W), and masks in {0, 1} of the same shape."""
+"""Segmentation losses: what training minimises. All take logits (N, K, H, W) and masks in {0, 1} of the same shape."""
 
 from typing import Literal
 

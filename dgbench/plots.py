@@ -19,6 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from dgbench import tables
 from dgbench.files import make_folder, write_atomic
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; yellow is left out: too light for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-REFERENCE, PREDICTION = "#56B4E9", "#E69F00"
+REFERENCE, PREDICTION = "#56B4E9", "#F0E442"  # of the same palette; both stand out from gray and from a fundus
 GRAY = "#666666"
 styled = style.context(
     [
@@ -222,14 +223,16 @@ def overlays(panels: Iterable[Panel]) -> Figure:
                 padded = np.pad(mask.astype(float), 1)
                 if mask.any():
                     at = np.arange(-1, padded.shape[1] - 1), np.arange(-1, padded.shape[0] - 1)
-                    axes.contour(*at, padded, levels=[0.5], colors=colour, linewidths=thickness, linestyles=dash)
+                    line = axes.contour(*at, padded, levels=[0.5], colors=colour, linewidths=thickness, linestyles=dash)
+                    line.set_path_effects([withStroke(linewidth=thickness + 1.2, foreground="black")])
         axes.set(xlim=(-0.5, panel.image.shape[1] - 0.5), ylim=(panel.image.shape[0] - 0.5, -0.5), xticks=[], yticks=[])
         axes.set_title(_wrap(panel.title, width))
         axes.spines[:].set_visible(False)
         axes.set_anchor("N")
+    outline = [withStroke(linewidth=3.2, foreground="black")]
     handles = [
-        Line2D([], [], color=REFERENCE, linewidth=2, label="reference"),
-        Line2D([], [], color=PREDICTION, linewidth=2, linestyle="dashed", label="prediction"),
+        Line2D([], [], color=REFERENCE, linewidth=2, label="reference", path_effects=outline),
+        Line2D([], [], color=PREDICTION, linewidth=2, linestyle="dashed", label="prediction", path_effects=outline),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return _settled(figure)

@@ -163,26 +163,30 @@ def is_folder(name: str) -> bool:
 
 
 def code_hash(cls: type) -> str:
-    """sha256 over the code a class computes with: its file, its bases', and all of dgbench they import, in turn.
+    """sha256 over the code a class computes with: its file, its bases', and all they import of dgbench or of their own
+    package, in turn.
 
     Comments, docstrings and layout do not count, so that explaining a method better does not make its runs stale.
     """
-    waiting = [Path(inspect.getfile(c)) for c in cls.__mro__ if c.__module__.startswith("dgbench")]
-    code: dict[str, str] = {}
+    foreign = {"builtins", "abc", "typing", "torch"}
+    bases = [c for c in cls.__mro__ if c.__module__.partition(".")[0] not in foreign]
+    packages = {"dgbench", *(c.__module__.partition(".")[0] for c in bases)}
+    waiting = [Path(inspect.getfile(c)).resolve() for c in bases]
+    code: dict[Path, str] = {}
     while waiting:
         path = waiting.pop()
-        if path.name in code or path.name == "errors.py":
+        if path in code or path.name == "errors.py":
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dgbench"):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in packages:
                 modules = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
                 waiting += [p for p in map(_source, modules) if p is not None]
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
                 body[:] = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
-        code[path.name] = ast.dump(tree)
-    return hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()
+        code[path] = ast.dump(tree)
+    return hashlib.sha256(repr(sorted((path.name, tree) for path, tree in code.items())).encode()).hexdigest()
 
 
 def _source(module: str) -> Path | None:
@@ -190,7 +194,9 @@ def _source(module: str) -> Path | None:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
         return None
-    return Path(spec.origin) if spec and spec.origin and not spec.origin.endswith("__init__.py") else None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py") or spec.origin.endswith("__init__.py"):
+        return None
+    return Path(spec.origin).resolve()
 
 
 def _load(plugin: Plugin) -> ModuleType:
@@ -219,7 +225,8 @@ def defines(path: Path) -> Kind:
     except (SyntaxError, ValueError):  # a broken file is listed as broken, where it most likely belongs
         imported = set(re.findall(r"^\s*(?:from|import)\s+(dgbench[.\w]*)", text, re.MULTILINE))
     is_method = any(m.startswith("dgbench.method") for m in imported)
-    is_task = any(m.startswith(("dgbench.task", "dgbench.images", "dgbench.folder", "dgbench.datasets")) for m in imported)
+    of_tasks = ("dgbench.task", "dgbench.images", "dgbench.folder", "dgbench.datasets")
+    is_task = any(m.startswith(of_tasks) for m in imported)
     return "datasets" if is_task and not is_method else "methods"
 
 

@@ -178,7 +178,11 @@ def decode(
     )
 
 
-MASK_HEAD = ("mask_decoder.mask_tokens.", "mask_decoder.output_hypernetworks_mlps.", "mask_decoder.iou_prediction_head.")
+MASK_HEAD = (
+    "mask_decoder.mask_tokens.",
+    "mask_decoder.output_hypernetworks_mlps.",
+    "mask_decoder.iou_prediction_head.",
+)
 
 
 def fit_release(

@@ -514,7 +514,8 @@ LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # after \\ an open bracket would be read as an optional argument
+    "[": "{[}",  # a line that starts with [ or * would be read as an argument of the \\ before it
+    "*": "{*}",
     "]": "{]}",
     "±": r"$\pm$",
 }
@@ -540,7 +541,7 @@ def latex(tables: Iterable[Table]) -> str:
             rows.insert(-1, r"\midrule")
         lines = [
             r"\begin{table}",
-            r"\centering",
+            r"\centering\small\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{escape(table.caption)}}}",
             rf"\label{{tab:{re.sub(r'[^A-Za-z0-9]+', '-', table.name).strip('-')}}}",
             rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",

@@ -19,7 +19,7 @@ _SCHEMAS = (
 def _import_torchvision() -> torch.library.Library | None:
     """The library that holds the declared schemas, None where none is needed. Any other import error is raised."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "operator torchvision::" not in str(error):
             raise

@@ -64,7 +64,9 @@ def find(name: str) -> Path:
     found = _sha256(path, stat.st_size, stat.st_mtime_ns)
     if found != known.sha256:
         size = f"{stat.st_size:,} of {known.size:,} bytes"
-        raise DataError(f"{path} is not the published file: its sha256 is {found} ({size})", f"delete it, then {remedy}")
+        raise DataError(
+            f"{path} is not the published file: its sha256 is {found} ({size})", f"delete it, then {remedy}"
+        )
     return path
 
 
@@ -86,7 +88,9 @@ def load_state(path: Path) -> dict[str, Tensor]:
         content = _read(path)
     except Exception as error:  # torch, zipfile, pickle and safetensors each fail in ways of their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path} cannot be read as weights: {reason}", "get the file again; it must hold tensors only") from error
+        raise DataError(
+            f"{path} cannot be read as weights: {reason}", "get the file again; it must hold tensors only"
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

@@ -33,4 +33,4 @@ class Template(ERM):
         return super().loss(Batch(batch.image**power, batch.mask))
 
     # Inherited: the network, and predict(image) -> (N, K, H, W) probabilities, each image by itself. A network of your
-    # own is built in __init__(self, task, hparams); two optimizers or an inner loop go to configure() and update(batch).
+    # own is built in __init__(self, task, hparams); several optimizers or inner loops go to configure() and update().

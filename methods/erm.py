@@ -1,19 +1,20 @@
 """ERM: plain training on the source, what every other method is compared with.
 
-Vapnik. Statistical Learning Theory. Wiley 1998. The network is a U-Net: Ronneberger, Fischer, Brox. U-Net: Convolutional
-Networks for Biomedical Image Segmentation. MICCAI 2015. https://arxiv.org/abs/1505.04597
+Vapnik. Statistical Learning Theory. Wiley 1998 (empirical risk minimization). The network is the U-Net: Ronneberger,
+Fischer, Brox. U-Net: Convolutional Networks for Biomedical Image Segmentation. MICCAI 2015.
+https://arxiv.org/abs/1505.04597
 
-    loss = mean over source batches of (BCE(f(z), y) + Dice loss(f(z), y)) / 2      z = (x - mean(x)) / std(x)
+    z = (x - mean(x)) / std(x)          loss = (BCE(f(z), y) + Dice loss(f(z), y)) / 2
 
-`--set encoder=resnet34 --set initialisation=imagenet` replaces the U-Net's encoder by a network of timm. The
-initialisation is a setting, thus part of the variant's name: it moves scores as much as many methods do.
+`--set encoder=resnet34 --set initialisation=imagenet` puts a network of timm in the encoder's place. The initialisation
+is a setting, and so in the name of the variant: it can move the scores as much as a method does. z stays the same with
+it, so that nothing else differs.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from dgbench.errors import UsageError
@@ -27,37 +28,35 @@ from dgbench.weights import load_into, load_state
 
 @dataclass(frozen=True)
 class ERMHparams(Hparams):
-    encoder: str = "unet"  # or the name of a feature network in timm
-    initialisation: str = "scratch"  # or "imagenet" (timm's published weights), or a .safetensors or .pth file
-    width: int = 16  # channels of the shallowest stage, of the decoder if the encoder is timm's; twice as many at each deeper
-    norm: Norm = "batch"  # of the U-Net, or of the decoder
-    normalise: Literal["zscore", "imagenet"] = "zscore"  # by each image's own mean and deviation, or by ImageNet's
+    encoder: str = "unet"  # or the name of a network in timm
+    initialisation: str = "scratch"  # or "imagenet", as timm publishes it, or a .safetensors or .pth file
+    width: int = 16  # channels of the (decoder's) shallowest stage, twice as many at each deeper one
+    norm: Norm = "batch"  # of the U-Net, or of the decoder on timm's encoder
+    normalise: Literal["zscore", "imagenet"] = "zscore"  # by the image's own mean and deviation, or ImageNet's
 
 
 class ERM(Method):
     hparams: ERMHparams
     paper = "https://arxiv.org/abs/1505.04597"
+    per_task: ClassVar = {"phantom": {"width": 8}, "prostate": {"width": 32}, "fundus": {"width": 32}}
 
     def __init__(self, task: TaskInfo, hparams: ERMHparams):
         super().__init__(task, hparams)
-        structures = len(task.structures)
+        structures, h = len(task.structures), hparams
         self.net: UNet | FeatureUNet
-        if hparams.encoder == "unet":
-            self.net = UNet(structures, width=hparams.width, norm=hparams.norm)
+        if h.encoder != "unet":
+            self.net = FeatureUNet(h.encoder, structures, h.width, h.norm, self.image_size)
+        elif h.initialisation == "imagenet":
+            raise UsageError("the plain U-Net has no ImageNet weights", "choose an encoder: --set encoder=resnet34")
         else:
-            self.net = FeatureUNet(hparams.encoder, structures, hparams.width, hparams.norm, self.image_size)
+            self.net = UNet(structures, width=h.width, norm=h.norm)
 
     def load_pretrained(self) -> dict[str, str]:
-        """A file holds the whole U-Net (its own names), or timm's network as timm publishes it."""
+        """A file holds all of the U-Net, by the names of `net`, or all of timm's network; everything is trained further."""
         h = self.hparams
         if h.initialisation == "scratch":
             return {}
-        if h.initialisation != "imagenet":
-            path = Path(h.initialisation)
-        elif isinstance(self.net, FeatureUNet):
-            path = published_weights(h.encoder)
-        else:
-            raise UsageError("there are no ImageNet weights of the plain U-Net", "choose a timm encoder with --set encoder=resnet34")
+        path = published_weights(h.encoder) if h.initialisation == "imagenet" else Path(h.initialisation)
         if isinstance(self.net, FeatureUNet):
             self.net.load_encoder(load_state(path), path)
         else:

@@ -105,6 +105,15 @@ def test_half_of_the_factors_lie_below_one():
     assert gamma.max().item() == pytest.approx(3, abs=0.03)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_the_cpu_gives_but_for_the_grain_of_the_noise():
+    batch, ranges = noisy(), replace(EVERYTHING, p_noise=0)
+    on_gpu = augment(Batch(batch.image.cuda(), batch.mask.cuda()), state(), ranges)
+    image, mask = augment(batch, state(), ranges)
+    torch.testing.assert_close(on_gpu.image.cpu(), image, atol=1e-3, rtol=0)
+    assert (on_gpu.mask.cpu() != mask).float().mean() < 1e-3
+
+
 # Nothing to do
 
 
@@ -259,6 +268,14 @@ def test_a_blurred_point_is_a_gaussian_of_the_same_mean():
     torch.testing.assert_close(deviation, torch.tensor([0.6, 1.0]), atol=0.03, rtol=0)
     flat = torch.full((1, 1, 9, 9), 0.7)
     torch.testing.assert_close(gaussian_blur(flat, torch.ones(1, 1, 1, 1), 3), flat)
+
+
+def test_blur_smooths_an_image_and_keeps_its_mean():
+    batch = noisy(height=64, width=64)
+    blurred = augment(batch, state(), Augmentation(p_blur=1, blur=(1, 1))).image
+    # white noise keeps 1 / (4 pi sigma^2) of its variance; the border's repeated pixels add a little
+    assert blurred.var().item() == pytest.approx(batch.image.var().item() / (4 * torch.pi), rel=0.1)
+    torch.testing.assert_close(blurred.mean((2, 3)), batch.image.mean((2, 3)), atol=5e-3, rtol=0)
 
 
 def test_low_resolution_takes_away_what_is_finer_than_its_pixels():

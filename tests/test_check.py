@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgbench.check import CHECKS, check_method, run_checks
+from dgbench.errors import UsageError
 from dgbench.method import Batch, Hparams, Method
+from dgbench.new import write_method
 from dgbench.registry import add_plugin, get_method
 
 
@@ -296,3 +298,31 @@ def torch_draws_on_as_if_nothing_was_checked() -> Iterator[None]:
     before = torch.get_rng_state()
     yield
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_file_that_new_writes_is_a_method_as_it_stands(tmp_path: Path):
+    path = write_method("my_method", tmp_path)
+    add_plugin(path)
+    cls = get_method("my_method")
+    assert cls.__name__ == "MyMethod"
+    assert check_method(cls) == []
+    assert 20 <= len(path.read_text().splitlines()) <= 40
+
+
+def test_new_never_overwrites(tmp_path: Path):
+    path = write_method("my_method", tmp_path)
+    path.write_text("my work")
+    with pytest.raises(UsageError, match=r"my_method\.py exists"):
+        write_method("my_method", tmp_path)
+    assert path.read_text() == "my work"
+
+
+@pytest.mark.parametrize("name", ["my-method", "MyMethod", "class", "2d", "_hidden", "../x", "", "erm"])
+def test_new_refuses_a_name_that_could_not_be_used(name: str, tmp_path: Path):
+    with pytest.raises(UsageError):
+        write_method(name, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_new_does_not_hide_what_the_file_imports(tmp_path: Path):
+    assert "class BatchMethod(ERM)" in write_method("batch", tmp_path).read_text()

@@ -182,7 +182,7 @@ def test_any_multiple_of_the_patch_is_an_image_size(image_size):
 
 
 def test_another_image_size_is_told_with_the_nearest_that_fits():
-    with pytest.raises(UsageError, match="image_size 100 is no multiple of the patch size 8(?s:.*)image_size=96"):
+    with pytest.raises(UsageError, match=r"image_size 100 is no multiple of the patch size 8(?s:.*)image_size=96"):
         dapsam(image_size=100)
 
 
@@ -207,7 +207,7 @@ def test_the_dice_of_each_image_is_another_loss_than_the_dice_of_the_batch():
 
 @pytest.mark.parametrize("option", [{"load_mask_head": True}, {"position_encoding": "sam"}])
 def test_a_backbone_from_scratch_has_nothing_to_load(option):
-    with pytest.raises(UsageError, match="vit_tiny.*from scratch"):
+    with pytest.raises(UsageError, match=r"vit_tiny.*from scratch"):
         dapsam(**option)
 
 
@@ -275,7 +275,7 @@ def test_a_release_that_lacks_a_key_is_refused_with_its_name(release, released, 
     monkeypatch.setenv("DGBENCH_WEIGHTS", str(tmp_path))
     known = weights.Weights("small.pth", "https://host/small.pth", sha256(tmp_path / "small.pth"), 1, "")
     monkeypatch.setitem(weights.WEIGHTS, "small", known)
-    with pytest.raises(DataError, match=r"small\.pth does not fit.*1 missing \(image_encoder\.blocks\.2\.norm1\.weight"):
+    with pytest.raises(DataError, match=r"small\.pth does not fit.*1 missing \(.*blocks\.2\.norm1\.weight"):
         dapsam(backbone="small").load_pretrained()
 
 

@@ -276,7 +276,7 @@ def same(scores, others, scale=1.0):
     return scores[:4] == pytest.approx((others[0], *(scale * d for d in others[1:4])), rel=1e-9, abs=1e-12)
 
 
-law = settings(max_examples=60, deadline=None)
+law = settings(max_examples=50, deadline=None)
 
 
 @law
@@ -361,6 +361,16 @@ def test_distances_are_those_of_a_search_through_all_border_voxels(pair):
     to_reference, to_prediction = surface_distances(prediction, reference, spacing)
     assert to_reference == pytest.approx(table.min(1), rel=1e-9, abs=1e-12)
     assert to_prediction == pytest.approx(table.min(0), rel=1e-9, abs=1e-12)
+
+
+@law
+@given(pairs())
+def test_a_sweep_of_the_box_and_a_search_in_the_tree_give_the_same_distances(pair):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "SWEEP", math.inf)
+        swept = measure(*pair)
+        patch.setattr(metrics, "SWEEP", 0)
+        assert same(measure(*pair), swept)
 
 
 # MedPy

@@ -1,4 +1,4 @@
-"""Figures are looked at through their artists: what is drawn where and in which colour; the same runs, the same file."""
+"""Figures are looked at through their artists: what is drawn where, in which colour, and that files stay the same."""
 
 import math
 import subprocess

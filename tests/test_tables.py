@@ -7,6 +7,7 @@ import itertools
 import math
 import random
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -31,9 +32,7 @@ COSTS = ("parameters", "trained", "train_seconds", "test_seconds", "peak_memory_
 Score = float | str  # a Dice, or the flag of a structure that was missed, falsely found, or in neither mask
 
 
-def run(
-    variant: str, source: str, scores: dict[str, list[Score] | dict[str, list[Score]]], seed: int = 0, **record: Any
-) -> RunRecord:
+def run(variant: str, source: str, scores: Mapping[str, Any], seed: int = 0, **record: Any) -> RunRecord:
     """A finished run from its Dice scores by domain (and structure), the source's own being validation cases.
 
     The distance of a found structure is 10 (1 - Dice): ASD 1 for Dice 0.9.
@@ -233,7 +232,9 @@ def test_the_average_is_that_of_nested_loops(scores: dict[tuple[str, str], list[
     n = {d: min(len(v) for (_, t), v in scores.items() if t == d) for d in "ABC"}  # all sources see the same cases
     scores = {(s, t): v[: n[t]] for (s, t), v in scores.items()}
     records = [run("erm", s, {s: [0.9], **{t: scores[s, t] for t in "ABC" if t != s}}) for s in "ABC"]
-    costs = {pair: [DIAGONAL if v == "missed" else 10 * (1 - v) for v in values] for pair, values in scores.items()}
+    costs = {
+        pair: [DIAGONAL if v == "missed" else 10 * (1 - float(v)) for v in values] for pair, values in scores.items()
+    }
     by_domain = fmean(fmean(fmean(costs[s, t]) for t in "ABC" if t != s) for s in "ABC")
     pooled = fmean(fmean(c for t in "ABC" if t != s for c in costs[s, t]) for s in "ABC")
     assert matrix(records, metric="asd").mean == pytest.approx(by_domain)
@@ -298,8 +299,8 @@ def test_no_run_is_no_table():
 def several() -> list[RunRecord]:
     """Two variants and an oracle, two sources, a test-only domain; erm with two seeds and a missed structure."""
     b = {"A": [0.82], "B": [0.9, 0.94], "C": [0.6, 0.7, 0.68]}
-    dapsam = {"initialisation": {"sam_vit_b_01ec64.pth": "ec2df6"}}
-    oracle = {"needs": {"needs_batch": False, "uses_target_masks": True, "uses_target_batch": False}}
+    dapsam: dict[str, Any] = {"initialisation": {"sam_vit_b_01ec64.pth": "ec2df6"}}
+    oracle: dict[str, Any] = {"needs": {"needs_batch": False, "uses_target_masks": True, "uses_target_batch": False}}
     return [
         run("erm", "A", {"A": [0.95], "B": [0.8, "missed"], "C": [0.5, 0.7, 0.6]}),
         run("erm", "A", {"A": [0.93], "B": [0.8, 0.6], "C": [0.5, 0.7, 0.9]}, seed=1),

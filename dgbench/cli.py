@@ -5,6 +5,7 @@ Nothing slow is imported at the top: torch, pandas and matplotlib are imported i
 
 from __future__ import annotations
 
+import signal
 import sys
 from enum import Enum
 from pathlib import Path
@@ -50,13 +51,11 @@ Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A method o
 
 def main() -> None:
     """Run the command line; a user's mistake ends in two lines and an exit code, never in a traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves every `finally` its turn, as Ctrl-C does
     try:
         app(standalone_mode=True)
     except DgbenchError as error:
         fail(error)
-    except KeyboardInterrupt:
-        errors.print("interrupted: the same command continues", style="yellow")
-        raise SystemExit(130) from None
 
 
 def fail(error: DgbenchError) -> NoReturn:
@@ -110,8 +109,12 @@ def run(
                 console.print(f"{item.status:12} {escape(str(item))}", highlight=False, soft_wrap=True)
             continue
         options = launch.Options(device=device, jobs=jobs, save_every=save_every)
-        with present.Progress(console) as progress:
-            outcomes = launch.launch(loaded, planned, rerun.value, options, progress.report)
+        try:
+            with present.Progress(console) as progress:
+                outcomes = launch.launch(loaded, planned, rerun.value, options, progress.report)
+        except KeyboardInterrupt:
+            errors.print("interrupted: the same command continues", style="yellow")
+            raise SystemExit(130) from None
         present.show(loaded, planned, results, console)
         failed |= present.failures(outcomes, errors)
     if failed:

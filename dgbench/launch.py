@@ -355,6 +355,7 @@ def describe(
         "settings": dict(run.settings),
         "checkpoint": run.checkpoint and Path(run.checkpoint).name,
         "domains": list(task.domains),
+        "sources": list(task.source_domains),
         "targets": list(task.targets(run.source)),
         "structures": list(task.structures),
         "image_size": task.image_size,

@@ -119,7 +119,9 @@ def _pass_through(layer: nn.Module, channels_at_end: bool, stage: nn.Module, inp
 
 
 class UNet(SegmentationNet):
-    """Plain U-Net for images of any size: `depth` halvings, `width` channels at first and twice as many after each.
+    """Plain U-Net: `depth` halvings, `width` channels at first and twice as many after each.
+
+    Takes images of any size; with instance norm one side must be larger than 2^depth pixels.
 
     Ronneberger, Fischer, Brox. MICCAI 2015. https://arxiv.org/abs/1505.04597. Differs: norms, padded convolutions, and
     a 1x1 convolution with bilinear interpolation for the transposed convolution.

@@ -45,7 +45,7 @@ BACKBONES = {
     "vit_b": Backbone(12, 768, 12, (2, 5, 8, 11), weights="sam_vit_b"),
     "vit_l": Backbone(24, 1024, 16, (5, 11, 17, 23), weights="sam_vit_l"),
     "vit_h": Backbone(32, 1280, 16, (7, 15, 23, 31), weights="sam_vit_h"),
-    "vit_tiny": Backbone(4, 128, 4, (0, 1, 2, 3), patch=8, embedding=128),
+    "vit_tiny": Backbone(3, 96, 3, (0, 1, 2), patch=8, embedding=128),
 }
 
 

@@ -22,7 +22,7 @@ from dgbench.method import Batch, resolve_hparams
 from dgbench.methods.dapsam import DAPSAM
 from dgbench.task import TaskInfo
 
-SIZE, SLICES, REPEATS = 384, 2, 5
+SIZE, SLICES, REPEATS = 384, 2, 3
 
 
 class PlainBlock(sam.Block):

@@ -107,7 +107,8 @@ def scores(cases: pd.DataFrame, metric: str, protocol: Protocol) -> pd.Series:
 def cells(records: Iterable[RunRecord], protocol: Protocol) -> pd.DataFrame:
     """One row per variant, source, target, structure, seed and metric: the tidy form of all tables.
 
-    Columns: variant, method, source, target, role ("target", or "validation" where the target is the source itself),
+    Columns: variant, method, source, target, role ("target", "validation" where the target is the source itself, "" for
+    a domain that the task never tests this source on),
     structure, seed, metric, value (Dice in [0, 1], distances in the protocol's unit), found_value (mean over the cases
     where the structure was neither missed nor falsely found), n_cases, n_missed, n_both_empty, n_false_positive.
     source, target, structure and metric are categories in the task's order. A target without cases has value NaN.
@@ -141,7 +142,9 @@ def cells(records: Iterable[RunRecord], protocol: Protocol) -> pd.DataFrame:
     table = pd.concat(frames, ignore_index=True).sort_values("run", kind="stable", ignore_index=True)
     for name in ("variant", "method", "source", "seed"):
         table[name] = [getattr(records[i], name) for i in table["run"]]
-    table["role"] = np.where(table["source"] == table["target"], "validation", "target")
+    tested = {(r.source, d) for r in records for d in r.record["targets"]}
+    pairs = [*zip(table["source"], table["target"], strict=True)]
+    table["role"] = ["validation" if s == t else "target" if (s, t) in tested else "" for s, t in pairs]
     order = {"source": sources, "target": domains, "structure": structures, "metric": protocol.metrics}
     for name, categories in order.items():
         table[name] = pd.Categorical(table[name], list(categories))
@@ -203,7 +206,8 @@ def matrix(cells: pd.DataFrame, protocol: Protocol, variant: str, metric: str, s
         filled[place] = column
         return filled
 
-    itself = np.array([[s == d for d in domains] for s in sources])  # (sources, domains)
+    never = set(cells.loc[cells["role"] == "", ["source", "target"]].itertuples(index=False, name=None))
+    itself = np.array([[s == d or (s, d) in never for d in domains] for s in sources])  # (sources, domains)
     of_source = np.array([s for s, _ in runs])
     seed_of = np.array([seed for _, seed in runs])
     excluded = part["n_both_empty"] if protocol.missed == "penalty" else 0
@@ -282,8 +286,8 @@ def summary(cells: pd.DataFrame, records: Iterable[RunRecord], protocol: Protoco
             row |= {metric: m.mean, f"{metric}_std": m.std.iloc[-1, -1], f"{metric}_found": m.found.iloc[-1, -1]}
         dice = of_metric["dice"]
         by_target = dice.values.iloc[-1, :-1]
-        reached = [any(s != d for s in dice.seeds.index) for d in by_target.index]  # not the only source of the table
-        targets = by_target[reached]
+        of_task = cells.loc[cells["role"] == "target", "target"].unique()
+        targets = by_target[[d in of_task for d in by_target.index]]
         worst = "" if targets.empty or targets.isna().any() else targets.index[int(np.argmin(targets))]
         tested = cells[(cells["variant"] == variant) & (cells["role"] == "target") & (cells["metric"] == "dice")]
         counts = {c: int(tested[f"n_{c}"].sum()) for c in ("missed", "false_positive", "both_empty", "cases")}

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
+from dgbench.augment import augment
 from dgbench.errors import UsageError
 from dgbench.files import sha256
 from dgbench.losses import dice_bce
@@ -33,6 +35,7 @@ class ERMHparams(Hparams):
     width: int = 16  # channels of the (decoder's) shallowest stage, twice as many at each deeper one
     norm: Norm = "batch"  # of the U-Net, or of the decoder on timm's encoder
     normalise: Literal["zscore", "imagenet"] = "zscore"  # by the image's own mean and deviation, or ImageNet's
+    augmentation: Literal["base", "none"] = "base"  # what all methods see besides their own idea, see dgbench.augment
 
 
 class ERM(Method):
@@ -66,6 +69,9 @@ class ERM(Method):
     def logits(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, K, H, W)."""
         return self.net(normalise(image, self.hparams.normalise))
+
+    def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        return augment(batch, rng) if self.hparams.augmentation == "base" else batch
 
     def loss(self, batch: Batch) -> Tensor:
         return dice_bce(self.logits(batch.image), batch.mask)

@@ -76,7 +76,7 @@ def run(variant: str, source: str, scores: Mapping[str, Any], seed: int = 0, **r
         "costs": dict(zip(COSTS, (2_000_000, 500_000, 60.0, 4.0, 800), strict=True)),
         **record,
     }
-    told["targets"] = [d for d in told["domains"] if d != source]
+    told.setdefault("targets", [d for d in told["domains"] if d != source])
     path = Path("results", told["task"], told["protocol"], variant, f"{source}-seed{seed}")
     history = pd.DataFrame({"step": [10, 20, 30], "loss": [1.0, 0.5, 0.4], "seconds": [1.0, 2.0, 3.0]})
     return RunRecord(path, told, pd.DataFrame(rows), history)
@@ -109,6 +109,18 @@ def test_the_last_row_is_the_mean_over_sources():
     assert m.values.loc["mean", "A"] == pytest.approx(0.5)  # from B only: A is not its own target
     assert m.values.loc["mean", "C"] == pytest.approx(0.75)  # 0.9 and 0.6
     assert m.mean == pytest.approx((0.8 + 0.55) / 2)
+
+
+def test_a_domain_that_a_source_is_never_tested_on_is_blank_and_in_no_average():
+    two = {"targets": ["C"], "sources": ["A", "B"]}
+    a, b = (run("erm", s, {s: [0.9], "C": [score]}, **two) for s, score in (("A", 0.6), ("B", 0.8)))
+    m = matrix([a, b])
+    assert math.isnan(m.values.loc["A", "B"])
+    assert m.values.loc["A", "mean"] == pytest.approx(0.6)
+    assert m.mean == pytest.approx(0.7)
+    assert math.isnan(m.values.loc["mean", "A"])
+    every = tables.cells([a, b], SDG)
+    assert tables.summary(every, [a, b], SDG)["worst_target"].item() == "C"
 
 
 def test_validation_cases_stand_apart_and_are_in_no_average():

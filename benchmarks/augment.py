@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dgbench.augment import BASE, DAPSAM, Augmentation, augment
+from dgbench.augment import BASE, Augmentation, augment
 from dgbench.method import Batch
+from dgbench.methods.dapsam import AUGMENTATION
 
 
 def report(name: str, step: Callable[[], Any], device: torch.device, batches: int) -> None:
@@ -81,7 +82,7 @@ def main() -> None:
     image, mask = torch.rand(2, 8, 1, 384, 384, generator=rng).to(device)
     batch = Batch(image.expand(-1, 3, -1, -1), (mask > 0.5).float())
     always: dict[str, Any] = {f.name: 1.0 for f in fields(Augmentation) if f.name.startswith("p_")}
-    presets = {"BASE": BASE, "DAPSAM": DAPSAM, "everything fires": Augmentation(**always), "nothing": Augmentation()}
+    presets = {"BASE": BASE, "DAPSAM": AUGMENTATION, "everything fires": Augmentation(**always), "nothing": Augmentation()}
     print(f"{given.threads} threads, {device}; ms per batch".ljust(34) + "".join(f"{c:>12}" for c in HEADER))
     for name, ranges in presets.items():
         report(name, lambda ranges=ranges: augment(batch, rng, ranges), device, given.batches)  # type: ignore[misc]

@@ -84,25 +84,6 @@ BASE = Augmentation(  # of every method, unless it says otherwise
     p_gamma=0.3,
 )
 
-# The chain of DAPSAM's authors for prostate, as it acts. Their noise and additive brightness are too small to show in
-# raw units, and their multiplicative brightness is undone by the z-score of each slice that follows: all three are left
-# out. Their elastic deformation (alpha 0-900, sigma 9-13 px at 384 px) has the size and the smoothness of a spline with
-# these ranges; it folds, and so does this.
-DAPSAM = Augmentation(
-    p_flip_horizontal=0.5,
-    p_flip_vertical=0.5,
-    p_rotate=0.2,
-    p_scale=0.2,
-    p_elastic=0.2,
-    elastic=(0.0, 2.6),
-    elastic_spacing=(0.0406, 0.0586),
-    p_blur=0.1,
-    p_contrast=0.15,
-    p_low_resolution=0.125,
-    p_gamma=0.15,
-)
-
-
 @torch.no_grad()
 def augment(batch: Batch, rng: torch.Generator, ranges: Augmentation = BASE) -> Batch:
     """The batch, augmented: image stays in [0, 1] (clamped after what can leave it), mask in {0, 1}, black comes in.

@@ -55,7 +55,7 @@ class ERM(Method):
             self.net = UNet(structures, width=h.width, norm=h.norm)
 
     def load_pretrained(self) -> dict[str, str]:
-        """A file holds all of the U-Net, by the names of `net`, or all of timm's network; everything is trained further."""
+        """A file holds all of the U-Net, by the names of `net`, or all of timm's network; all is trained further."""
         h = self.hparams
         if h.initialisation == "scratch":
             return {}

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dgbench.augment import (
     BASE,
-    DAPSAM,
     Augmentation,
     augment,
     bspline,
@@ -23,6 +22,7 @@ from dgbench.augment import (
 )
 from dgbench.errors import UsageError
 from dgbench.method import Batch
+from dgbench.methods.dapsam import AUGMENTATION
 
 PROBABILITIES: list[str] = [f.name for f in fields(Augmentation) if f.name.startswith("p_")]
 GEOMETRY = ("p_flip", "p_rotate", "p_scale", "p_translate", "p_elastic")
@@ -288,7 +288,7 @@ def test_low_resolution_takes_away_what_is_finer_than_its_pixels():
     assert moved.abs().max() < 0.015
 
 
-@pytest.mark.parametrize("preset", [BASE, DAPSAM, EVERYTHING], ids=["base", "dapsam", "everything"])
+@pytest.mark.parametrize("preset", [BASE, AUGMENTATION, EVERYTHING], ids=["base", "dapsam", "everything"])
 def test_images_stay_between_0_and_1_and_masks_stay_masks(preset):
     for seed in range(8):
         batch = noisy(6)
@@ -316,7 +316,7 @@ def test_a_gray_view_gives_what_three_equal_channels_give_and_stays_a_view():
     gray = noisy(5, channels=1)
     view = Batch(gray.image.expand(-1, 3, -1, -1), gray.mask)
     colour = Batch(gray.image.repeat(1, 3, 1, 1), gray.mask)
-    for seed, preset in enumerate([BASE, DAPSAM, EVERYTHING]):
+    for seed, preset in enumerate([BASE, AUGMENTATION, EVERYTHING]):
         a, b = augment(view, state(seed), preset), augment(colour, state(seed), preset)
         assert a.image.stride(1) == 0
         assert a.image.shape == b.image.shape
@@ -337,7 +337,7 @@ def test_colours_keep_their_hue_under_brightness():
 
 def test_a_preset_is_changed_by_naming_what_differs():
     assert replace(BASE, p_elastic=0).p_rotate == BASE.p_rotate
-    assert (BASE.p_brightness, DAPSAM.p_brightness) == (0.3, 0.0)
+    assert (BASE.p_brightness, AUGMENTATION.p_brightness) == (0.3, 0.0)
 
 
 @pytest.mark.parametrize(

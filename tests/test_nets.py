@@ -145,7 +145,7 @@ def test_the_encoder_takes_the_whole_network_of_timm_with_or_without_its_classif
         torch.testing.assert_close(net.encode(image())[-1], whole.forward_intermediates(image())[1][-1])
     net.load_encoder({k: v for k, v in state.items() if not k.startswith("head.fc.")}, "file")
     state.pop("stem.0.weight")
-    with pytest.raises(DataError, match="weights.pth does not fit"):
+    with pytest.raises(DataError, match=r"weights\.pth does not fit"):
         net.load_encoder(state, "weights.pth")
 
 

@@ -82,7 +82,12 @@ def main() -> None:
     image, mask = torch.rand(2, 8, 1, 384, 384, generator=rng).to(device)
     batch = Batch(image.expand(-1, 3, -1, -1), (mask > 0.5).float())
     always: dict[str, Any] = {f.name: 1.0 for f in fields(Augmentation) if f.name.startswith("p_")}
-    presets = {"BASE": BASE, "DAPSAM": AUGMENTATION, "everything fires": Augmentation(**always), "nothing": Augmentation()}
+    presets = {
+        "BASE": BASE,
+        "DAPSAM": AUGMENTATION,
+        "everything fires": Augmentation(**always),
+        "nothing": Augmentation(),
+    }
     print(f"{given.threads} threads, {device}; ms per batch".ljust(34) + "".join(f"{c:>12}" for c in HEADER))
     for name, ranges in presets.items():
         report(name, lambda ranges=ranges: augment(batch, rng, ranges), device, given.batches)  # type: ignore[misc]

@@ -74,7 +74,9 @@ def overhead(folder: Path, rounds: int = 8, steps: int = 40) -> None:
         train.configure(bare)
         start = time.perf_counter()
         for t in range(steps):
-            batch = bare.augment(slices.batch(0, t, hparams.batch_size, torch.device("cpu")), generator(0, "augment", t))
+            batch = bare.augment(
+                slices.batch(0, t, hparams.batch_size, torch.device("cpu")), generator(0, "augment", t)
+            )
             bare.optimizers[0].zero_grad()
             bare.loss(batch).backward()
             bare.optimizers[0].step()
@@ -83,7 +85,9 @@ def overhead(folder: Path, rounds: int = 8, steps: int = 40) -> None:
         kept.mkdir()
         train.fit(ours, slices, 0, kept, save_every=1e9)
         ratios.append((time.perf_counter() - middle) / (middle - start))
-    print(f"engine against a bare loop (erm, phantom, {steps} steps a round): {statistics.median(ratios):.3f} of its time")
+    print(
+        f"engine against a bare loop (erm, phantom, {steps} steps a round): {statistics.median(ratios):.3f} of its time"
+    )
 
 
 def starting() -> None:

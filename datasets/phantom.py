@@ -7,8 +7,8 @@ soft ellipsoids under a smooth random deformation, and then seen by a site's sca
 
     image = | blur(tissue ** gamma * bias * coil) + Rician noise |, each slice to [0, 1] by the intensity rule
 
-A: surface coil, plain T2, the reference. B: an endorectal coil's balloon flattens the gland and shines at it; small field
-of view. C: another sequence, T1-like: fat shines, fluid is dark, the gland is darker than muscle and shows no zones.
+A: surface coil, plain T2, the reference. B: an endorectal coil's balloon flattens the gland and shines at it; small
+field of view. C: another sequence, T1-like: fat shines, fluid is dark, the gland is darker than muscle, without zones.
 D: an old scanner: thick slices, blur, noise, strong bias, a steep contrast curve, partly suppressed fat; larger glands.
 """
 
@@ -49,16 +49,16 @@ T2 = {
     "vesicle": 0.72, "bulb": 0.46, "marrow": 0.50, "cortex": 0.07, "lumen": 0.08, "node": 0.50,
 }  # fmt: skip
 T1 = {
-    "fat": 0.90, "muscle": 0.50, "transition": 0.37, "peripheral": 0.34, "capsule": 0.38, "bladder": 0.18, "wall": 0.46,
-    "vesicle": 0.30, "bulb": 0.42, "marrow": 0.75, "cortex": 0.08, "lumen": 0.06, "node": 0.37,
+    "fat": 0.80, "muscle": 0.54, "transition": 0.34, "peripheral": 0.44, "capsule": 0.32, "bladder": 0.26, "wall": 0.46,
+    "vesicle": 0.36, "bulb": 0.44, "marrow": 0.70, "cortex": 0.08, "lumen": 0.06, "node": 0.39,
 }  # fmt: skip
 PARTLY_SUPPRESSED = T2 | {"fat": 0.46, "marrow": 0.40, "muscle": 0.22, "bladder": 0.85}
 
 SITES = {
     #            slices           mm             half axes       tissue  mottle gamma bias  coil noise blur
-    "A": Site(120, 11, (3.5, 0.70, 0.70), (15.0, 12.0, 12.0), T2, 0.45, 1.0, 0.10, 0.0, 0.03, 0.5),
-    "B": Site(128, 12, (3.0, 0.55, 0.55), (13.5, 9.5, 11.0), T2, 0.45, 0.9, 0.10, 5.0, 0.04, 0.4),
-    "C": Site(112, 11, (3.3, 0.68, 0.68), (12.5, 10.5, 11.0), T1, 0.08, 1.0, 0.10, 0.0, 0.03, 0.5),
+    "A": Site(120, 11, (3.5, 0.70, 0.70), (16.0, 13.0, 13.0), T2, 0.45, 1.0, 0.10, 0.0, 0.03, 0.5),
+    "B": Site(128, 12, (3.0, 0.55, 0.55), (14.0, 10.0, 11.5), T2, 0.45, 0.9, 0.10, 5.0, 0.04, 0.4),
+    "C": Site(112, 11, (3.3, 0.68, 0.68), (13.5, 11.5, 11.5), T1, 0.25, 1.0, 0.10, 0.0, 0.03, 0.5),
     "D": Site(104, 10, (4.0, 0.80, 0.80), (16.5, 13.5, 12.5), PARTLY_SUPPRESSED, 0.35, 1.3, 0.25, 0.0, 0.05, 0.9),
 }
 
@@ -92,7 +92,7 @@ def draw(domain: str, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def anatomy(site: Site, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
-    """Brightness (D, H, W) in [0, 1], prostate mask (D, H, W), and how far behind the image's centre the rectum lies in mm."""
+    """Brightness (D, H, W) in [0, 1], prostate mask (D, H, W), and mm from the image's centre back to the rectum."""
     x, y, z = _patient(site, rng)  # mm from the gland's centre to the left, the back, the head
     uniform = rng.uniform
     a, b, c = (half * uniform(0.88, 1.12) for half in site.gland)
@@ -120,14 +120,18 @@ def anatomy(site: Site, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
         head = ellipsoid(side * (wall + 18), uniform(-6, 0), uniform(2, 8), 15, 15, 24)  # of the femur
         paint(head, bright["cortex"])
         paint(head + 1.8, marrow)
-        obturator = ellipsoid(side * (wall + 3), uniform(-4, 2), 4, uniform(3.5, 5), uniform(16, 21), 45, side * uniform(0.1, 0.3))
+        obturator = ellipsoid(
+            side * (wall + 3), uniform(-4, 2), 4, uniform(3.5, 5), uniform(16, 21), 45, side * uniform(0.1, 0.3)
+        )
         paint(obturator, muscle)
         paint(ellipsoid(side * (a + 2.5), b * 0.6, -c, 1.8, b * 1.2, c * 1.5, side * 0.3), muscle)  # levator ani
     pubis = ellipsoid(uniform(-2, 2), -b - uniform(13, 16), -6, 13, 6, 15)
     paint(pubis, bright["cortex"])
     paint(pubis + 1.5, marrow)
 
-    bladder = ellipsoid(uniform(-3, 3), -b * uniform(0.2, 0.5), c + uniform(8, 11), a * uniform(1.0, 1.4), b * uniform(1.0, 1.4), 13)
+    bladder = ellipsoid(
+        uniform(-3, 3), -b * uniform(0.2, 0.5), c + uniform(8, 11), a * uniform(1.0, 1.4), b * uniform(1.0, 1.4), 13
+    )
     paint(bladder, bright["wall"])
     paint(bladder + 1.8, bright["bladder"])
     for side in (-1, 1):
@@ -178,15 +182,18 @@ def scan(site: Site, tissue: np.ndarray, rectum: float, rng: np.random.Generator
 
 def to_unit(image: np.ndarray) -> np.ndarray:
     """The intensity rule, slice by slice: (D, H, W), not constant -> float32 (D, H, W) in [0, 1]."""
-    low, high = (
-        np.stack([np.percentile(one[one > 0], (0.2, 99.8)) for one in image]).T.astype(np.float32)[..., None, None]
-    )
+    low, high = np.stack([np.percentile(one[one > 0], (0.2, 99.8)) for one in image]).T.astype(np.float32)[
+        ..., None, None
+    ]
     return (np.clip(image, low, high) - low) / (high - low)
 
 
 def _patient(site: Site, rng: np.random.Generator) -> list[np.ndarray]:
     """Coordinates x, y, z in mm, float32, each (D, H, W), of a patient who lies shifted, turned and smoothly bent."""
-    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip((site.slices, site.pixels, site.pixels), site.spacing, strict=True)]
+    axes = [
+        (np.arange(n) - (n - 1) / 2) * s
+        for n, s in zip((site.slices, site.pixels, site.pixels), site.spacing, strict=True)
+    ]
     shift = rng.uniform(-1, 1, 3) * (2, 4, 4)
     z, y, x = (axis - s for axis, s in zip(axes, shift, strict=True))
     z, y = z[:, None, None], y[:, None]

@@ -81,8 +81,10 @@ def _write(mask: np.ndarray, pixels: images.Pixels, path: Path, origin: Path) ->
 
             pages = [Image.fromarray(page.astype(np.uint8) * 255) for page in mask]
             path = path.with_name(path.name + (".png" if len(pages) == 1 else ".tif"))
-            pages[0].save(path, **({"save_all": True, "append_images": pages[1:]} if len(pages) > 1 else {}))
+            if len(pages) == 1:
+                pages[0].save(path)
+            else:
+                pages[0].save(path, save_all=True, append_images=pages[1:])
     except OSError as error:
         raise DataError(f"cannot write the mask of {origin}: {error}", "choose another folder with --out") from None
     return path
-

@@ -84,6 +84,7 @@ BASE = Augmentation(  # of every method, unless it says otherwise
     p_gamma=0.3,
 )
 
+
 @torch.no_grad()
 def augment(batch: Batch, rng: torch.Generator, ranges: Augmentation = BASE) -> Batch:
     """The batch, augmented: image stays in [0, 1] (clamped after what can leave it), mask in {0, 1}, black comes in.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -31,13 +31,13 @@ console = Console()
 errors = Console(stderr=True)
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     methods = "methods"
     tasks = "tasks"
     runs = "runs"
 
 
-class Again(str, Enum):
+class Again(StrEnum):
     missing = "missing"
     failed = "failed"
     all = "all"
@@ -265,7 +265,3 @@ def _settings(values: list[str] | None) -> dict[str, str]:
         if "=" not in value:
             raise UsageError(f"--set {value} has no value", f"give --set {value}=VALUE")
     return pairs
-
-
-if __name__ == "__main__":
-    sys.exit(main())

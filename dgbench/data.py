@@ -105,7 +105,7 @@ def to_network(image: np.ndarray, size: int) -> np.ndarray:
 
     With `size` the image's own side it is the identity. The same filter as Pillow's bicubic resize.
     """
-    h, w = network_box(*image.shape[-2:], size)
+    h, w = network_box(image.shape[-2], image.shape[-1], size)
     resized = torch.from_numpy(image)
     if (h, w) != image.shape[-2:]:
         resized = F.interpolate(resized, (h, w), mode="bicubic", antialias=True, align_corners=False).clamp_(0, 1)
@@ -114,7 +114,7 @@ def to_network(image: np.ndarray, size: int) -> np.ndarray:
 
 def mask_to_network(mask: np.ndarray, size: int) -> np.ndarray:
     """bool (D, K, H, W) -> uint8 (D, K, size, size): nearest neighbour, padded with zeros as the image is."""
-    h, w = network_box(*mask.shape[-2:], size)
+    h, w = network_box(mask.shape[-2], mask.shape[-1], size)
     resized = torch.from_numpy(mask.astype(np.uint8))
     if (h, w) != mask.shape[-2:]:
         resized = F.interpolate(resized, (h, w), mode="nearest-exact")
@@ -248,7 +248,7 @@ def _build(task: Task, domain: str, size: int, fingerprint: str, folder: Path) -
 
 def _prepared(case: Case, first: int, offset: int) -> PreparedCase:
     depth, _, height, width = case.image.shape
-    foreground = tuple(bool(f) for f in case.mask.any(axis=(1, 2, 3)))
+    foreground = tuple(bool(plane.any()) for plane in case.mask)
     spacing = (float(case.spacing[0]), float(case.spacing[1]), float(case.spacing[2]))
     return PreparedCase(case.id, first, (depth, height, width), spacing, offset, foreground)
 

@@ -110,7 +110,7 @@ def measure_domain(
 
 
 def cases_csv(tested: Sequence[Tested]) -> str:
-    """The text of cases.csv: full precision, `inf` for a missed or falsely found structure, empty for not applicable."""
+    """The text of cases.csv: full precision, `inf` for a missed or falsely found structure, empty: not applicable."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

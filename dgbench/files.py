@@ -80,12 +80,13 @@ def lease(folder: Path, stale_after: float = 900.0) -> Iterator[Path]:
     are used, so it works on shared file systems without locks.
     """
     path = folder / "lease.json"
-    mine = {"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}
+    host = socket.gethostname()
+    mine = {"pid": os.getpid(), "host": host, "started": _started(os.getpid())}
     for _ in range(2):
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
-            if _alive(path, mine["host"], stale_after):
+            if _alive(path, host, stale_after):
                 raise Taken(f"{folder} is being worked on by another process") from None
             stale = path.with_name(f".lease.{os.getpid()}.stale")
             with suppress(OSError):  # another process may have taken the stale lease away first

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -26,7 +26,7 @@ import torch
 
 import dgbench
 from dgbench import data, metrics, train
-from dgbench.errors import DataError, DgbenchError, RunError, UsageError
+from dgbench.errors import DataError, DgbenchError, UsageError
 from dgbench.evaluate import Tested, cases_csv, measure_domain, write_predictions
 from dgbench.files import Taken, lease, make_folder, read_json, sha256, write_atomic, write_json
 from dgbench.method import Method
@@ -95,7 +95,7 @@ def launch(
     for run in runs:
         if due(run, rerun):
             make_folder(Path(run.folder))
-            cls, hparams = run.load_method()
+            _, hparams = run.load_method()
             size = hparams.image_size or task.image_size
             domains = (run.source, *task.targets(run.source))
             waiting.append((run, {d: str(data.prepare(task, d, size).folder) for d in domains}))
@@ -302,9 +302,7 @@ def _test(
     work = [("validation", source, list(validation))] + [("target", t, list(t.cases)) for t in targets]
     total, tested = sum(len(ids) for _, _, ids in work), []
     for role, domain, ids in work:
-        for case in measure_domain(
-            method, domain, ids, role, task.structures, get_protocol(run.protocol), run.seed
-        ):
+        for case in measure_domain(method, domain, ids, role, task.structures, get_protocol(run.protocol), run.seed):
             tested.append(case)
             report("test", len(tested), total, domain.name)
             if should_stop():
@@ -446,4 +444,4 @@ def _git() -> dict[str, Any]:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -159,4 +159,6 @@ def _convert(text: str, kind: Any, key: str) -> Any:
             raise ValueError
         return value
     except (ValueError, KeyError):
-        raise UsageError(f"'{text}' is no {kind.__name__}: hyperparameter {key}", f"give {key} as {kind.__name__}") from None
+        raise UsageError(
+            f"'{text}' is no {kind.__name__}: hyperparameter {key}", f"give {key} as {kind.__name__}"
+        ) from None

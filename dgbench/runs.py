@@ -212,7 +212,8 @@ def read_run(folder: Path) -> RunRecord:
     if result["schema"] > SCHEMA:
         raise DataError(f"{folder} was written by a newer dgbench (schema {result['schema']})", "update dgbench")
     kinds = {"role": str, "domain": str, "case": str, "structure": str, "flag": str}
-    cases = pd.read_csv(folder / "cases.csv", dtype=kinds, keep_default_na=False, na_values={"dice": [""], "asd": [""], "assd": [""], "hd95": [""]})  # fmt: skip
+    blank = {metric: [""] for metric in ("dice", "asd", "assd", "hd95")}  # not applicable; a case may be named "NA"
+    cases = pd.read_csv(folder / "cases.csv", dtype=kinds, keep_default_na=False, na_values=blank)
     history = pd.read_json(folder / "history.jsonl", lines=True)
     return RunRecord(folder, json.loads((folder / "run.json").read_text()), cases, history)
 

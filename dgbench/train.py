@@ -1,4 +1,4 @@
-"""Training: one loop for every method, whose state is weights, optimizer and step, so that it can be killed anywhere."""
+"""Training: one loop for every method. Its state is weights, optimizer and step, so it can be killed anywhere."""
 
 from __future__ import annotations
 

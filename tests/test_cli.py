@@ -104,7 +104,19 @@ def test_a_mistake_ends_in_a_cause_a_remedy_and_an_exit_code(home, arguments, co
 
 def test_a_failed_run_ends_in_exit_code_4_with_a_summary(home):
     text = dgbench(
-        home, "run", "-m", "pixels", "--plugin", PLUGIN, "-t", "./discs", "--source", "dim", "--set", "fail_at=1", code=4
+        home,
+        "run",
+        "-m",
+        "pixels",
+        "--plugin",
+        PLUGIN,
+        "-t",
+        "./discs",
+        "--source",
+        "dim",
+        "--set",
+        "fail_at=1",
+        code=4,
     )
     assert "the loss is nan at step 1" in text
     assert "1 of 1 runs are not finished" in text
@@ -125,7 +137,9 @@ def test_new_writes_a_method_that_runs(home):
     dgbench(home, "new", "my_method")
     dgbench(home, "new", "my_method", code=2)
     settings = ["--set", "steps=4", "--set", "channels=4"]
-    text = dgbench(home, "run", "-m", "my_method", "--plugin", "my_method.py", "-t", "./discs", "--source", "dim", *settings)
+    text = dgbench(
+        home, "run", "-m", "my_method", "--plugin", "my_method.py", "-t", "./discs", "--source", "dim", *settings
+    )
     assert "my_method" in text
 
 
@@ -139,5 +153,7 @@ def test_data_describe_and_doctor_answer(home):
 @pytest.mark.parametrize("verb", [["--help"], ["run", "--help"], ["list", "methods"], ["list", "tasks"]])
 def test_help_and_lists_import_nothing_slow(home, verb):
     script = "import sys\nfrom dgbench.cli import app\ntry:\n    app(sys.argv[1:])\nexcept SystemExit: pass\n"
-    script += "slow = {'torch', 'pandas', 'matplotlib', 'timm', 'scipy', 'nibabel'} & set(sys.modules)\nassert not slow, slow"
+    script += (
+        "slow = {'torch', 'pandas', 'matplotlib', 'timm', 'scipy', 'nibabel'} & set(sys.modules)\nassert not slow, slow"
+    )
     subprocess.run([sys.executable, "-c", script, *verb], check=True, capture_output=True, cwd=home)

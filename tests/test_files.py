@@ -50,7 +50,7 @@ def test_a_damaged_json_file_reads_as_none(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot write to .*file/results"):
+    with pytest.raises(UsageError, match=r"cannot write to .*file/results"):
         make_folder(tmp_path / "file" / "results")
 
 

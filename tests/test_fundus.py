@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dgbench.datasets.fundus import Fundus
 from PIL import Image
 
 from dgbench.data import prepare
+from dgbench.datasets.fundus import Fundus
 from dgbench.errors import DataError, UsageError
 from dgbench.registry import get_task
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from dgbench.datasets.prostate import SITES, Prostate, unit_slice
 
 from dgbench.data import prepare
+from dgbench.datasets.prostate import SITES, Prostate, unit_slice
 from dgbench.errors import DataError
 from dgbench.registry import get_task
 

@@ -49,15 +49,15 @@ T2 = {
     "vesicle": 0.72, "bulb": 0.46, "marrow": 0.50, "cortex": 0.07, "lumen": 0.08, "node": 0.50,
 }  # fmt: skip
 T1 = {
-    "fat": 0.78, "muscle": 0.58, "transition": 0.34, "peripheral": 0.52, "capsule": 0.28, "bladder": 0.36, "wall": 0.46,
-    "vesicle": 0.46, "bulb": 0.44, "marrow": 0.70, "cortex": 0.08, "lumen": 0.06, "node": 0.39,
+    "fat": 0.74, "muscle": 0.60, "transition": 0.36, "peripheral": 0.56, "capsule": 0.26, "bladder": 0.45, "wall": 0.46,
+    "vesicle": 0.50, "bulb": 0.44, "marrow": 0.70, "cortex": 0.08, "lumen": 0.06, "node": 0.39,
 }  # fmt: skip
 PARTLY_SUPPRESSED = T2 | {"fat": 0.51, "marrow": 0.42, "muscle": 0.20, "bladder": 0.85}
 
 SITES = {
     #            slices           mm             half axes       tissue  mottle gamma bias  coil noise blur
     "A": Site(120, 11, (3.5, 0.70, 0.70), (16.0, 13.0, 13.0), T2, 0.45, 1.0, 0.10, 0.0, 0.03, 0.5),
-    "B": Site(128, 12, (3.0, 0.55, 0.55), (14.0, 10.0, 11.5), T2, 0.45, 0.9, 0.10, 3.5, 0.04, 0.4),
+    "B": Site(128, 12, (3.0, 0.55, 0.55), (14.0, 10.0, 11.5), T2, 0.45, 0.9, 0.10, 3.0, 0.04, 0.4),
     "C": Site(112, 11, (3.3, 0.68, 0.68), (13.5, 11.5, 11.5), T1, 0.25, 1.0, 0.10, 0.0, 0.03, 0.5),
     "D": Site(104, 10, (4.0, 0.80, 0.80), (16.5, 13.5, 12.5), PARTLY_SUPPRESSED, 0.35, 1.2, 0.20, 0.0, 0.045, 0.9),
 }

@@ -136,7 +136,7 @@ def test_verify_lists_every_problem_at_once(home, tmp_path):
 def test_new_writes_a_method_that_runs(home):
     dgbench(home, "new", "my_method")
     dgbench(home, "new", "my_method", code=2)
-    settings = ["--set", "steps=4", "--set", "channels=4"]
+    settings = ["--set", "steps=4", "--set", "width=4"]
     text = dgbench(
         home, "run", "-m", "my_method", "--plugin", "my_method.py", "-t", "./discs", "--source", "dim", *settings
     )

@@ -49,7 +49,7 @@ T2 = {
     "vesicle": 0.72, "bulb": 0.46, "marrow": 0.50, "cortex": 0.07, "lumen": 0.08, "node": 0.50,
 }  # fmt: skip
 T1 = {
-    "fat": 0.74, "muscle": 0.60, "transition": 0.36, "peripheral": 0.56, "capsule": 0.26, "bladder": 0.45, "wall": 0.46,
+    "fat": 0.74, "muscle": 0.57, "transition": 0.35, "peripheral": 0.56, "capsule": 0.25, "bladder": 0.45, "wall": 0.46,
     "vesicle": 0.50, "bulb": 0.44, "marrow": 0.70, "cortex": 0.08, "lumen": 0.06, "node": 0.39,
 }  # fmt: skip
 PARTLY_SUPPRESSED = T2 | {"fat": 0.51, "marrow": 0.42, "muscle": 0.20, "bladder": 0.85}

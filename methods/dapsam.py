@@ -15,10 +15,12 @@ Medical Image Segmentation. MICCAI 2024. https://arxiv.org/abs/2409.12522
 
 Follows the authors' code where it departs from the paper: two adapters per block, the halves above, addressing by dot
 product instead of cosine (`memory_similarity`), fresh frequencies instead of SAM's for the decoder's positions
-(`position_encoding`), a mask head that starts at random (`load_mask_head`), one Dice for the batch (`dice_reduction`).
-Its released state dicts load as they are.
+(`position_encoding`), a mask head that starts at random (`load_mask_head`), one Dice for the batch (`dice_reduction`),
+and two mixed-up axes (`layout`): e is made of tokens whose memory, channels last, is read as channels first, so its
+positions and channels are shuffled; and the gate before a block pools each image column over its rows and channels, not
+each channel over the positions. `layout=paper` computes the equations above. Released state dicts load as they are.
 Differs: the default backbone is a small ViT trained whole from scratch, so that no download is needed; the paper's
-ViT-B with its frozen encoder is the default on its own tasks. Any image size. Constant images do not divide by zero.
+ViT-B with its frozen encoder is the default on its own tasks. Any image size. An even image divides by no zero.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ class DAPSAMHparams(Hparams):
     dice_reduction: Literal["batch", "image"] = "batch"
     adapters: Literal["both", "l", "channel"] = "both"  # before the blocks (l), beside their MLPs (channel)
     reduction: int = 4  # of the adapters' hidden width
-    layout: Literal["authors", "paper"] = "authors"  # of the tensors before the blocks
+    layout: Literal["authors", "paper"] = "authors"  # of the low-level prompt's axes, see above
     memory: int = 256  # prototypes in M
     memory_similarity: Literal["dot", "cosine"] = "dot"
     position_encoding: Literal["random", "sam"] = "random"
@@ -78,7 +80,7 @@ class DAPSAMHparams(Hparams):
 
 
 def gate(x: Tensor, over: tuple[int, int] = (1, 2)) -> Tensor:
-    """(N, H, W, C) -> (N, H, W, C): each channel weighed by what it shows of the whole image, pooled `over` (H, W)."""
+    """(N, H, W, C) -> (N, H, W, C), weighed by its mean and maximum `over` two axes: those of the image, (H, W)."""
     return x * (x.mean(over, keepdim=True) + x.amax(over, keepdim=True)).sigmoid()
 
 
@@ -113,12 +115,12 @@ class LowLevelAdapter(nn.Module):
     def low_level(self, x: Tensor) -> Tensor:
         """Tokens (N, H, W, C) -> e, of the same shape."""
         n, height, width, c = x.shape
-        if self.layout == "authors":  # their memory holds channels last and is read as channels first
+        if self.layout == "authors":
             x = x.reshape(n, c, height * width).mT.reshape(n, height, width, c)
         return self.embedding_generator(x)
 
     def forward(self, x: Tensor, e: Tensor, i: int) -> Tensor:
-        over = (1, 3) if self.layout == "authors" else (1, 2)  # theirs pools each column over its rows and channels
+        over = (1, 3) if self.layout == "authors" else (1, 2)
         return self.get_submodule(f"lightweight_mlp_{i}")(gate(0.5 * x + e, over))
 
 
@@ -157,7 +159,7 @@ class PromptGenerator(nn.Module):
 class DAPSAM(Method):
     hparams: DAPSAMHparams
     paper = "https://arxiv.org/abs/2409.12522"
-    # The authors train 160 epochs. An epoch of prostate has 250 steps whatever the source, of fundus 20 (BinRushed).
+    # The authors train 160 epochs. An epoch has about 250 steps in prostate, 20 in fundus (BinRushed).
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         "prostate": {"backbone": "vit_b", "image_size": 384, "steps": 40_000, "warmup": 250},
         "fundus": {"backbone": "vit_b", "image_size": 512, "steps": 3_200, "warmup": 25},
@@ -246,4 +248,4 @@ class DAPSAM(Method):
         warmup, last = self.hparams.warmup, max(step - 1, 0)
         if last < warmup:
             return max(step, 1) / warmup
-        return (1 - (last - warmup) / (self.hparams.horizon * self.steps)) ** 0.9
+        return max(0.0, 1 - (last - warmup) / (self.hparams.horizon * self.steps)) ** 0.9

@@ -155,6 +155,7 @@ def test_the_learning_rate_warms_up_and_ends_at_a_quarter():
     assert rate(251 + 25_000) == pytest.approx(0.5**0.9)  # half of the horizon of 50,000 steps
     assert rate(39_999) == pytest.approx(0.24, abs=0.005)
     assert dapsam(warmup=0).schedule(0) == 1
+    assert dapsam(warmup=0, horizon=0.5).schedule(900) == 0  # past the horizon
 
 
 def test_contrast_and_brightness_of_the_scanner_do_not_matter():

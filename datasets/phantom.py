@@ -8,7 +8,7 @@ soft ellipsoids under a smooth random deformation, and then seen by a site's sca
     image = | blur(tissue ** gamma * bias * coil) + Rician noise |, each slice to [0, 1] by the intensity rule
 
 A: surface coil, plain T2, the reference. B: an endorectal coil's balloon flattens the gland and shines at it; small
-field of view. C: another sequence, T1-like: fat shines, fluid is dark, the gland is darker than muscle, without zones.
+field of view. C: another sequence, T1-like: fat shines, fluid is dark, the gland's inner zone is darker than muscle.
 D: an old scanner: thick slices, blur, noise, strong bias, a steep contrast curve, partly suppressed fat; larger glands.
 """
 
@@ -92,7 +92,7 @@ def draw(domain: str, number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def anatomy(site: Site, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
-    """Brightness (D, H, W) in [0, 1], prostate mask (D, H, W), and mm from the image's centre back to the rectum."""
+    """Brightness (D, H, W) in [0, 1], prostate mask (D, H, W), and mm from the gland's centre back to the rectum."""
     x, y, z = _patient(site, rng)  # mm from the gland's centre to the left, the back, the head
     uniform = rng.uniform
     a, b, c = (half * uniform(0.88, 1.12) for half in site.gland)
@@ -194,7 +194,7 @@ def _patient(site: Site, rng: np.random.Generator) -> list[np.ndarray]:
         (np.arange(n) - (n - 1) / 2) * s
         for n, s in zip((site.slices, site.pixels, site.pixels), site.spacing, strict=True)
     ]
-    shift = rng.uniform(-1, 1, 3) * (2, 4, 4)
+    shift = rng.uniform(-1, 1, 3) * (2, 10, 10)
     z, y, x = (axis - s for axis, s in zip(axes, shift, strict=True))
     z, y = z[:, None, None], y[:, None]
     roll, pitch, yaw = rng.uniform(-1, 1, 3) * (0.10, 0.20, 0.10)

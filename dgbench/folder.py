@@ -64,7 +64,7 @@ class FolderTask(FileTask):
     """
 
     image_size = 192
-    steps = 300
+    steps = 200
 
     def __init__(self, path: Path):
         """Raises `DataError` when `path` holds no domain, `UsageError` for a mistake in its task.toml."""

@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Compare methods for single-source domain generalization of medical image segmentation.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
 data_app = typer.Typer(help="Look at a task's data, check them, prepare them.", no_args_is_help=True)

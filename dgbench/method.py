@@ -119,7 +119,7 @@ def resolve_hparams(method: type[Method], task_name: str, settings: dict[str, st
     hparams = cls(**own_settings(method, task_name))
     changed = {}
     for key, text in (settings or {}).items():
-        require(key, sorted(hints), f"hyperparameter of {method.__module__.rpartition('.')[2]}")
+        require(key, sorted(hints), f"hyperparameter of {method.__name__}")
         changed[key] = _convert(text, hints[key], key)
     return dataclasses.replace(hparams, **changed)
 

@@ -60,9 +60,11 @@ class Progress:
                 message = f": {escape(news.message)}" if news.message else ""
                 self.console.print(f"[{style}]{news.status}[/] {name}{message}", highlight=False, soft_wrap=True)
         elif self.console.is_terminal:
-            row = self.rows.setdefault(news.run, self.bars.add_task(name, total=None, detail=""))
+            if news.run not in self.rows:
+                self.rows[news.run] = self.bars.add_task(name, total=None, detail="")
             label = f"{news.phase} {name}"
-            self.bars.update(row, description=label, completed=news.done, total=news.total, detail=news.detail)
+            now = {"completed": news.done, "total": news.total, "detail": news.detail}
+            self.bars.update(self.rows[news.run], description=label, **now)
         elif time.monotonic() - self.last.get(news.run, 0) > self.pause:
             self.last[news.run] = time.monotonic()
             line = f"{news.phase} {name} {news.done}/{news.total} {news.detail}"

@@ -234,3 +234,22 @@ def test_the_record_says_how_to_judge_and_repeat_the_run(discs, tmp_path):
     assert record["environment"]["threads"] == 1
     assert set(record["data"]) == {"bright", "dim", "inverted"}
     assert str(tmp_path) not in json.dumps(record)  # a record may be published: it holds no path of its maker
+
+
+def test_weights_given_as_a_checkpoint_are_tested_without_training_and_say_the_same(discs, tmp_path):
+    (trained,) = plan(discs, tmp_path / "r", sources=["dim"])
+    launch.launch(discs, [trained], options=QUICK)
+    weights = Path(trained.folder) / "weights.safetensors"
+    (given,) = plan(discs, tmp_path / "r", sources=["dim"], checkpoint=weights)
+    assert given.variant == f"pixels[checkpoint={sha256(weights)[:8]}]"
+    launch.launch(discs, [given], options=QUICK)
+    assert sha256(Path(given.folder) / "cases.csv") == weights_and_cases(trained)[1]
+    record = runs.read_run(Path(given.folder)).record
+    assert record["initialisation"] == {"weights.safetensors": sha256(weights)}
+    assert record["costs"]["trained"] == 0
+
+
+def test_a_checkpoint_needs_to_know_its_source(discs, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match="which domain were these weights trained on"):
+        plan(discs, tmp_path, checkpoint=tmp_path / "w.safetensors")

@@ -62,9 +62,8 @@ class Progress:
         elif self.console.is_terminal:
             if news.run not in self.rows:
                 self.rows[news.run] = self.bars.add_task(name, total=None, detail="")
-            label = f"{news.phase} {name}"
-            now = {"completed": news.done, "total": news.total, "detail": news.detail}
-            self.bars.update(self.rows[news.run], description=label, **now)
+            row, label = self.rows[news.run], f"{news.phase} {name}"
+            self.bars.update(row, description=label, completed=news.done, total=news.total, detail=news.detail)
         elif time.monotonic() - self.last.get(news.run, 0) > self.pause:
             self.last[news.run] = time.monotonic()
             line = f"{news.phase} {name} {news.done}/{news.total} {news.detail}"

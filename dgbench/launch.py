@@ -26,7 +26,7 @@ import torch
 
 import dgbench
 from dgbench import data, metrics, train
-from dgbench.errors import DataError, DgbenchError, UsageError
+from dgbench.errors import DataError, DgbenchError, RunError, UsageError
 from dgbench.evaluate import Tested, cases_csv, measure_domain, write_predictions
 from dgbench.files import Taken, lease, make_folder, read_json, sha256, write_atomic, write_json
 from dgbench.method import Method
@@ -212,7 +212,8 @@ def _work(
         )
         with suppress(OSError):
             write_atomic(folder / "traceback.txt", traceback.format_exc())
-            write_json(folder / "FAILED.json", {"run": str(run), "cause": cause, "remedy": remedy, "at": _now()})
+            if isinstance(error, RunError) or not isinstance(error, DgbenchError):  # a missing file is tried again
+                write_json(folder / "FAILED.json", {"run": str(run), "cause": cause, "remedy": remedy, "at": _now()})
         outcome = Outcome(run, "failed", cause, remedy)
     tell(outcome)
     connection.close()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from dgbench import launch, registry, runs
 from dgbench.errors import DataError, UsageError
@@ -119,6 +120,19 @@ def test_a_run_that_fails_leaves_its_traceback_and_the_others_go_on(discs, tmp_p
     again = launch.launch(discs, planned, options=QUICK)
     assert {o.message[:13] for o in again} == {"failed before"}
     assert [o.status for o in launch.launch(discs, planned[:1], "failed", QUICK)] == ["failed"]
+
+
+def test_a_run_that_lacked_a_file_is_tried_again_by_the_same_command(discs, tmp_path):
+    settings = {"initialisation": str(tmp_path / "weights.safetensors"), "steps": "1", "width": "4"}
+    options = {"task_reference": str(discs.root), "results": tmp_path / "r", "sources": ["dim"], "settings": settings}
+    (run,) = runs.plan(discs, ["erm"], **options)
+    (outcome,) = launch.launch(discs, [run], options=QUICK)
+    assert outcome.status == "failed"
+    assert "weights.safetensors" in outcome.message
+    cls, hparams = run.load_method()
+    network = cls(discs.info, hparams).net
+    safetensors.torch.save_file(network.state_dict(), settings["initialisation"])
+    assert [o.status for o in launch.launch(discs, [run], options=QUICK)] == ["done"]
 
 
 def test_a_process_that_dies_is_reported_and_stops_no_other(discs, tmp_path):

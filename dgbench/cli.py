@@ -38,6 +38,13 @@ class Kind(StrEnum):
     runs = "runs"
 
 
+NEEDS = {
+    "needs_batch": "batch > 1",
+    "uses_target_masks": "target masks (oracle)",
+    "uses_target_batch": "several test images",
+}
+
+
 class Again(StrEnum):
     missing = "missing"
     failed = "failed"
@@ -141,8 +148,18 @@ def list_(
         return
     table.add_column(kind.value[:-1], style="bold", no_wrap=True)
     table.add_column("what it is")
+    if kind is Kind.methods:
+        table.add_column("needs")
+        table.add_column("paper", no_wrap=True)
     for item in (registry.METHODS if kind is Kind.methods else registry.TASKS).plugins().values():
-        table.add_row(item.name, escape(item.summary()))
+        facts = item.facts()
+        words = [text for name, text in NEEDS.items() if name in facts] + [facts.get("pretrained", "")]
+        table.add_row(
+            item.name,
+            escape(item.summary()),
+            ", ".join(filter(None, words)),
+            facts.get("paper", "").removeprefix("https://"),
+        )
     console.print(table)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.errors import UsageError, require
+from dgbench.losses import dice_bce
 from dgbench.task import TaskInfo
 
 
@@ -34,13 +35,14 @@ class Hparams:
 
 
 class Method(nn.Module):
-    """Base class of all methods. Most write `__init__`, `loss` and `predict`; the rest has sensible defaults.
+    """Base class of all methods. Most write `__init__` and `logits`, or `loss` and `predict`; the rest has defaults.
 
     Whatever `loss`, `update` and `augment` draw at random comes from torch's global generator or from the given one;
     both are set by the engine as a function of (seed, step) alone, so that a killed run continues bit-identically.
     What a method learns or stores between steps must be in its `state_dict`.
     """
 
+    name: ClassVar[str]  # its file's, set by the registry
     hparams: Hparams  # annotate with your own dataclass; the engine reads the annotation
     paper: ClassVar[str] = ""  # a link
     per_task: ClassVar[dict[str, dict[str, Any]]] = {}  # the paper's own settings for a task, by task name
@@ -48,6 +50,7 @@ class Method(nn.Module):
     needs_batch: ClassVar[bool] = False  # a training batch of one makes no sense for it
     uses_target_masks: ClassVar[bool] = False  # an oracle: prompted from the reference, never ranked with the others
     uses_target_batch: ClassVar[bool] = False  # needs several test images at once, or adapts to them
+    pretrained: ClassVar[str] = ""  # the weights it starts from, in words, for a list of methods
 
     optimizers: tuple[torch.optim.Optimizer, ...] = ()
 
@@ -65,13 +68,21 @@ class Method(nn.Module):
         """
         return {}
 
+    def logits(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> (N, K, H, W), before the sigmoid."""
+        raise NotImplementedError(f"{type(self).__name__} must write logits(image), or loss(batch) and predict(image)")
+
+    def criterion(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """How wrong logits are, (N, K, H, W) both: a scalar. Default: the mean of cross-entropy and Dice loss."""
+        return dice_bce(logits, mask)
+
     def loss(self, batch: Batch) -> Tensor:
         """Scalar loss of one augmented batch."""
-        raise NotImplementedError(f"{type(self).__name__} must write loss(batch) or update(batch)")
+        return self.criterion(self.logits(batch.image), batch.mask)
 
     def predict(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, K, H, W) probabilities. Must not depend on the other images of the batch."""
-        raise NotImplementedError(f"{type(self).__name__} must write predict(image)")
+        return self.logits(image).sigmoid()
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
         """The training batch, augmented on its device; draws from `rng`, on the CPU, only. Default: unchanged."""

@@ -188,11 +188,14 @@ class FeatureUNet(SegmentationNet):
     def load_encoder(self, state: dict[str, Tensor], origin: str | Path) -> None:
         """Take the encoder's weights from the whole network as timm publishes it; its classifier may be missing.
 
+        An EfficientNet may also come with the names of EfficientNet-PyTorch, which has timm's layers in timm's order.
         Raises `DataError`, which names `origin`, for weights of another network.
         """
         import timm
 
         whole: Any = timm.create_model(self.name)
+        if "_conv_stem.weight" in state and len(state) == len(whole.state_dict()):
+            state = dict(zip(whole.state_dict(), state.values(), strict=True))
         classifier = whole.pretrained_cfg.get("classifier") or ()
         head = [f"{name}.*" for name in ([classifier] if isinstance(classifier, str) else classifier)]
         load_into(whole, state, origin, allow_missing=head, allow_unexpected=head)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
 import re
 import sys
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +50,18 @@ class Plugin:
             if _top_level_is_missing(module):
                 return f"broken: it imports {module}, which is not installed"
         return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+    def facts(self) -> dict[str, str]:
+        """What the file's classes state of themselves in plain values: paper, pretrained, and what they need."""
+        try:
+            nodes = ast.parse(self.path.read_text(encoding="utf-8")).body if self.path else []
+        except (SyntaxError, ValueError, OSError):
+            nodes = []
+        stated: dict[str, str] = {}
+        for node in (n for c in nodes if isinstance(c, ast.ClassDef) for n in c.body if isinstance(n, ast.Assign)):
+            if isinstance(node.value, ast.Constant) and isinstance(node.targets[0], ast.Name) and node.value.value:
+                stated[node.targets[0].id] = str(node.value.value)
+        return stated
 
 
 @dataclass
@@ -109,6 +123,7 @@ class Registry:
             own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == plugin.module]
             classes = [c for c in own if not (c.__name__.startswith("_") or inspect.isabstract(c))]
         classes = [c for c in classes if inspect.isclass(c) and issubclass(c, base)]
+        classes = [c for c in classes if not any(issubclass(other, c) for other in classes if other is not c)]
         if len(classes) != 1:
             raise UsageError(
                 f"{plugin.path or plugin.module} defines {len(classes)} concrete {WORD[self.kind]} classes, not one",
@@ -145,7 +160,44 @@ def published_files() -> list[Path]:
 
 
 def get_method(name: str) -> type[Method]:
-    return METHODS.get(name)
+    """The method of that name; `a+b` is method a with the idea of method b put over it, and so on."""
+    first, *ideas = name.split("+")
+    method = METHODS.get(first)
+    for idea in ideas:
+        method = _combined(method, METHODS.get(idea))
+    return method
+
+
+def _combined(base: type[Method], other: type[Method]) -> type[Method]:
+    """`base` under the idea of `other`: the part of it that its file writes as a class of its own, for any method.
+
+    The settings are those of `base` and what the file of `other` adds.
+    """
+    from dgbench.method import hparams_class
+
+    ideas = [c for c in other.__mro__[1:] if c.__module__ == other.__module__]
+    if not ideas:
+        raise UsageError(
+            f"'{other.name}' cannot be put over another method: it is one with its network",
+            f"derive a class from both in a file of your own, or run '{other.name}' by itself",
+        )
+    settings, theirs = hparams_class(base), hparams_class(other)
+    hints, defaults = typing.get_type_hints(theirs), theirs()
+    added = [f.name for f in dataclasses.fields(theirs) if f.name in vars(theirs).get("__annotations__", {})]
+    twice = [n for n in added if n in {f.name for f in dataclasses.fields(settings)}]
+    if twice:
+        raise UsageError(
+            f"'{base.name}' and '{other.name}' both have a setting named {', '.join(twice)}",
+            "derive a class from both in a file of your own, with names that differ",
+        )
+    fields = [(n, hints[n], dataclasses.field(default=getattr(defaults, n))) for n in added]
+    merged = dataclasses.make_dataclass(
+        f"{settings.__name__}And{theirs.__name__}", fields, bases=(settings,), frozen=True
+    )
+    body = {"__module__": other.__module__, "__annotations__": {"hparams": merged}, "paper": base.paper}
+    combined: type[Method] = type(f"{base.__name__}And{other.__name__}", (ideas[0], base), body)
+    combined.name = f"{base.name}+{other.name}"
+    return combined
 
 
 def get_task(name: str, data: Path | None = None) -> Task:

@@ -159,6 +159,7 @@ class PromptGenerator(nn.Module):
 class DAPSAM(Method):
     hparams: DAPSAMHparams
     paper = "https://arxiv.org/abs/2409.12522"
+    pretrained = "SAM ViT-B on prostate and fundus"
     # The authors train 160 epochs. An epoch has about 250 steps in prostate, 20 in fundus (BinRushed).
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         "prostate": {"backbone": "vit_b", "image_size": 384, "steps": 40_000, "warmup": 250},
@@ -235,13 +236,9 @@ class DAPSAM(Method):
         kind = self.hparams.augmentation
         return batch if kind == "none" else augment(batch, rng, AUGMENTATION if kind == "authors" else BASE)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def criterion(self, logits: Tensor, mask: Tensor) -> Tensor:
         h = self.hparams
-        mean = dice_bce(self.logits(batch.image), batch.mask, dice_weight=h.dice_weight, reduction=h.dice_reduction)
-        return mean * batch.mask.shape[1]
-
-    def predict(self, image: Tensor) -> Tensor:
-        return self.logits(image).sigmoid()
+        return mask.shape[1] * dice_bce(logits, mask, dice_weight=h.dice_weight, reduction=h.dice_reduction)
 
     def schedule(self, step: int) -> float:
         """Linear warm-up, then polynomial decay; both one step late, as the authors set the rate after each step."""

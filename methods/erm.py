@@ -21,7 +21,6 @@ from torch import Tensor
 from dgbench.augment import augment
 from dgbench.errors import UsageError
 from dgbench.files import sha256
-from dgbench.losses import dice_bce
 from dgbench.method import Batch, Hparams, Method
 from dgbench.nets import FeatureUNet, Norm, UNet, normalise, published_weights
 from dgbench.task import TaskInfo
@@ -41,6 +40,7 @@ class ERMHparams(Hparams):
 class ERM(Method):
     hparams: ERMHparams
     paper = "https://arxiv.org/abs/1505.04597"
+    pretrained = "ImageNet by --set initialisation"
     per_task: ClassVar = {"phantom": {"width": 8}, "prostate": {"width": 32}, "fundus": {"width": 32}}
 
     def __init__(self, task: TaskInfo, hparams: ERMHparams):
@@ -72,9 +72,3 @@ class ERM(Method):
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
         return augment(batch, rng) if self.hparams.augmentation == "base" else batch
-
-    def loss(self, batch: Batch) -> Tensor:
-        return dice_bce(self.logits(batch.image), batch.mask)
-
-    def predict(self, image: Tensor) -> Tensor:
-        return self.logits(image).sigmoid()

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dgbench import data, images, launch, registry, train
 from dgbench.errors import DataError, UsageError
-from dgbench.files import make_folder
+from dgbench.files import make_folder, read_json
 from dgbench.method import Method, resolve_hparams
-from dgbench.runs import RunRecord, read_run
+from dgbench.records import RunRecord, broken_files, read_run
 from dgbench.task import Task, TaskInfo
 
 
@@ -24,6 +24,8 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[Method, RunRecord]:
     values = record.record
     if values["checkpoint"]:
         raise UsageError(f"{folder} tested a given checkpoint and holds no weights", "give a run that was trained")
+    if broken := broken_files(folder, read_json(folder / "RESULT.json") or {}):
+        raise DataError(f"{folder}: {', '.join(broken)} missing or changed since the run ended", "make the run again")
     cls = registry.get_method(record.method)
     info = TaskInfo(record.task, tuple(values["structures"]), values["image_size"], values["steps"])
     hparams = resolve_hparams(cls, record.task, values["settings"])

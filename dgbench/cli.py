@@ -51,9 +51,19 @@ class Again(StrEnum):
     all = "all"
 
 
+class Format(StrEnum):
+    table = "table"
+    md = "md"
+    csv = "csv"
+    tex = "tex"
+    html = "html"
+
+
 Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a folder of images (PATH).")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the task's files.", show_default="./data/TASK")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
+Protocol = Annotated[str, typer.Option("--protocol", help="sdg, or dapsam (as the paper's code).")]
+Metric = Annotated[str, typer.Option("--metric", help="dice, asd, assd or hd95.")]
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A method or task of your own: a .py file.")]
 
 
@@ -79,7 +89,7 @@ def run(
     task: Annotated[list[str], typer.Option("--task", "-t", help="Task name or folder of images; several allowed.")],
     source: Annotated[list[str] | None, typer.Option("--source", help="Train on this domain only.")] = None,
     seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds, e.g. 0,1,2.", show_default="0")] = None,
-    protocol: Annotated[str, typer.Option("--protocol", help="sdg, or dapsam (as the paper's code).")] = "sdg",
+    protocol: Protocol = "sdg",
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value: a hyperparameter.")] = None,
     data: Data = None,
     results: Results = Path("results"),
@@ -161,6 +171,67 @@ def list_(
             facts.get("paper", "").removeprefix("https://"),
         )
     console.print(table)
+
+
+@app.command()
+def leaderboard(
+    task: Task,
+    metric: Metric = "dice",
+    format_: Annotated[Format, typer.Option("--format", help="On the terminal, or as text to copy.")] = Format.table,
+    reference: Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")] = None,
+    protocol: Protocol = "sdg",
+    results: Results = Path("results"),
+) -> None:
+    """Rank the finished runs of a task: intervals, tests, costs, and what papers report.
+
+    Example: dgbench leaderboard --task phantom --against erm
+    """
+    from dgbench import leaderboard, records, tables
+    from dgbench.protocol import get_protocol
+
+    found, left_out = records.load(results, _task_name(task), protocol)
+    board = leaderboard.build(found, get_protocol(protocol), metric, reference, left_out=left_out)
+    if format_ is not Format.table:
+        print(leaderboard.render(board, format_.value), end="")
+        return
+    for table in leaderboard.board_tables(board):
+        tables.show(table, console)
+    console.print(escape(leaderboard.conclusion(board)), style="bold", highlight=False)
+
+
+@app.command()
+def compare(
+    one: Annotated[str, typer.Argument(help="A variant; or a folder of results, made before.", metavar="A")],
+    other: Annotated[str, typer.Argument(help="Another variant; or a folder of results, made after.", metavar="B")],
+    task: Task,
+    metric: Metric = "dice",
+    margin: Annotated[
+        float | None,
+        typer.Option("--margin", help="Equivalent within: Dice points, or mm.", show_default="0.5 points, 0.1 mm"),
+    ] = None,
+    protocol: Protocol = "sdg",
+    results: Results = Path("results"),
+) -> None:
+    """Is A better than B? Paired by case, with interval, test, and what would settle it if it is open.
+
+    Example: dgbench compare erm dapsam --task phantom
+    """
+    from dgbench import compare, records, tables
+    from dgbench.protocol import get_protocol
+
+    name, scale = _task_name(task), 100 if metric == "dice" else 1
+    within = None if margin is None else margin / scale
+    if Path(one).is_dir() and Path(other).is_dir():
+        before, after = (records.load(Path(folder), name, protocol)[0] for folder in (one, other))
+        compared, notes = compare.folders(before, after, get_protocol(protocol), metric, within)
+    else:
+        found, notes = records.load(results, name, protocol)
+        compared = [compare.compare(found, get_protocol(protocol), one, other, metric, within)]
+    for comparison in compared:
+        tables.show(compare.table(comparison), console)
+        console.print(escape(compare.sentence(comparison)), style="bold", highlight=False)
+    for note in notes:
+        console.print(escape(note), highlight=False)
 
 
 @app.command()
@@ -257,6 +328,11 @@ def data_prepare(
         prepared = prepare(loaded, domain, image_size or loaded.image_size)
         count = f"{len(prepared.cases)} cases, {len(prepared.images)} slices"
         console.print(f"{domain}: {count} in {prepared.folder}", highlight=False, soft_wrap=True)
+
+
+def _task_name(reference: str) -> str:
+    """The name runs are stored under; the images themselves need not be there any more."""
+    return registry.get_task(reference).name if registry.is_folder(reference) else reference
 
 
 def _add_plugins(paths: list[Path] | None) -> None:

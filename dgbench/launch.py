@@ -31,8 +31,9 @@ from dgbench.evaluate import Tested, cases_csv, measure_domain, write_prediction
 from dgbench.files import Taken, lease, make_folder, read_json, sha256, write_atomic, write_json
 from dgbench.method import Method
 from dgbench.protocol import get_protocol
+from dgbench.records import SCHEMA
 from dgbench.registry import code_hash
-from dgbench.runs import SCHEMA, Rerun, Run
+from dgbench.runs import Rerun, Run
 from dgbench.task import Task
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,7 +27,7 @@ from dgbench.files import make_folder, write_atomic
 
 if TYPE_CHECKING:
     from dgbench.protocol import Protocol
-    from dgbench.runs import RunRecord
+    from dgbench.records import RunRecord
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; yellow is left out: too light for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -45,6 +46,8 @@ styled = style.context(
             "figure.constrained_layout.h_pad": 0.08,
             "hatch.linewidth": 0.6,
             "pdf.fonttype": 42,  # letters stay letters
+            "svg.fonttype": "none",
+            "text.parse_math": False,  # a name may hold dollars
         },
     ]
 )
@@ -80,7 +83,7 @@ def heat_map(
     rows, columns = list(matrices[0].values.index), list(matrices[0].values.columns)
     side = 0.075 * max(len(str(name)) for name in columns)  # inches that the longest name takes
     width, height = 0.55 * len(columns) + 0.3, 0.3 * len(rows) + 0.5
-    figure, grid, across = _grid(len(matrices), (width, height), (side + 1.2, side + 0.9), limit=13.0)
+    figure, grid, across = make_grid(len(matrices), (width, height), (side + 1.2, side + 0.9), limit=13.0)
     x, y = _places(len(columns)), _places(len(rows))
     for i, (axes, m) in enumerate(zip(grid, matrices, strict=True)):
         for row, source in enumerate(rows):
@@ -108,7 +111,7 @@ def heat_map(
                     color=GRAY if home else "white" if dark else "black",
                     bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8} if home else None,
                 )
-        axes.set(xlim=(-0.5, x[-1] + 0.5), ylim=(y[-1] + 0.5, -0.5), title=_wrap(m.variant, width))
+        axes.set(xlim=(-0.5, x[-1] + 0.5), ylim=(y[-1] + 0.5, -0.5), title=wrap(m.variant, width))
         below = i + across >= len(grid)
         axes.set_xticks(x, columns, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(y, rows)
@@ -118,33 +121,42 @@ def heat_map(
     figure.supylabel("source", fontsize=9)
     figure.supxlabel("target", fontsize=9)
     note = f"{records[0].task}, protocol {protocol.name}; hatched: the source's own validation cases, in no mean"
-    _title(figure, tables.heading(cells, records, protocol, metric, structure), note)
-    return _settled(figure)
+    set_title(figure, tables.heading(cells, records, protocol, metric, structure), note)
+    return settled(figure)
+
+
+def case_means(
+    records: Iterable[RunRecord], protocol: Protocol, metric: str = "dice", structure: str | None = None
+) -> pd.Series:
+    """What each target case scores, indexed by domain, variant and case: the mean over structures, sources and seeds.
+
+    A missed structure counts as in the protocol; NaN where one of the values is NaN by the protocol.
+    """
+    cases = tables.all_cases(records, protocol)
+    cases = cases[(cases["role"] == "target") & ((cases["structure"] == structure) | (structure is None))]
+    values = tables.scores(cases, metric, protocol)
+    keys = ["domain", "variant", "case"]
+    grouped = cases.loc[values.index, keys].assign(value=values).groupby(keys)["value"].agg(["mean", "count", "size"])
+    return grouped["mean"].where(grouped["count"] == grouped["size"])
 
 
 @styled
 def target_boxes(
     records: Iterable[RunRecord], protocol: Protocol, metric: str = "dice", structure: str | None = None
 ) -> Figure:
-    """One panel per target, one box per variant, one point per case: its mean over structures, sources and seeds.
-
-    A missed structure counts as in the protocol; a case whose value is NaN by the protocol has no point.
-    """
+    """One panel per target, one box per variant, one point per case, as `case_means` has it; none where it is NaN."""
     records = list(records)
     cells = tables.cells(records, protocol)
     variants = list(tables.summary(cells, records, protocol)["variant"])
-    cases = tables.all_cases(records, protocol)
-    cases = cases[(cases["role"] == "target") & ((cases["structure"] == structure) | (structure is None))]
-    values = tables.scores(cases, metric, protocol) * (100 if metric == "dice" else 1)
-    keys = ["domain", "variant", "case"]
-    grouped = cases.loc[values.index, keys].assign(value=values).groupby(keys)["value"].agg(["mean", "count", "size"])
-    points = grouped["mean"].where(grouped["count"] == grouped["size"]).dropna()
+    every = case_means(records, protocol, metric, structure) * (100 if metric == "dice" else 1)
+    points = every.dropna()
 
-    targets = [d for d in cells["target"].cat.categories if d in set(cases["domain"])]
-    names = [_wrap(v, 2.2) for v in variants]
+    tested = set(cells.loc[(cells["role"] == "target") & (cells["n_cases"] > 0), "target"])
+    targets = [d for d in cells["target"].cat.categories if d in tested]
+    names = [wrap(v, 2.2) for v in variants]
     lines = sum(max(1.4, n.count("\n") + 1) for n in names)
     side = 0.075 * max(len(line) for n in names for line in n.split("\n"))
-    figure, grid, _ = _grid(len(targets), (1.7, 0.19 * lines + 0.3), (side, 0.9), limit=math.inf)
+    figure, grid, _ = make_grid(len(targets), (1.7, 0.19 * lines + 0.3), (side, 0.9), limit=math.inf)
     jitter = np.random.default_rng(0)
     for axes, target in zip(grid, targets, strict=True):
         for i, variant in enumerate(variants):
@@ -176,31 +188,37 @@ def target_boxes(
     for axes in grid:
         axes.set_xlim((-3, 103) if metric == "dice" else (low, high))
     note = f"{records[0].task}, protocol {protocol.name}; a point: one case, mean over sources and seeds"
-    note += "; a case with NaN has none" if len(points) < len(grouped) else ""
-    _title(figure, tables.heading(cells, records, protocol, metric, structure), note)
-    return _settled(figure)
+    note += "; a case with NaN has none" if len(points) < len(every) else ""
+    set_title(figure, tables.heading(cells, records, protocol, metric, structure), note)
+    return settled(figure)
 
 
 @styled
-def learning_curves(records: Iterable[RunRecord]) -> Figure:
-    """Training loss against step: one panel per variant, one line per run, coloured by source."""
+def learning_curves(records: Iterable[RunRecord], points: int | None = None) -> Figure:
+    """Training loss against step: one panel per variant, one line per run, coloured by source.
+
+    points: the most of a line; where there are more steps, a point is the mean of some beside each other.
+    """
     records = sorted(records, key=lambda r: (r.variant, r.source, r.seed))
     variants = sorted({r.variant for r in records})
     sources = [d for d in records[0].record["domains"] if any(r.source == d for r in records)]
     colour = {source: COLOURS[i % len(COLOURS)] for i, source in enumerate(sources)}
-    figure, grid, across = _grid(len(variants), (2.6, 1.9), (1.4, 0.3))
+    figure, grid, across = make_grid(len(variants), (2.6, 1.9), (1.4, 0.3))
     for i, (axes, variant) in enumerate(zip(grid, variants, strict=True)):
         for run in (r for r in records if r.variant == variant):
             if "loss" in run.history and len(run.history) > 1:
-                axes.plot(run.history["step"], run.history["loss"], color=colour[run.source], linewidth=0.9, alpha=0.8)
+                line = run.history[["step", "loss"]]
+                if points and len(line) > points:
+                    line = line.groupby(np.arange(len(line)) * points // len(line)).mean()
+                axes.plot(line["step"], line["loss"], color=colour[run.source], linewidth=0.9, alpha=0.8)
         if not axes.lines:
             axes.text(0.5, 0.5, "nothing trained", ha="center", va="center", color=GRAY, transform=axes.transAxes)
             axes.set(xticks=[], yticks=[])
-        axes.set_title(_wrap(variant, 2.4))
+        axes.set_title(wrap(variant, 2.4))
         axes.set(xlabel="step" if i + across >= len(grid) else "", ylabel="loss" if i % across == 0 else "")
     handles = [Line2D([], [], color=colour[s], label=s) for s in sources]
     figure.legend(handles=handles, title="source", loc="outside right upper", frameon=False)
-    return _settled(figure)
+    return settled(figure)
 
 
 @styled
@@ -209,9 +227,9 @@ def overlays(panels: Iterable[Panel]) -> Figure:
     panels = list(panels)
     width = 2.7
     tallest = max(p.image.shape[0] / p.image.shape[1] for p in panels)
-    lines = max(_wrap(p.title, width).count("\n") + 1 for p in panels)
+    lines = max(wrap(p.title, width).count("\n") + 1 for p in panels)
     height = width * min(tallest, 2.0) + 0.16 * lines + 0.1
-    figure, grid, _ = _grid(len(panels), (width, height), (0.1, 0.4), limit=3 * width)
+    figure, grid, _ = make_grid(len(panels), (width, height), (0.1, 0.4), limit=3 * width)
     for axes, panel in zip(grid, panels, strict=True):
         axes.imshow(panel.image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         for masks, colour, dash, thickness in (
@@ -226,7 +244,7 @@ def overlays(panels: Iterable[Panel]) -> Figure:
                     line = axes.contour(*at, padded, levels=[0.5], colors=colour, linewidths=thickness, linestyles=dash)
                     line.set_path_effects([withStroke(linewidth=thickness + 1.2, foreground="black")])
         axes.set(xlim=(-0.5, panel.image.shape[1] - 0.5), ylim=(panel.image.shape[0] - 0.5, -0.5), xticks=[], yticks=[])
-        axes.set_title(_wrap(panel.title, width))
+        axes.set_title(wrap(panel.title, width))
         axes.spines[:].set_visible(False)
         axes.set_anchor("N")
     outline = [withStroke(linewidth=3.2, foreground="black")]
@@ -235,7 +253,7 @@ def overlays(panels: Iterable[Panel]) -> Figure:
         Line2D([], [], color=PREDICTION, linewidth=2, linestyle="dashed", label="prediction", path_effects=outline),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    return _settled(figure)
+    return settled(figure)
 
 
 def notable(records: Iterable[RunRecord]) -> list[tuple[str, RunRecord, str, str]]:
@@ -259,10 +277,14 @@ def panel(title: str, image: np.ndarray, reference: np.ndarray, prediction: np.n
 
     image: float (D, C, H, W) with C 1 or 3; reference and prediction: bool (D, K, H, W).
     """
-    area = (reference if reference.any() else prediction).sum(axis=(1, 2, 3))
-    d = int(area.argmax())
+    d = telling(reference, prediction)
     flat = image[d, 0] if image.shape[1] == 1 else np.moveaxis(image[d], 0, -1)
     return Panel(title, flat, reference[d], prediction[d])
+
+
+def telling(reference: np.ndarray, prediction: np.ndarray) -> int:
+    """The slice that shows most of the structures: masks are bool (D, K, H, W)."""
+    return int((reference if reference.any() else prediction).sum(axis=(1, 2, 3)).argmax())
 
 
 @styled
@@ -292,7 +314,7 @@ def write(
     return [save(figure, folder / f"{name}.{kind}") for name, figure in figures.items() for kind in ("png", "pdf")]
 
 
-def _grid(
+def make_grid(
     n: int, size: tuple[float, float], margin: tuple[float, float], limit: float = 12.0
 ) -> tuple[Figure, list[Axes], int]:
     """A figure of n axes of a size in inches, in even rows of at most `limit` inches; and how many stand in a row."""
@@ -306,12 +328,13 @@ def _grid(
     return figure, grid[:n], across
 
 
-def _title(figure: Figure, title: str, note: str) -> None:
-    lines = _wrap(note, figure.get_figwidth() - 0.3)
+def set_title(figure: Figure, title: str, note: str) -> None:
+    """What is shown, and under it, in lines that fit, what a reader must know."""
+    lines = wrap(note, figure.get_figwidth() - 0.3)
     figure.suptitle(f"{title}\n{lines}", x=0.01, ha="left", fontsize=9, linespacing=1.4)
 
 
-def _settled(figure: Figure) -> Figure:
+def settled(figure: Figure) -> Figure:
     """The figure with its layout found once and kept, whatever number of files it is written to."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -323,7 +346,7 @@ def _places(n: int) -> np.ndarray:
     return np.array([*range(n - 1), n - 0.75])
 
 
-def _wrap(text: str, inches: float) -> str:
+def wrap(text: str, inches: float) -> str:
     """`text` in lines that fit; a variant's settings are parted after a semicolon."""
     lines = (textwrap.wrap(re.sub(r";(?=\S)", "; ", line), max(8, int(inches / 0.075))) for line in text.split("\n"))
     return "\n".join(part for line in lines for part in line)

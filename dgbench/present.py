@@ -15,7 +15,8 @@ from rich.progress import Progress as Bars
 
 from dgbench.launch import News, Outcome
 from dgbench.protocol import get_protocol
-from dgbench.runs import Run, RunRecord, find_runs, read_run
+from dgbench.records import RunRecord, comparable, find_runs, read_run
+from dgbench.runs import Run
 from dgbench.task import Task
 
 if TYPE_CHECKING:
@@ -125,17 +126,3 @@ def seen(task: Task, run: RunRecord, domain: str, case_id: str) -> tuple[np.ndar
         return case.image[kept], case.mask[kept]
     size = run.record["hparams"]["image_size"] or run.record["image_size"]
     return data.to_network(case.image[kept], size), data.mask_to_network(case.mask[kept], size).astype(bool)
-
-
-def comparable(like: RunRecord, records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The records made from the same image files and by the same metrics as `like`."""
-    known: dict[str, str] = {}
-    for record in (like, *records):
-        for domain, fingerprint in record.record["data"].items():
-            known.setdefault(domain, fingerprint)
-    return [
-        r
-        for r in records
-        if r.record["metrics_version"] == like.record["metrics_version"]
-        and all(known[d] == f for d, f in r.record["data"].items())
-    ]

@@ -1,8 +1,7 @@
-"""What a run is: (task, protocol, method variant, source, seed), the folder it leaves, and how it is read again."""
+"""What a run is: (task, protocol, method variant, source, seed), its plan and the folder it leaves."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -10,21 +9,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from dgbench import data, metrics, registry
 from dgbench.errors import DataError, UsageError, require
-from dgbench.evaluate import read_predictions
 from dgbench.files import make_folder, read_json, sha256
 from dgbench.method import Hparams, Method, changed_hparams, resolve_hparams
 from dgbench.protocol import get_protocol
+from dgbench.records import SCHEMA, broken_files
 from dgbench.task import Task
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-SCHEMA = 1  # of run.json, cases.csv and RESULT.json
 Status = Literal["missing", "stale", "failed", "interrupted", "done"]
 Rerun = Literal["missing", "failed", "all"]
 
@@ -163,62 +157,3 @@ def safe(text: str) -> str:
     if clean != text or clean.startswith("."):
         return f"{clean.lstrip('.')}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"
     return clean
-
-
-def broken_files(folder: Path, result: dict[str, Any]) -> list[str]:
-    """Names of a finished run's files that are missing or changed since."""
-    files = result.get("files", {})
-    return [n for n, checksum in files.items() if not (folder / n).is_file() or sha256(folder / n) != checksum]
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A finished run, read from its folder."""
-
-    path: Path
-    record: dict[str, Any]  # run.json
-    cases: pd.DataFrame  # cases.csv
-    history: pd.DataFrame  # history.jsonl
-
-    task: str = dataclasses.field(init=False)
-    protocol: str = dataclasses.field(init=False)
-    method: str = dataclasses.field(init=False)
-    variant: str = dataclasses.field(init=False)
-    source: str = dataclasses.field(init=False)
-    seed: int = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        for name in ("task", "protocol", "method", "variant", "source", "seed"):
-            object.__setattr__(self, name, self.record[name])
-
-    @functools.cached_property
-    def _predictions(self) -> dict[tuple[str, str], np.ndarray]:
-        return read_predictions(self.path / "predictions.npz")
-
-    def predictions(self, domain: str, case: str) -> np.ndarray:
-        """The predicted mask of a case, bool (D, K, H, W), as the protocol saw it."""
-        return self._predictions[domain, case]
-
-
-def read_run(folder: Path) -> RunRecord:
-    """Read a finished run. Raises `DataError` when it is not finished or a file was changed since."""
-    import pandas as pd
-
-    result = read_json(folder / "RESULT.json")
-    if result is None:
-        raise DataError(f"{folder} holds no finished run", "finish it with `dgbench run`")
-    if broken := broken_files(folder, result):
-        raise DataError(f"{folder}: {', '.join(broken)} missing or changed since the run ended", "make the run again")
-    if result["schema"] > SCHEMA:
-        raise DataError(f"{folder} was written by a newer dgbench (schema {result['schema']})", "update dgbench")
-    kinds = {"role": str, "domain": str, "case": str, "structure": str, "flag": str}
-    blank = {metric: [""] for metric in ("dice", "asd", "assd", "hd95")}  # not applicable; a case may be named "NA"
-    cases = pd.read_csv(folder / "cases.csv", dtype=kinds, keep_default_na=False, na_values=blank)
-    history = pd.read_json(folder / "history.jsonl", lines=True)
-    return RunRecord(folder, json.loads((folder / "run.json").read_text()), cases, history)
-
-
-def find_runs(results: Path, task: str, protocol: str) -> list[Path]:
-    """Folders of finished runs of a task, sorted; one that was moved aside lies in a hidden folder."""
-    folders = (p.parent for p in (Path(results) / task / protocol).glob("*/*/RESULT.json"))
-    return sorted(f for f in folders if not f.name.startswith("."))

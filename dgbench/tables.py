@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
     from dgbench.protocol import Protocol
-    from dgbench.runs import RunRecord
+    from dgbench.records import RunRecord
 
 TITLES = {"dice": "Dice", "asd": "ASD", "assd": "ASSD", "hd95": "HD95"}
 MEANS = {
@@ -63,6 +63,12 @@ def all_cases(records: Iterable[RunRecord], protocol: Protocol) -> pd.DataFrame:
     alike("metrics version", (r.record["metrics_version"] for r in records), DataError, again)
     for key in ("structures", "domains", "unit"):
         alike(key, (r.record[key] for r in records), DataError, again)
+    images: dict[str, tuple[str, RunRecord]] = {}
+    for r in records:
+        for domain, fingerprint in r.record.get("data", {}).items():
+            known, first = images.setdefault(domain, (fingerprint, r))
+            if known != fingerprint:
+                raise DataError(f"{first.path} and {r.path} saw different images of domain '{domain}'", again)
     for one, other in itertools.pairwise(records):
         if (one.variant, one.source, one.seed) == (other.variant, other.source, other.seed):
             raise DataError(f"one run twice: {one.path} and {other.path}", "keep one of them")
@@ -274,12 +280,11 @@ def summary(cells: pd.DataFrame, records: Iterable[RunRecord], protocol: Protoco
         runs.setdefault(record.variant, []).append(record)
     rows = []
     for variant, theirs in runs.items():
-        needs = sorted({name for r in theirs for name, needed in r.record["needs"].items() if needed})
         costs = [r.record["costs"] for r in theirs]
         row: dict[str, Any] = {
             "variant": variant,
             "method": theirs[0].method,
-            "oracle": "uses_target_masks" in needs,
+            "oracle": any(r.record["needs"]["uses_target_masks"] for r in theirs),
         }
         of_metric = {metric: matrix(cells, protocol, variant, metric) for metric in protocol.metrics}
         for metric, m in of_metric.items():
@@ -302,8 +307,8 @@ def summary(cells: pd.DataFrame, records: Iterable[RunRecord], protocol: Protoco
             "both_empty": counts["both_empty"],
             "tested": counts["cases"],
             "missed_rate": counts["missed"] / present if present else math.nan,
-            "initialisation": ", ".join(sorted({name for r in theirs for name in _names(r.record["initialisation"])})),
-            "needs": ", ".join(re.sub(r"^(uses|needs)_", "", n).replace("_", " ") for n in needs),
+            "initialisation": initialisation(theirs),
+            "needs": needs(theirs),
             "parameters": max(c["parameters"] for c in costs),
             "trained": max(c["trained"] for c in costs),
             "train_seconds": float(np.mean([c["train_seconds"] for c in costs])),
@@ -316,9 +321,19 @@ def summary(cells: pd.DataFrame, records: Iterable[RunRecord], protocol: Protoco
     return pd.DataFrame(rows).sort_values(**order, na_position="last", ignore_index=True)
 
 
-def _names(initialisation: str | dict[str, str]) -> list[str]:
+def initialisation(records: Iterable[RunRecord]) -> str:
     """ "scratch", or the files that pretrained weights were read from (a record holds their sha256 with them)."""
-    return [initialisation] if isinstance(initialisation, str) else list(initialisation)
+    return ", ".join(sorted({name for r in records for name in _listed(r.record["initialisation"])}))
+
+
+def _listed(names: str | dict[str, str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def needs(records: Iterable[RunRecord]) -> str:
+    """What a method needs beyond one image and its mask, in words."""
+    named = sorted({name for r in records for name, needed in r.record["needs"].items() if needed})
+    return ", ".join(re.sub(r"^(uses|needs)_", "", n).replace("_", " ") for n in named)
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -338,6 +353,12 @@ def number(value: float, metric: str, std: float = math.nan) -> str:
     scale = 100 if metric == "dice" else 1
     text = f"{round(value * scale, 2) + 0.0:.2f}"
     return text if math.isnan(std) else f"{text} ± {std * scale:.2f}"
+
+
+def signed(value: float, metric: str) -> str:
+    """A difference, with its sign."""
+    text = number(value, metric)
+    return text if not text or text.startswith("-") else f"+{text}"
 
 
 def heading(
@@ -373,13 +394,14 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text, before any format: `rows` of entries, the last one under a rule if `total`."""
+    """A table as text, before any format: `rows` of entries, the last one under a rule if `total`; `foot`: below it."""
 
     name: str
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[Entry, ...], ...]
     total: bool = False
+    foot: str = ""
 
 
 def matrix_table(m: Matrix, name: str = "", heading: str = "", context: str = "") -> Table:
@@ -406,11 +428,11 @@ def sources_table(matrices: Sequence[Matrix], oracles: set[str], name: str, head
     metric, columns = matrices[0].metric, matrices[0].values.index
     found = metric != "dice"
     ranked = [m for m in matrices if m.variant not in oracles]
-    best = [_best([m.values.iloc[c, -1] for m in ranked], metric) for c in range(len(columns))]
+    winners = [best([m.values.iloc[c, -1] for m in ranked], metric) for c in range(len(columns))]
     rows = []
     for m in matrices:
         rank = ranked.index(m) if m in ranked else -1
-        means = zip(m.values.iloc[:, -1], m.std.iloc[:, -1], best, strict=True)
+        means = zip(m.values.iloc[:, -1], m.std.iloc[:, -1], winners, strict=True)
         row = [Entry(m.variant), *(Entry(number(v, metric, s), "best" if rank in b else "") for v, s, b in means)]
         row += [Entry(number(m.found.iloc[-1, -1], metric))] if found else []
         rows.append((*row, Entry(str(m.missed.sum())), Entry(m.seeds_text)))
@@ -427,10 +449,10 @@ def summary_tables(summary: pd.DataFrame, units: dict[str, str], name: str, cont
     oracles = set(summary.loc[summary["oracle"], "variant"])
     ranked = summary[~summary["oracle"]]
     metrics = list(units)
-    best = {m: _best(list(ranked[m]), m) for m in metrics} | {"worst": _best(list(ranked["worst_dice"]), "dice")}
+    top = {m: best(list(ranked[m]), m) for m in metrics} | {"worst": best(list(ranked["worst_dice"]), "dice")}
     results, costs = [], []
     for i, row in enumerate(summary.to_dict("records")):  # oracles come last, so `i` is the rank of all others
-        style = {column: "best" if i in winners else "" for column, winners in best.items()}
+        style = {column: "best" if i in winners else "" for column, winners in top.items()}
         results.append(
             (
                 Entry(row["variant"]),
@@ -470,7 +492,7 @@ def summary_tables(summary: pd.DataFrame, units: dict[str, str], name: str, cont
     )
 
 
-def _best(values: list[float], metric: str) -> set[int]:
+def best(values: list[float], metric: str) -> set[int]:
     """Which values show the best number, ties among them; none when there is nothing to compare."""
     shown = {i: round(v * (100 if metric == "dice" else 1), 2) for i, v in enumerate(values) if not math.isnan(v)}
     if len(shown) < 2:
@@ -506,6 +528,7 @@ def markdown(tables: Iterable[Table]) -> str:
         lines.append("| " + " | ".join(map(escape, table.header)) + " |")
         lines.append("|---" + "|---:" * (width - 1) + "|")
         lines += ["| " + " | ".join([*map(cell, row), *[""] * (width - len(row))]) + " |" for row in table.rows]
+        lines += ["", escape(table.foot)] if table.foot else []
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
 
@@ -555,10 +578,45 @@ def latex(tables: Iterable[Table]) -> str:
             *rows,
             r"\bottomrule",
             r"\end{tabular}",
+            *([rf"\par\smallskip\footnotesize {escape(table.foot)}"] if table.foot else []),
             r"\end{table}",
         ]
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
+
+
+def html(tables: Iterable[Table], title: str) -> str:
+    """A page of its own that opens offline; `dgbench report` makes the full one."""
+    from html import escape
+
+    blocks = []
+    for table in tables:
+        width = len(table.header)
+        lines = []
+        for row in table.rows:
+            if row[0].style == "block":
+                lines.append(f'<tr><th colspan="{width}" scope="rowgroup">{escape(row[0].text)}</th></tr>')
+                continue
+            first, *others = row
+            entries = (f"<b>{escape(e.text)}</b>" if e.style == "best" else escape(e.text) for e in others)
+            lines.append(
+                f'<tr><th scope="row">{escape(first.text)}</th><td>' + "</td><td>".join(entries) + "</td></tr>"
+            )
+        head = "".join(f'<th scope="col">{escape(h)}</th>' for h in table.header)
+        caption, foot, body = escape(table.caption), escape(table.foot), "\n".join(lines)
+        blocks.append(
+            f'<div role="region" tabindex="0" aria-label="{caption}"><table><caption>{caption}</caption>\n'
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n<p>{foot}</p>\n"
+        )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>:root{color-scheme:light dark}'
+        "body{font:15px/1.5 system-ui,sans-serif;margin:1rem}div{overflow-x:auto}"
+        "caption{text-align:left;padding:.5rem 0}table{border-collapse:collapse}"
+        "th,td{padding:.2rem .6rem;text-align:right;white-space:nowrap}th:first-child{text-align:left}"
+        "tbody tr{border-top:1px solid #8886}p{max-width:80ch}</style></head>\n"
+        f"<body><h1>{escape(title)}</h1>\n{''.join(blocks)}</body></html>\n"
+    )
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -567,7 +625,9 @@ def csv_text(frame: pd.DataFrame) -> str:
     def plain(value: Any) -> Any:
         if isinstance(value, str):
             return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-        return ("" if math.isnan(value) else repr(float(value))) if isinstance(value, float) else value
+        if isinstance(value, float):
+            return "" if math.isnan(value) else repr(float(value))
+        return "" if value is pd.NA else value
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -610,17 +670,17 @@ def print_matrix(
         for metric in metrics:
             m = matrix(every, protocol, variant, metric)
             console.print(Text(f"{heading(every, records, protocol, metric, None)}, seeds: {m.seeds_text}"))
-            console.print(_rich(matrix_table(m)))
+            console.print(rich_table(matrix_table(m)))
     if len(overview) > 1:
         results, costs = summary_tables(overview, {m: unit(records, protocol, m) for m in metrics}, "", "")
         console.print(Text("\nall variants", "bold"))
-        console.print(_rich(results, padding=0, leave_out="found"))
-        console.print(_rich(costs, padding=0, leave_out="parameters"))
+        console.print(rich_table(results, padding=0, leave_out="found"))
+        console.print(rich_table(costs, padding=0, leave_out="parameters"))
     notes = "[source]: its own validation cases, in no average; found: the mean without missed structures. "
     console.print(Text(notes + context(every, records, protocol), "dim"))
 
 
-def _rich(table: Table, padding: int = 1, leave_out: str = "") -> RichTable:
+def rich_table(table: Table, padding: int = 1, leave_out: str = "") -> RichTable:
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -630,7 +690,7 @@ def _rich(table: Table, padding: int = 1, leave_out: str = "") -> RichTable:
     rows = [row for row in table.rows if len(row) > 1]
     for i in kept:
         widest = max(len(row[i].text) for row in rows)
-        numeric = i > 0 and not any(re.search(r"[^\d.± %()\[\]-]", row[i].text) for row in rows)
+        numeric = i > 0 and not any(re.search(r"[^\d.,± %()\[\]+-]", row[i].text) for row in rows)
         shown.add_column(
             Text(table.header[i]),
             justify="right" if numeric else "left",
@@ -643,6 +703,15 @@ def _rich(table: Table, padding: int = 1, leave_out: str = "") -> RichTable:
         styles = {"best": "bold", "block": "italic", "home": "dim"}
         shown.add_row(*(Text(row[j].text, styles.get(row[j].style, "")) for j in kept if j < len(row)))
     return shown
+
+
+def show(table: Table, console: Console) -> None:
+    """A table on the terminal, its caption above and its foot below."""
+    from rich.text import Text
+
+    console.print(Text(f"\n{table.caption}", "bold"))
+    console.print(rich_table(table, padding=0))
+    console.print(Text(table.foot, "dim"))
 
 
 def write(records: Iterable[RunRecord], protocol: Protocol, folder: Path) -> list[Path]:

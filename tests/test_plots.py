@@ -124,7 +124,7 @@ def test_a_learning_curve_is_a_line_for_each_run_in_the_colour_of_its_source():
 def test_a_method_that_does_not_train_has_an_empty_panel_that_says_so():
     record = run("constant", "A", UNEQUAL)
     for history in (pd.DataFrame(), pd.DataFrame({"step": [1], "loss": [0.0]})):
-        object.__setattr__(record, "history", history)
+        record.__dict__["history"] = history
         assert texts(plots.learning_curves([record])) == ["nothing trained"]
 
 

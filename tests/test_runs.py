@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from dgbench import launch, registry, runs
+from dgbench import launch, registry, records, runs
 from dgbench.errors import DataError, UsageError
 from dgbench.files import read_json, sha256
 from dgbench.folder import FolderTask
@@ -47,7 +47,7 @@ def test_a_run_leaves_a_folder_that_verifies_and_reads_back(discs, tmp_path):
     assert {p.name for p in folder.iterdir()} == {
         "run.json", "history.jsonl", "cases.csv", "predictions.npz", "weights.safetensors", "RESULT.json",
     }  # fmt: skip
-    record = runs.read_run(folder)
+    record = records.read_run(folder)
     assert record.cases.groupby("role")["case"].count().to_dict() == {"target": 10, "validation": 1}
     assert list(record.history["step"]) == list(range(1, 13))
     case = record.cases.iloc[-1]
@@ -196,7 +196,7 @@ def test_a_file_changed_after_the_run_ended_is_noticed(discs, tmp_path):
     cases = Path(run.folder) / "cases.csv"
     cases.write_text(cases.read_text().replace("0.", "1.", 1))
     with pytest.raises(DataError, match=r"cases\.csv missing or changed"):
-        runs.read_run(Path(run.folder))
+        records.read_run(Path(run.folder))
     assert run.status == "interrupted"
 
 
@@ -258,7 +258,7 @@ def test_weights_given_as_a_checkpoint_are_tested_without_training_and_say_the_s
     assert given.variant == f"pixels[checkpoint={sha256(weights)[:8]}]"
     launch.launch(discs, [given], options=QUICK)
     assert sha256(Path(given.folder) / "cases.csv") == weights_and_cases(trained)[1]
-    record = runs.read_run(Path(given.folder)).record
+    record = records.read_run(Path(given.folder)).record
     assert record["initialisation"] == {"weights.safetensors": sha256(weights)}
     assert record["costs"]["trained"] == 0
 

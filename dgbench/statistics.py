@@ -1,0 +1,290 @@
+"""Statistics: how sure a mean, a difference and a rank are. Pure functions of arrays; nothing here knows a run.
+
+The unit is the target case. What a case scores is its mean over structures and sources, once for each seed, so that no
+case counts twice. Two things are drawn at random: cases (within their domain; the domains are fixed) and seeds.
+
+    mean   = sum_c w_c v_c       v_c = mean_r v_rc, of R seeds; w_c is the protocol's weight of a case, sum_c w_c = 1
+    SE^2   = sum_d n_d / (n_d - 1) sum_(c in d) (w_c (v_c - v_d))^2  +  var_r(sum_c w_c v_rc) / R
+    interval: studentised bootstrap: seeds and, within each domain, cases are drawn with replacement;
+             t* = (mean* - mean) / SE*, and the interval is mean - SE quantiles(t*)
+
+Percentiles of mean* alone are too narrow with few cases or seeds; benchmarks/coverage.py measures both. Between two
+methods the cases are paired and the seeds are not: seed 1 of one has nothing in common with seed 1 of another.
+
+Efron, Tibshirani. An Introduction to the Bootstrap. 1993, ch. 12. Owen. The pigeonhole bootstrap. AOAS 2007.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+Verdict = Literal["better", "worse", "equivalent", "not resolved"]
+DRAWS, LEVEL = 10_000, 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class CaseScores:
+    """What a method scores on each target case.
+
+    values: (R, N), a row per seed. weight: (N,), sums to 1. domain: (N,) the number of each case's domain.
+    """
+
+    values: Array
+    weight: Array
+    domain: NDArray[np.int64]
+
+    @cached_property
+    def mean(self) -> float:
+        return float(self.of_case @ self.weight)
+
+    @cached_property
+    def of_case(self) -> Array:
+        """(N,), the mean over seeds."""
+        return self.values.mean(axis=0)
+
+    @cached_property
+    def of_seed(self) -> Array:
+        """(R,), the weighted mean over cases."""
+        return self.values @ self.weight
+
+    @property
+    def seed_std(self) -> float:
+        """Standard deviation between seeds; NaN for one seed."""
+        return float(self.of_seed.std(ddof=1)) if len(self.values) > 1 else math.nan
+
+
+class Estimate(NamedTuple):
+    """A mean or a difference, its 95 % interval, and the variance that cases and that seeds bring to it.
+
+    The interval is NaN where a domain has one case only: nothing can be said of its spread.
+    """
+
+    mean: float
+    low: float
+    high: float
+    case_variance: float
+    seed_variance: float
+
+    @property
+    def se(self) -> float:
+        return math.sqrt(self.case_variance + self.seed_variance)
+
+
+class Resampling:
+    """Which cases are drawn, how often: the same for all methods, so that differences stay paired."""
+
+    def __init__(self, domain: NDArray[np.int64], draws: int = DRAWS, seed: int = 0):
+        self.rng = np.random.default_rng(seed)
+        self.domain, self.draws = domain, draws
+        self.parts = [np.flatnonzero(domain == d) for d in np.unique(domain)]
+        self.counts = np.empty((draws, len(domain)))  # how often each case is drawn
+        for part in self.parts:
+            self.counts[:, part] = self.rng.multinomial(len(part), np.full(len(part), 1 / len(part)), draws)
+
+    def seeds(self, n: int) -> Array:
+        """(draws, n): the share of each seed in a draw."""
+        return self.rng.multinomial(n, np.full(n, 1 / n), self.draws) / n
+
+    def case_variance(self, values: Array, weight: Array, counts: Array | None = None) -> Array:
+        """Variance of the weighted mean that cases bring, by domain: (N,) -> (), or (draws, N) -> (draws,)."""
+        total = np.zeros(values.shape[:-1])
+        for part in self.parts:
+            n, w = len(part), weight[part]
+            if n == 1:
+                return np.full_like(total, np.nan)
+            x = values[..., part]
+            c = np.ones(n) if counts is None else counts[:, part]
+            drawn = np.maximum((c * w).sum(-1, keepdims=True), 1e-300)
+            centre = (c * w * x).sum(-1, keepdims=True) / drawn
+            total += n / (n - 1) * (c * (w * (x - centre)) ** 2).sum(-1)
+        return total
+
+
+def estimate(
+    one: CaseScores, other: CaseScores | None = None, resampling: Resampling | None = None
+) -> tuple[Estimate, Array]:
+    """The mean of `one`, or its difference to `other`, case by case; and (draws,) bootstrapped means.
+
+    The draws are stretched about the mean to the standard deviation SE: with few cases or seeds, draws with
+    replacement spread too little.
+    """
+    resampling = resampling or Resampling(one.domain)
+    weight = one.weight if other is None else _shared_weight(one, other)
+    terms = [(1.0, one)] if other is None else [(1.0, one), (-1.0, other)]
+    of_case = np.sum([sign * term.of_case for sign, term in terms], axis=0)
+    mean = float(of_case @ weight)
+    of_cases = float(resampling.case_variance(of_case, weight))
+    of_seeds = 0.0
+    drawn = np.zeros((resampling.draws, len(weight)))
+    seeds_drawn = np.zeros(resampling.draws)
+    for sign, term in terms:
+        n = len(term.values)
+        share = resampling.seeds(n)
+        drawn += sign * (share @ term.values)
+        if n > 1:
+            of_seeds += float((term.values @ weight).var(ddof=1)) / n
+            of_seed = (resampling.counts * weight) @ term.values.T  # (draws, R)
+            centre = (share * of_seed).sum(1, keepdims=True)
+            seeds_drawn += (share * (of_seed - centre) ** 2).sum(1) / (n - 1)
+    means = (resampling.counts * weight * drawn).sum(1)
+    variance = resampling.case_variance(drawn, weight, resampling.counts) + seeds_drawn
+    se = math.sqrt(of_cases + of_seeds)
+    spread = means.std()
+    stretched = mean + (means - mean) * (se / spread if spread > 0 and se > 0 else 1.0)
+    if not se > 0:  # nothing varies, or it is not known how much
+        return Estimate(mean, mean + se, mean + se, of_cases, of_seeds), stretched
+    known = variance > 1e-12 * se**2
+    t = (means[known] - mean) / np.sqrt(variance[known])
+    low, high = np.quantile(t, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+    return Estimate(mean, mean - se * float(low), mean - se * float(high), of_cases, of_seeds), stretched
+
+
+def _shared_weight(one: CaseScores, other: CaseScores) -> Array:
+    weight = (one.weight + other.weight) / 2
+    return weight / weight.sum()
+
+
+# --- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def ranks(means: Sequence[float] | Array, lower_is_better: bool = False, decimals: int = 12) -> NDArray[np.int64]:
+    """Rank of each, 1 the best; equal ones share the better rank (1, 2, 2, 4). `means`: (..., M), ranked along M."""
+    values = np.round(np.asarray(means, float), decimals)
+    return stats.rankdata(values if lower_is_better else -values, method="min", axis=-1).astype(np.int64)
+
+
+def rank_intervals(draws: Array, lower_is_better: bool = False) -> list[tuple[int, int]]:
+    """(draws, M) bootstrapped means -> lowest and highest rank of each method in 95 % of the draws."""
+    drawn = ranks(draws, lower_is_better)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method="inverted_cdf")
+    return [(int(a), int(b)) for a, b in zip(low, high, strict=True)]
+
+
+@dataclass(frozen=True)
+class Friedman:
+    """Average ranks of M methods over N cases and the difference of them that is critical.
+
+    p: that all methods are equal (Friedman). critical: two average ranks further apart differ (Nemenyi, alpha 0.05,
+    q / sqrt(2)). p_pairs: (M, M), of Nemenyi's test.
+    """
+
+    average_ranks: Array
+    p: float
+    critical: float
+    p_pairs: Array
+    blocks: int
+
+
+def friedman(values: Array, lower_is_better: bool = False) -> Friedman:
+    """Do methods differ, and which? values: (N, M), what each of M methods scores on each of N cases (the blocks).
+
+    Source and target cells share their cases and are no blocks. Raises `ValueError` with fewer than 5 cases or 3
+    methods: too few for the test. Demsar. JMLR 2006.
+    """
+    n, m = values.shape
+    if n < 5 or m < 3:
+        raise ValueError(f"Friedman's test needs 5 cases and 3 methods; here are {n} and {m}")
+    average = stats.rankdata(values if lower_is_better else -values, axis=1).mean(axis=0)
+    deviation = math.sqrt(m * (m + 1) / (6 * n))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = float(stats.friedmanchisquare(*values.T).pvalue)
+    apart = np.abs(average[:, None] - average[None]) / deviation * math.sqrt(2)
+    pairs = stats.studentized_range.sf(apart, m, np.inf)
+    critical = float(stats.studentized_range.ppf(LEVEL, m, np.inf)) / math.sqrt(2) * deviation
+    return Friedman(average, 1.0 if math.isnan(p) else p, critical, pairs, n)
+
+
+# --- two methods -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One method minus another on the same cases.
+
+    estimate: of the difference. p: Wilcoxon's signed-rank test over the cases (two-sided; zeros are dropped), NaN with
+    fewer than 6; p_holm: the same, corrected for the family it was tested in. effect: rank-biserial correlation in
+    [-1, 1]. improved: probability that a case is better with the first one (ties count half). false_claim: probability
+    that the first is not better at all although its mean is (Christodoulou et al., arXiv 2505.04720, on the paired
+    differences). seeds: of both. cases: their number.
+    """
+
+    estimate: Estimate
+    p: float
+    effect: float
+    improved: float
+    false_claim: float
+    seeds: tuple[int, int]
+    cases: int
+    lower_is_better: bool
+    p_holm: float = math.nan
+
+    def verdict(self, margin: float, alpha: float = 0.05) -> Verdict:
+        """In a word: "equivalent" when the whole interval lies within the margin; "better" or "worse" when the interval
+        leaves out 0 and Holm's p is below alpha; else, and always with a single seed, "not resolved"."""
+        e = self.estimate
+        if min(self.seeds) < 2 or math.isnan(e.low):
+            return "not resolved"
+        if -margin < e.low and e.high < margin:
+            return "equivalent"
+        if e.low <= 0 <= e.high or not self.p_holm < alpha:
+            return "not resolved"
+        return "better" if (e.mean < 0) == self.lower_is_better else "worse"
+
+    def needed(self, margin: float) -> tuple[float, float]:
+        """About how many cases (with these seeds) or seeds (with these cases) would resolve a difference of this size
+        with a power of 80 %: infinite where they alone never would."""
+        e = self.estimate
+        wanted = (max(abs(e.mean), margin) / (stats.norm.ppf(0.975) + stats.norm.ppf(0.8))) ** 2
+        for_cases, for_seeds = wanted - e.seed_variance, wanted - e.case_variance
+        return (
+            self.cases * e.case_variance / for_cases if for_cases > 0 else math.inf,
+            min(self.seeds) * e.seed_variance / for_seeds if for_seeds > 0 else math.inf,
+        )
+
+
+def difference(
+    one: CaseScores, other: CaseScores, lower_is_better: bool = False, resampling: Resampling | None = None
+) -> Difference:
+    """`one` minus `other`, over the same cases in the same order."""
+    resampling = resampling or Resampling(one.domain)
+    found, _ = estimate(one, other, resampling)
+    d = one.of_case - other.of_case
+    gain = -d if lower_is_better else d
+    n = len(d)
+    ordered = stats.rankdata(np.abs(d[d != 0]))
+    up, down = ordered[d[d != 0] > 0].sum(), ordered[d[d != 0] < 0].sum()
+    spread = d.std(ddof=1) if n > 1 else math.nan
+    t = gain.mean() * math.sqrt(n) / spread if spread > 0 else math.copysign(math.inf, gain.mean())
+    return Difference(
+        found,
+        p=math.nan if n < 6 else float(stats.wilcoxon(d).pvalue) if len(ordered) else 1.0,
+        effect=float((up - down) / (up + down)) if len(ordered) else 0.0,
+        improved=float(((gain > 0) + 0.5 * (gain == 0)).mean()),
+        false_claim=float(stats.t.cdf(-abs(t), n - 1)) if n > 1 and gain.any() else 0.5,
+        seeds=(len(one.values), len(other.values)),
+        cases=n,
+        lower_is_better=lower_is_better,
+    )
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's correction: p-values of one family, each as if it were the only one. NaN stays NaN and does not count.
+
+    Holm. A simple sequentially rejective multiple test procedure. Scand. J. Stat. 1979.
+    """
+    values = np.asarray(p, float)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected = np.full(len(values), np.nan)
+    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
+    return [float(v) for v in corrected]

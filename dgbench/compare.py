@@ -125,7 +125,7 @@ def folders(
             skipped.append(f"{variant}: only {'after' if sides[1] else 'before'}")
             continue
         marked = [
-            dataclasses.replace(r, record={**r.record, "variant": f"{variant} ({word})", "data": {}})
+            r.renamed(f"{variant} ({word})")
             for word, records in zip(("before", "after"), sides, strict=True)
             for r in records
         ]

@@ -122,11 +122,12 @@ def build(
     records = sorted(records, key=lambda r: (r.variant, r.source, r.seed))
     require(metric, list(protocol.metrics), f"metric of protocol {protocol.name}")
     usable, why = complete(records)
-    cells = tables.cells(usable, protocol)
+    rows_of_cases = tables.all_cases(usable, protocol)
+    cells = tables.cells(usable, protocol, rows_of_cases)
     by_variant: dict[str, list[RunRecord]] = {}
     for record in usable:
         by_variant.setdefault(record.variant, []).append(record)
-    scores, cases, domain = case_scores(usable, protocol, metric)
+    scores, cases, domain = case_scores(usable, protocol, metric, rows_of_cases)
     shared = Resampling(domain, draws)
     lower = metric != "dice"
     margin = margin_of(metric, margin)
@@ -265,15 +266,15 @@ def _row(cells: pd.DataFrame, records: Sequence[RunRecord], protocol: Protocol, 
 
 
 def case_scores(
-    records: Iterable[RunRecord], protocol: Protocol, metric: str
+    records: Iterable[RunRecord], protocol: Protocol, metric: str, frame: pd.DataFrame | None = None
 ) -> tuple[dict[str, CaseScores], list[tuple[str, str]], np.ndarray]:
     """What each variant scores on each target case, by seed; the cases as (domain, case), and their domains' numbers.
 
     Weights are those of the protocol's mean, so that the weighted mean is what `tables.matrix` gives. Only variants
-    with the same sources for every seed are in it.
+    with the same sources for every seed are in it. `frame`: `tables.all_cases` of the records, where it is at hand.
     """
     records = sorted(records, key=lambda r: (r.variant, r.source, r.seed))
-    frame = tables.all_cases(records, protocol)
+    frame = tables.all_cases(records, protocol) if frame is None else frame
     frame = frame[frame["role"] == "target"]
     identity = pd.MultiIndex.from_frame(frame[["domain", "case"]])
     column, cases = pd.factorize(identity, sort=True)

@@ -87,8 +87,15 @@ class Resampling:
         self.domain, self.draws = domain, draws
         self.parts = [np.flatnonzero(domain == d) for d in np.unique(domain)]
         self.counts = np.empty((draws, len(domain)))  # how often each case is drawn
+        self._last: tuple[Array, Array] | None = None
         for part in self.parts:
             self.counts[:, part] = self.rng.multinomial(len(part), np.full(len(part), 1 / len(part)), draws)
+
+    def weighted(self, weight: Array) -> Array:
+        """(draws, N): the counts times the weights, which are the same for nearly all methods: the last is kept."""
+        if self._last is None or not np.array_equal(self._last[0], weight):
+            self._last = (weight, self.counts * weight)
+        return self._last[1]
 
     def seeds(self, n: int) -> Array:
         """(draws, n): the share of each seed in a draw."""
@@ -103,9 +110,11 @@ class Resampling:
                 return np.full_like(total, np.nan)
             x = values[..., part]
             c = np.ones(n) if counts is None else counts[:, part]
-            drawn = np.maximum((c * w).sum(-1, keepdims=True), 1e-300)
-            centre = (c * w * x).sum(-1, keepdims=True) / drawn
-            total += n / (n - 1) * (c * (w * (x - centre)) ** 2).sum(-1)
+            cx = c * x
+            centre = (cx @ w) / np.maximum(c @ w, 1e-300)
+            squares = np.einsum("...n,...n,n->...", cx, x, w**2)
+            spread = squares - 2 * centre * (cx @ w**2) + centre**2 * (c @ w**2)
+            total += n / (n - 1) * np.maximum(spread, 0)
         return total
 
 
@@ -124,18 +133,19 @@ def estimate(
     mean = float(of_case @ weight)
     of_cases = float(resampling.case_variance(of_case, weight))
     of_seeds = 0.0
+    weighted = resampling.weighted(weight)
     drawn = np.zeros((resampling.draws, len(weight)))
     seeds_drawn = np.zeros(resampling.draws)
     for sign, term in terms:
         n = len(term.values)
         share = resampling.seeds(n)
-        drawn += sign * (share @ term.values)
+        drawn += share @ (sign * term.values)
         if n > 1:
             of_seeds += float((term.values @ weight).var(ddof=1)) / n
-            of_seed = (resampling.counts * weight) @ term.values.T  # (draws, R)
+            of_seed = weighted @ term.values.T  # (draws, R)
             centre = (share * of_seed).sum(1, keepdims=True)
             seeds_drawn += (share * (of_seed - centre) ** 2).sum(1) / (n - 1)
-    means = (resampling.counts * weight * drawn).sum(1)
+    means = np.einsum("bn,bn->b", weighted, drawn)
     variance = resampling.case_variance(drawn, weight, resampling.counts) + seeds_drawn
     se = math.sqrt(of_cases + of_seeds)
     spread = means.std()

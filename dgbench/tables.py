@@ -72,11 +72,11 @@ def all_cases(records: Iterable[RunRecord], protocol: Protocol) -> pd.DataFrame:
     for one, other in itertools.pairwise(records):
         if (one.variant, one.source, one.seed) == (other.variant, other.source, other.seed):
             raise DataError(f"one run twice: {one.path} and {other.path}", "keep one of them")
-    cases = pd.concat(
-        [r.cases.assign(run=i, variant=r.variant, method=r.method, source=r.source, seed=r.seed)
-         for i, r in enumerate(records)],
-        ignore_index=True,
-    )  # fmt: skip
+    cases = pd.concat([r.cases for r in records], ignore_index=True)
+    run = np.repeat(np.arange(len(records)), [len(r.cases) for r in records])
+    for name in ("variant", "method", "source", "seed"):
+        cases[name] = np.array([getattr(r, name) for r in records], dtype=int if name == "seed" else object)[run]
+    cases["run"] = run
     cases["flag"] = cases["flag"].fillna("")
     cases = cases.sort_values(["run", "domain", "case", "structure"], ignore_index=True)
     record = records[0].record
@@ -110,7 +110,7 @@ def scores(cases: pd.DataFrame, metric: str, protocol: Protocol) -> pd.Series:
     return values.where(~np.isinf(values))
 
 
-def cells(records: Iterable[RunRecord], protocol: Protocol) -> pd.DataFrame:
+def cells(records: Iterable[RunRecord], protocol: Protocol, cases: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row per variant, source, target, structure, seed and metric: the tidy form of all tables.
 
     Columns: variant, method, source, target, role ("target", "validation" where the target is the source itself, "" for
@@ -118,9 +118,10 @@ def cells(records: Iterable[RunRecord], protocol: Protocol) -> pd.DataFrame:
     structure, seed, metric, value (Dice in [0, 1], distances in the protocol's unit), found_value (mean over the cases
     where the structure was neither missed nor falsely found), n_cases, n_missed, n_both_empty, n_false_positive.
     source, target, structure and metric are categories in the task's order. A target without cases has value NaN.
+    `cases`: `all_cases` of these records, where they are at hand.
     """
     records = sorted(records, key=lambda r: (r.variant, r.source, r.seed))
-    cases = all_cases(records, protocol)
+    cases = all_cases(records, protocol) if cases is None else cases.copy(deep=False)
     record, present = records[0].record, {r.source for r in records}
     domains, structures = list(record["domains"]), list(record["structures"])
     sources = [d for d in domains if d in present or d in record.get("sources", ())]

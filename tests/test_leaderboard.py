@@ -1,7 +1,6 @@
 """The leaderboard: what is ranked, what stands apart and why, and that nothing unlike is ever averaged."""
 
 import csv
-import dataclasses
 import io
 import itertools
 import json
@@ -20,10 +19,10 @@ from dgbench.errors import DataError, UsageError
 from dgbench.files import sha256
 from dgbench.leaderboard import build
 from dgbench.protocol import PROTOCOLS
-from tests.toy_runs import run
+from tests.toy_runs import changed, run
 
 SDG, DAPSAM = PROTOCOLS["sdg"], PROTOCOLS["dapsam"]
-GOLDEN = Path(__file__).parent / "golden_tables"
+GOLDEN = Path(__file__).parent / "golden_leaderboard"
 DOMAINS = ("A", "B", "C")
 
 
@@ -156,7 +155,7 @@ def test_a_mean_that_is_not_defined_is_not_ranked():
 
 
 def test_a_failed_run_is_named(tmp_path: Path):
-    partial = [dataclasses.replace(r, path=tmp_path / r.path) for r in study("partial", 0.9, sources=("A", "B"))]
+    partial = [changed(r, path=tmp_path / r.path) for r in study("partial", 0.9, sources=("A", "B"))]
     failed = partial[0].path.parent / "C-seed0"
     failed.mkdir(parents=True)
     (failed / "FAILED.json").write_text('{"cause": "the loss is NaN"}')

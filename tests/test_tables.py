@@ -21,7 +21,7 @@ from dgbench import tables
 from dgbench.errors import DataError, DgbenchError, UsageError
 from dgbench.protocol import PROTOCOLS
 from dgbench.records import RunRecord
-from tests.toy_runs import DIAGONAL, Score, run
+from tests.toy_runs import DIAGONAL, Score, changed, run
 
 SDG, DAPSAM = PROTOCOLS["sdg"], PROTOCOLS["dapsam"]
 GOLDEN = Path(__file__).parent / "golden_tables"
@@ -233,7 +233,7 @@ def test_a_run_counts_once():
 
 def test_a_case_counts_once():
     once = run("erm", "A", UNEQUAL)
-    twice = dataclasses.replace(once, cases=pd.concat([once.cases, once.cases.iloc[:1]]))
+    twice = changed(once, cases=pd.concat([once.cases, once.cases.iloc[:1]]))
     with pytest.raises(DataError, match="case A-0 of domain 'A' twice"):
         tables.cells([twice], SDG)
 
@@ -399,7 +399,7 @@ def test_the_order_of_the_runs_changes_nothing(tmp_path: Path):
     records = several()
     once = {p.name: p.read_bytes() for p in tables.write(records, SDG, tmp_path / "once")}
     random.Random(0).shuffle(records)
-    shuffled = [dataclasses.replace(r, cases=r.cases.sample(frac=1, random_state=1)) for r in records]
+    shuffled = [changed(r, cases=r.cases.sample(frac=1, random_state=1)) for r in records]
     assert {p.name: p.read_bytes() for p in tables.write(shuffled, SDG, tmp_path / "again")} == once
 
 

@@ -63,6 +63,13 @@ def run(variant: str, source: str, scores: Mapping[str, Any], seed: int = 0, **r
     told.setdefault("targets", [d for d in told["domains"] if d != source])
     path = Path("results", told["task"], told["protocol"], variant, f"{source}-seed{seed}")
     history = pd.DataFrame({"step": [10, 20, 30], "loss": [1.0, 0.5, 0.4], "seconds": [1.0, 2.0, 3.0]})
-    record = RunRecord(path, told, pd.DataFrame(rows))
-    record.__dict__["history"] = history
+    record = RunRecord(path, told)
+    vars(record).update(cases=pd.DataFrame(rows), history=history)
     return record
+
+
+def changed(record: RunRecord, **values: Any) -> RunRecord:
+    """The same run with another path, record, cases or history."""
+    other = RunRecord(values.pop("path", record.path), values.pop("record", record.record))
+    vars(other).update({"cases": record.cases, "history": record.history, **values})
+    return other

@@ -41,7 +41,7 @@ class Kind(StrEnum):
 NEEDS = {
     "needs_batch": "batch > 1",
     "uses_target_masks": "target masks (oracle)",
-    "uses_target_batch": "several test images",
+    "uses_target_batch": "adapts to test images",
 }
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from dgbench import statistics, tables
 from dgbench.errors import require
@@ -174,7 +175,8 @@ def build(
         notes=(),
         heading=tables.heading(cells, records, protocol, metric, None),
     )
-    return dataclasses.replace(board, notes=(*_notes(board, tables.context(cells, usable, protocol)), *left_out))
+    notes = [*_notes(board, tables.context(cells, usable, protocol)), stability(board), *left_out]
+    return dataclasses.replace(board, notes=tuple(filter(None, notes)))
 
 
 def margin_of(metric: str, margin: float | None = None) -> float:
@@ -334,6 +336,33 @@ def _notes(board: Leaderboard, context: str) -> list[str]:
     if len({(r.steps, r.batch_size) for r in board.rows if r.trained}) > 1:
         notes.append("The rows had different budgets: see steps x batch.")
     return notes
+
+
+def stability(board: Leaderboard) -> str:
+    """How far the ranking hangs on a choice: on averaging before or after ranking, and on any one target domain.
+
+    Maier-Hein et al. Why rankings of biomedical image analysis competitions should be interpreted with care. Nature
+    Communications 2018. Wiesenfarth et al. Scientific Reports 2021 (challengeR).
+    """
+    if len(board.rows) < 3:
+        return ""
+    scores = [board.scores[r.variant] for r in board.rows]
+    of_case, weight = np.column_stack([s.of_case for s in scores]), scores[0].weight
+    sign = 1 if board.lower_is_better else -1
+    case_ranks = stats.rankdata(sign * of_case, axis=1)
+    tau = stats.kendalltau(weight @ case_ranks, sign * (weight @ of_case)).statistic
+    domains = np.array([d for d, _ in board.cases])
+    firsts = {}
+    for left_out in dict.fromkeys(domains):
+        rest = np.where(domains == left_out, 0, weight)
+        winner = board.rows[int(np.argmin(sign * (rest @ of_case)))].variant
+        if winner != board.rows[0].variant:
+            firsts[left_out] = winner
+    said = f"Ranking every case and averaging the ranks gives Kendall's tau {tau:.2f} with this order."
+    changed = ", ".join(f"{winner} without {domain}" for domain, winner in firsts.items())
+    return (
+        f"{said} Without any one of the targets the first place {f'changes: {changed}' if changed else 'is the same'}."
+    )
 
 
 def _points(board: Leaderboard) -> str:

@@ -1,0 +1,67 @@
+"""AdvBias: the bias field that changes the prediction most is put over the image, and the mask must still be found.
+
+Chen, Qin, Qiu, Ouyang, Wang, Chen, Tarroni, Bai, Rueckert. Realistic Adversarial Data Augmentation for MR Image
+Segmentation. MICCAI 2020. https://arxiv.org/abs/2006.13322
+
+    x_c  = x exp(B(c))     B: cubic B-spline of control points c half an image apart, log(1 - e) <= c <= log(1 + e)
+    D_c  = KL(p(x) || p(x_c)) + 0.5 * mean square difference of their Sobel edges; p(x) is held fixed
+    c*   = c + step * dD_c/dc / |dD_c/dc|          from an even draw, then clamped to its range
+    loss = L(f(x), y) + L(f(x_c*), y) + weight * D_c*
+
+e = 0.3, spacing, one step of length 1 and weight 1 are those of the authors' library (cherise215/advchain). What is
+only tried leaves no trace in batch norms.
+Differs: the paper, about few labels, has no L(f(x_c*), y); MaxStyle's comparison for generalization adds it (and sets
+e = 0.4). An image that gets brighter than 1 is scaled back. KL is summed over inside and outside.
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor
+
+from dgbench.method import Batch, Method
+from dgbench.methods._adversary import divergence, statistics_kept, unit
+from dgbench.methods._fields import points, spread
+from dgbench.methods.erm import ERM, ERMHparams
+
+CONTOURS = 0.5  # weight of the edges in D
+
+
+@dataclass(frozen=True)
+class AdvBiasHparams(ERMHparams):
+    bias: float = 0.3  # e: the field lies between 1 - e and 1 + e
+    bias_spacing: float = 0.5  # of the control points, in sides of the image
+    bias_step: float = 1.0
+    consistency: float = 1.0
+
+
+def biased(image: Tensor, control: Tensor, spacing: float) -> Tensor:
+    """(N, C, H, W) in [0, 1] under the bias field of control points (N, 1, g, h), still in [0, 1]."""
+    size = image.shape[2:]
+    result = image * spread(control, size, [spacing * side for side in size], degree=3).exp()
+    return result / result.amax((1, 2, 3), keepdim=True).clamp(min=1)
+
+
+class AdvBiasIdea(Method):
+    hparams: AdvBiasHparams
+
+    def loss(self, batch: Batch) -> Tensor:
+        h, (image, mask) = self.hparams, batch
+        gray = image[:, :1] if image.stride(1) == 0 else image
+        logits = self.logits(image)
+        low, high = log(1 - h.bias), log(1 + h.bias)
+        grid = [points(side, h.bias_spacing * side) for side in image.shape[2:]]
+        control = torch.empty(len(image), 1, *grid, device=image.device).uniform_(low, high).requires_grad_()
+        with statistics_kept(self):
+            tried = self.logits(biased(gray, control, h.bias_spacing).expand_as(image))
+            (uphill,) = torch.autograd.grad(divergence(logits.detach(), tried, CONTOURS), control)
+        control = (control.detach() + h.bias_step * unit(uphill)).clamp(low, high)
+        hard = self.logits(biased(gray, control, h.bias_spacing).expand_as(image))
+        segmentation = self.criterion(logits, mask) + self.criterion(hard, mask)
+        return segmentation + h.consistency * divergence(logits.detach(), hard, CONTOURS)
+
+
+class AdvBias(AdvBiasIdea, ERM):
+    hparams: AdvBiasHparams
+    paper = "https://arxiv.org/abs/2006.13322"

@@ -186,15 +186,19 @@ def leaderboard(
 
     Example: dgbench leaderboard --task phantom --against erm
     """
-    from dgbench import leaderboard, records, tables
+    from dgbench import leaderboard, published, records, tables
     from dgbench.protocol import get_protocol
 
     found, left_out = records.load(results, _task_name(task), protocol)
-    board = leaderboard.build(found, get_protocol(protocol), metric, reference, left_out=left_out)
+    rules = get_protocol(protocol)
+    board = leaderboard.build(found, rules, metric, reference, left_out=left_out)
+    quoted = published.load(board.task)
+    beside = published.beside(quoted, tables.cells(found, rules), found, rules) if len(quoted) else None
+    papers = None if beside is None else leaderboard.published_table(beside, board)
     if format_ is not Format.table:
-        print(leaderboard.render(board, format_.value), end="")
+        print(leaderboard.render(board, format_.value, papers), end="")
         return
-    for table in leaderboard.board_tables(board):
+    for table in [*leaderboard.board_tables(board), *([papers] if papers else [])]:
         tables.show(table, console)
     console.print(escape(leaderboard.conclusion(board)), style="bold", highlight=False)
 
@@ -232,6 +236,83 @@ def compare(
         console.print(escape(compare.sentence(comparison)), style="bold", highlight=False)
     for note in notes:
         console.print(escape(note), highlight=False)
+
+
+@app.command()
+def report(
+    task: Task,
+    data: Data = None,
+    reference: Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")] = None,
+    protocol: Protocol = "sdg",
+    results: Results = Path("results"),
+    plugin: Plugins = None,
+) -> None:
+    """Write one HTML page with everything: leaderboard, plots, worst cases, costs, how each number was made."""
+    _add_plugins(plugin)
+    from dgbench import leaderboard, records, report
+    from dgbench.protocol import get_protocol
+
+    name = _task_name(task)
+    known = registry.is_folder(task) or name in registry.TASKS.names()
+    found, left_out = records.load(results, name, protocol)
+    board = leaderboard.build(found, get_protocol(protocol), reference=reference, left_out=left_out)
+    path = report.write(
+        registry.get_task(task, data) if known else None,
+        found,
+        get_protocol(protocol),
+        board,
+        results / name / protocol,
+    )
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(results: Annotated[Path, typer.Argument(help="Folder of results, or of one task or run.")]) -> None:
+    """Check every run's folder: hashes, schema, counts, versions; list all that is wrong, at once."""
+    from dgbench.verify import verify
+
+    count, problems = verify(results)
+    for problem in problems:
+        console.print(f"[red]-[/] {escape(problem)}", highlight=False, soft_wrap=True)
+    if problems:
+        errors.print(f"{len(problems)} problem(s) in {count} runs", style="bold red")
+        raise SystemExit(3)
+    console.print(f"all is well: {count} runs")
+
+
+@app.command()
+def reproduce(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    task: Annotated[str | None, typer.Option("--task", "-t", help="The folder of images, if it was one.")] = None,
+    data: Data = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="The weights, if given ones were tested.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", show_default="the recorded one")] = None,
+    out: Annotated[Path | None, typer.Option("--out", show_default="a hidden folder beside RUN")] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Make a run again from its record: identical, within its interval, or different; and what changed around it."""
+    _add_plugins(plugin)
+    from dgbench import present
+    from dgbench.reproduce import reproduce
+
+    with present.Progress(console) as progress:
+        report = progress.report
+        found = reproduce(run_folder, out, task=task, data=data, checkpoint=checkpoint, device=device, report=report)
+    for what, then, now in found.changed:
+        console.print(escape(f"{what}: {then} -> {now}"), highlight=False, soft_wrap=True)
+    console.print(escape(found.sentence()), style="bold", highlight=False, soft_wrap=True)
+    if found.verdict == "different":
+        raise SystemExit(4)
+
+
+@app.command()
+def explain(topic: Annotated[str, typer.Argument(help="asd, assd, hd95, dice, mean, missed, oracle, gap.")]) -> None:
+    """What a word means here and elsewhere, and what each definition gives on one pair of masks."""
+    from dgbench.explain import explain
+
+    console.print(explain(topic))
 
 
 @app.command()

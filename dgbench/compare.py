@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import numpy as np
 from dgbench import leaderboard, statistics, tables
 from dgbench.errors import UsageError, require
 from dgbench.records import RunRecord
+from dgbench.reproduce import differences
 from dgbench.statistics import CaseScores, Difference, Resampling
 from dgbench.tables import Entry, Table, number, signed
 
@@ -116,14 +118,22 @@ def folders(
     metric: str = "dice",
     margin: float | None = None,
 ) -> tuple[list[Comparison], list[str]]:
-    """After minus before, for every variant that both folders have; and a sentence on each that cannot be compared."""
+    """After minus before, for every variant that both folders have; and in sentences what cannot be compared and what
+    differs between the runs of one source and seed: environment, images, code, settings.
+    """
     early, late = list(before), list(after)
-    compared, skipped = [], []
+    compared: list[Comparison] = []
+    skipped: list[str] = []
+    changed: Counter[str] = Counter()
     for variant in sorted({r.variant for r in (*early, *late)}):
         sides = [[r for r in records if r.variant == variant] for records in (early, late)]
         if not all(sides):
             skipped.append(f"{variant}: only {'after' if sides[1] else 'before'}")
             continue
+        known = {(r.source, r.seed): r.record for r in sides[0]}
+        for r in sides[1]:
+            told = differences(known[r.source, r.seed], r.record) if (r.source, r.seed) in known else []
+            changed.update(f"{what}: {then} -> {now}" for what, then, now in told)
         marked = [
             r.renamed(f"{variant} ({word})")
             for word, records in zip(("before", "after"), sides, strict=True)
@@ -133,7 +143,7 @@ def folders(
             compared.append(compare(marked, protocol, f"{variant} (after)", f"{variant} (before)", metric, margin))
         except UsageError as error:
             skipped.append(f"{variant}: {error.cause}")
-    return compared, skipped
+    return compared, [*skipped, *(f"{what} (in {n} run{'s' if n > 1 else ''})" for what, n in changed.items())]
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

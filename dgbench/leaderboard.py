@@ -21,7 +21,7 @@ from dgbench.errors import require
 from dgbench.files import read_json
 from dgbench.records import RunRecord
 from dgbench.statistics import CaseScores, Difference, Resampling, Verdict
-from dgbench.tables import Entry, Table, number
+from dgbench.tables import Entry, Table, number, signed
 
 if TYPE_CHECKING:
     from dgbench.protocol import Protocol
@@ -449,10 +449,45 @@ def board_tables(board: Leaderboard) -> list[Table]:
     ]
 
 
+def published_table(beside: pd.DataFrame, board: Leaderboard) -> Table | None:
+    """What papers report, from `published.beside`: one row per paper, method and structure, never ranked; None if none.
+
+    Where a paper gives several sources, the row is their mean, of those that both give where it is compared.
+    """
+    rows = []
+    these = beside[beside["metric"] == board.metric]
+    kept = ["paper", "method", "structure", "target", "reasons"]
+    for (paper, method, structure, target, reasons), group in these.groupby(kept, sort=False):
+        both = group.dropna(subset="measured")
+        sources = list(group["source"])
+        theirs = (both if len(both) else group)["published"].mean()
+        rows.append(
+            (
+                Entry(f"{method} ({paper})"),
+                Entry(sources[0] if len(sources) == 1 else f"mean of {len(both) or len(sources)} sources"),
+                Entry(str(target)),
+                Entry(str(structure)),
+                Entry(number(theirs, board.metric)),
+                Entry(number(both["measured"].mean(), board.metric) if len(both) else ""),
+                Entry(signed(both["difference"].mean(), board.metric) if len(both) else ""),
+                Entry(str(reasons).partition(". ours:")[0].removeprefix("theirs: ")),
+            )
+        )
+    if not rows:
+        return None
+    return Table(
+        f"{board.task}-{board.metric}-published",
+        f"{tables.TITLES[board.metric]} ({board.unit}) as published: by other protocols, never ranked with ours.",
+        ("method (paper)", "source", "target", "structure", "published", "measured", "difference", "their protocol"),
+        tuple(rows),
+        foot="measured: here, with default settings. `dgbench report` gives every cell and the known differences.",
+    )
+
+
 def _against(board: Leaderboard, row: Row) -> str:
     if row.versus is None:
         return "reference" if row.variant == board.reference and len(board.rows) > 1 else ""
-    return f"{tables.signed(row.versus.estimate.mean, board.metric)} {board.verdict(row)}"
+    return f"{signed(row.versus.estimate.mean, board.metric)} {board.verdict(row)}"
 
 
 def frame(board: Leaderboard) -> pd.DataFrame:
@@ -503,11 +538,11 @@ def frame(board: Leaderboard) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"rank_low": "Int64", "rank_high": "Int64"})
 
 
-def render(board: Leaderboard, kind: str) -> str:
-    """The board as md, csv, tex or html."""
+def render(board: Leaderboard, kind: str, published: Table | None = None) -> str:
+    """The board as md, csv (of which published numbers are no part), tex or html."""
     if kind == "csv":
         return tables.csv_text(frame(board))
-    made = board_tables(board)
+    made = [*board_tables(board), *([published] if published else [])]
     if kind == "html":
         return tables.html(made, f"{board.task}: leaderboard, {board.heading}")
     return {"md": tables.markdown, "tex": tables.latex}[kind](made)

@@ -47,6 +47,7 @@ styled = style.context(
             "hatch.linewidth": 0.6,
             "pdf.fonttype": 42,  # letters stay letters
             "svg.fonttype": "none",
+            "svg.hashsalt": "dgbench",  # the same figure has the same ids
             "text.parse_math": False,  # a name may hold dollars
         },
     ]
@@ -336,7 +337,9 @@ def set_title(figure: Figure, title: str, note: str) -> None:
 
 def settled(figure: Figure) -> Figure:
     """The figure with its layout found once and kept, whatever number of files it is written to."""
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
     figure.set_layout_engine("none")
     return figure
 

@@ -140,7 +140,8 @@ def build(
         reasons = _reasons(row, theirs, why.get(variant, []))
         if variant in scores and not math.isnan(row.mean):
             estimate, drawn[variant] = statistics.estimate(scores[variant], resampling=shared)
-            row = dataclasses.replace(row, low=estimate.low, high=estimate.high)
+            low, high = possible(estimate, metric)
+            row = dataclasses.replace(row, low=low, high=high)
         rows.append(dataclasses.replace(row, why="; ".join(reasons)))
     ranked = [r for r in rows if not r.why]
     ranked.sort(key=lambda r: (r.mean if lower else -r.mean, r.variant))
@@ -182,6 +183,12 @@ def build(
 def margin_of(metric: str, margin: float | None = None) -> float:
     """Below it two results are equivalent: by default half a Dice point, 0.1 mm (px, voxels) for distances."""
     return margin if margin is not None else 0.005 if metric == "dice" else 0.1
+
+
+def possible(estimate: statistics.Estimate, metric: str) -> tuple[float, float]:
+    """The interval of a mean, as far as scores go: Dice from 0 to 1, distances from 0."""
+    low, high = np.clip((estimate.low, estimate.high), 0, 1 if metric == "dice" else math.inf)
+    return float(low), float(high)
 
 
 def complete(records: Sequence[RunRecord]) -> tuple[list[RunRecord], dict[str, list[str]]]:
@@ -376,11 +383,15 @@ def conclusion(board: Leaderboard) -> str:
     best = board.rows[0]
     mean, low, high = (number(v, board.metric) for v in (best.mean, best.low, best.high))
     groups = {v: [r.variant for r in board.rows if board.verdict(r) == v] for v in typing.get_args(Verdict)}
-    words = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in groups.items() if names)
+    words = "; ".join(f"{verdict}: {_listed(names)}" for verdict, names in groups.items() if names)
     return (
         f"{best.variant} has the best mean, {mean} {board.unit} (95 % interval {low} to {high}), rank "
         f"{best.rank_text} of {len(board.rows)}. Against {board.reference}: {words}."
     )
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def board_tables(board: Leaderboard) -> list[Table]:

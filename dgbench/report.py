@@ -25,7 +25,7 @@ from dgbench import figures, leaderboard, listing, plots, present, published, re
 from dgbench.errors import DgbenchError
 from dgbench.figures import Interval, Picture
 from dgbench.files import make_folder, write_atomic
-from dgbench.leaderboard import Leaderboard
+from dgbench.leaderboard import Leaderboard, possible
 from dgbench.protocol import Protocol
 from dgbench.records import RunRecord
 from dgbench.shift import Intensities
@@ -185,7 +185,8 @@ def _forest(board: Leaderboard) -> Figure:
             scores = board.scores.get(row.variant)
             if scores is not None and scores.weight[at].sum() > 0:
                 of_target = CaseScores(scores.values[:, at], scores.weight[at] / scores.weight[at].sum(), drawn.domain)
-                found = Interval(*estimate(of_target, resampling=drawn)[0][:3])
+                of_mean = estimate(of_target, resampling=drawn)[0]
+                found = Interval(of_mean.mean, *possible(of_mean, board.metric))
             panels[str(target)].append(Interval(*(scale * v for v in found)))
     label = f"{tables.TITLES.get(board.metric, board.metric)} ({board.unit})"
     limits = (-2.0, 102.0) if board.metric == "dice" else (0.0, math.inf)

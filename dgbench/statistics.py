@@ -29,6 +29,7 @@ from scipy import stats
 Array = NDArray[np.float64]
 Verdict = Literal["better", "worse", "equivalent", "not resolved"]
 DRAWS, LEVEL = 10_000, 0.95
+FARTHEST = 6.0  # standard errors: where nearly all cases are alike, draws without the odd one have next to no SE*
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +155,7 @@ def estimate(
         return Estimate(mean, mean + se, mean + se, of_cases, of_seeds), stretched
     known = variance > 1e-12 * se**2
     t = (means[known] - mean) / np.sqrt(variance[known])
-    low, high = np.quantile(t, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+    low, high = np.clip(np.quantile(t, [(1 + LEVEL) / 2, (1 - LEVEL) / 2]), -FARTHEST, FARTHEST)
     return Estimate(mean, mean - se * float(low), mean - se * float(high), of_cases, of_seeds), stretched
 
 

@@ -5,6 +5,7 @@ Nothing slow is imported at the top: torch, pandas and matplotlib are imported i
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from enum import StrEnum
@@ -166,7 +167,7 @@ def list_(
         words = [text for name, text in NEEDS.items() if name in facts] + [facts.get("pretrained", "")]
         table.add_row(
             item.name,
-            escape(item.summary()),
+            escape(re.sub(r"^[\w-]{2,12}: ", "", item.summary())),  # the name stands before it
             ", ".join(filter(None, words)),
             facts.get("paper", "").removeprefix("https://"),
         )

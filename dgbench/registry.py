@@ -173,7 +173,7 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
 
     The settings are those of `base` and what the file of `other` adds.
     """
-    from dgbench.method import hparams_class
+    from dgbench.method import Method, hparams_class
 
     ideas = [c for c in other.__mro__[1:] if c.__module__ == other.__module__]
     if not ideas:
@@ -181,6 +181,13 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
             f"'{other.name}' cannot be put over another method: it is one with its network",
             f"derive a class from both in a file of your own, or run '{other.name}' by itself",
         )
+    written = [vars(c) for c in base.__mro__ if issubclass(c, Method) and c is not Method]
+    for step in ("loss", "update"):
+        if step in vars(ideas[0]) and any(step in body for body in written):
+            raise UsageError(
+                f"'{base.name}' and '{other.name}' both write their own {step}: one would silently replace the other",
+                "derive a class from both in a file of your own that does what both should do",
+            )
     settings, theirs = hparams_class(base), hparams_class(other)
     hints, defaults = typing.get_type_hints(theirs), theirs()
     added = [f.name for f in dataclasses.fields(theirs) if f.name in vars(theirs).get("__annotations__", {})]

@@ -5,13 +5,9 @@ Miyato, Maeda, Koyama, Ishii. Virtual Adversarial Training. TPAMI 2019. https://
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from dgbench.methods._consistency import kl, log_outcomes
 
@@ -33,16 +29,3 @@ def divergence(reference: Tensor, logits: Tensor, contours: float = 0.0) -> Tens
 def unit(x: Tensor) -> Tensor:
     """Each image's values, (N, C, H, W), scaled to a Euclidean norm of 1; zeros stay."""
     return x / (torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True) + 1e-20)
-
-
-@contextmanager
-def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Batch norms still normalise by the batch, but do not remember it: an image that is only tried leaves no trace."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True

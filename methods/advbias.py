@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from dgbench.method import Batch, Method
-from dgbench.methods._adversary import divergence, statistics_kept, unit
+from dgbench.methods._adversary import divergence, unit
+from dgbench.methods._batchnorm import untracked
 from dgbench.methods._fields import points, spread
 from dgbench.methods.erm import ERM, ERMHparams
 
@@ -53,7 +54,7 @@ class AdvBiasIdea(Method):
         low, high = log(1 - h.bias), log(1 + h.bias)
         grid = [points(side, h.bias_spacing * side) for side in image.shape[2:]]
         control = torch.empty(len(image), 1, *grid, device=image.device).uniform_(low, high).requires_grad_()
-        with statistics_kept(self):
+        with untracked(self):
             tried = self.logits(biased(gray, control, h.bias_spacing).expand_as(image))
             (uphill,) = torch.autograd.grad(divergence(logits.detach(), tried, CONTOURS), control)
         control = (control.detach() + h.bias_step * unit(uphill)).clamp(low, high)

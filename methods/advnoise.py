@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from dgbench.method import Batch, Method
-from dgbench.methods._adversary import divergence, statistics_kept, unit
+from dgbench.methods._adversary import divergence, unit
+from dgbench.methods._batchnorm import untracked
 from dgbench.methods.erm import ERM, ERMHparams
 
 
@@ -40,7 +41,7 @@ class AdvNoiseIdea(Method):
         gray = image[:, :1] if image.stride(1) == 0 else image
         logits = self.logits(image)
         noise = (h.noise_norm * unit(torch.randn(gray.shape, device=image.device))).requires_grad_()
-        with statistics_kept(self):
+        with untracked(self):
             tried = self.logits((gray + noise).expand_as(image))
             (uphill,) = torch.autograd.grad(divergence(logits.detach(), tried), noise)
         hard = self.logits((gray + h.noise_norm * unit(uphill)).clamp(0, 1).expand_as(image))

@@ -50,9 +50,8 @@ def local_contrasts(image: Tensor, mask: Tensor) -> Tensor:
 def fusion_map(gradient: Tensor, cells: int) -> Tensor:
     """(N, C, H, W) gradient of a loss -> (N, 1, H, W), from 0 to 1 in each image."""
     size = gradient.shape[2:]
-    gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp(
-        min=1e-38
-    )  # it may be tiny: not its square
+    # A gradient may be so small that its square is 0.
+    gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-38)
     saliency = gradient.square().mean(1, keepdim=True).sqrt()
     cells = max(2, min(cells, *size))
     coarse = F.adaptive_avg_pool2d(saliency, cells)

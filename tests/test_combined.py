@@ -123,6 +123,13 @@ def test_two_settings_of_one_name_are_refused():
         get_method("randconv+randconv")
 
 
+@pytest.mark.parametrize("name", ["dual_norm+randconv", "randconv+advbias", "ccsdg+slaug"])
+def test_two_that_write_the_same_step_are_refused(name):
+    """RandConv's loss would replace Dual-Norm's, and the row would be RandConv with two sets of norms, one untrained."""
+    with pytest.raises(UsageError, match="both"):
+        get_method(name)
+
+
 def test_a_runs_plan_and_its_other_process_know_the_combination_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
     task = FolderTask(write_discs(tmp_path / "discs"))

@@ -16,7 +16,8 @@ from torch import Tensor
 from dgbench import train
 from dgbench.method import Batch, Method, resolve_hparams
 from dgbench.methods import advbias, csdg, randconv, slaug
-from dgbench.methods._adversary import divergence, statistics_kept, unit
+from dgbench.methods._adversary import divergence, unit
+from dgbench.methods._batchnorm import untracked
 from dgbench.methods._consistency import disagreement, kl, log_outcomes, mixture
 from dgbench.methods._curves import bezier, new_contrast, percentiles, scale_and_shift
 from dgbench.methods._fields import bspline, points, spread, unit_range
@@ -588,7 +589,7 @@ def test_a_norm_of_one_in_a_million_is_lost_in_float32():
 def test_what_is_only_tried_leaves_no_trace(name):
     """Batch norms remember the clean and the hard images, not those of the search, and gradients go to neither."""
     method, batch = build(name), drawn()
-    with statistics_kept(method):
+    with untracked(method):
         before = {n: b.clone() for n, b in method.named_buffers()}
         method.logits(batch.image)
         assert all(torch.equal(b, before[n]) for n, b in method.named_buffers())

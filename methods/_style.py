@@ -1,0 +1,42 @@
+"""Style: the mean and the deviation of each feature channel over an image, which mixstyle, dsu and maxstyle change.
+
+Huang & Belongie. Arbitrary Style Transfer in Real-time with Adaptive
+Instance Normalization. ICCV 2017. https://arxiv.org/abs/1703.06868
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from dgbench.errors import UsageError
+from dgbench.nets import SegmentationNet
+
+
+def style(x: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """(N, C, H, W) -> mean and deviation, (N, C, 1, 1) each.
+
+    The deviation is the root of unbiased variance + eps, so that an even channel can be divided by it.
+    """
+    variance, mean = torch.var_mean(x, (2, 3), keepdim=True)
+    return mean, (variance + eps).sqrt()
+
+
+def restyled(x: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
+    """(x - old mean) / old deviation * new deviation + new mean."""
+    scale = new[1] / old[1]
+    return x * scale + (new[0] - old[0] * scale)
+
+
+def has_styles(x: Tensor) -> bool:
+    """Can styles be compared here: several images, and more than the one pixel that is its own mean."""
+    return len(x) > 1 and x.shape[2:].numel() > 1
+
+
+def insert(net: SegmentationNet, stages: Iterable[int], layer: Callable[[], nn.Module]) -> None:
+    """Put a layer behind each of these stages of the encoder. Raises `UsageError` for one that it does not have."""
+    for stage in stages:
+        if stage not in range(len(net.channels)):
+            last = len(net.channels) - 1
+            raise UsageError(f"the encoder has no stage {stage}", f"--set stages takes some of 0 to {last}")
+        net.insert(stage, layer())

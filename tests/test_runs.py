@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from dgbench import launch, registry, records, runs
+from dgbench import launch, records, registry, runs
 from dgbench.errors import DataError, UsageError
 from dgbench.files import read_json, sha256
 from dgbench.folder import FolderTask
@@ -55,6 +55,19 @@ def test_a_run_leaves_a_folder_that_verifies_and_reads_back(discs, tmp_path):
     costs = record.record["costs"]
     assert costs["parameters"] == costs["trained"] == 8 * 75 + 8 + 16 + 200 + 1
     assert costs["peak_memory_mb"] > 50
+
+
+def test_a_program_read_from_standard_input_makes_runs_once_and_without_a_guard(discs, tmp_path):
+    program = f"""
+from pathlib import Path
+from dgbench import launch, registry, runs
+registry.add_plugin(Path({str(PLUGIN)!r}))
+root, results = {str(discs.root)!r}, Path({str(tmp_path / "r")!r})
+planned = runs.plan(registry.get_task(root), ["pixels"], task_reference=root, sources=["dim"], results=results)
+print([outcome.status for outcome in launch.launch(registry.get_task(root), planned)])
+"""
+    done = subprocess.run([sys.executable], input=program, capture_output=True, text=True, check=True)
+    assert done.stdout == "['done']\n"
 
 
 def test_a_second_launch_makes_nothing(discs, tmp_path):

@@ -126,7 +126,7 @@ def test_two_settings_of_one_name_are_refused():
 @pytest.mark.parametrize("name", ["dual_norm+randconv", "dapsam+randconv+advbias", "ccsdg+slaug"])
 def test_two_that_write_the_same_step_are_refused(name):
     """RandConv's loss would replace Dual-Norm's: the row would be RandConv with two sets of norms, one untrained."""
-    with pytest.raises(UsageError, match="both write their own (loss|update)"):
+    with pytest.raises(UsageError, match=r"both write their own (loss|update)"):
         get_method(name)
 
 

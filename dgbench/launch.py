@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import safetensors.torch
@@ -116,7 +117,8 @@ def launch(
                 ours, theirs = context.Pipe(duplex=False)
                 arguments = (theirs, run, prepared, rerun == "all", device, threads, options.save_every)
                 process = context.Process(target=_work, args=arguments, daemon=True)
-                process.start()
+                with _main_hidden():
+                    process.start()
                 theirs.close()
                 working[ours] = (run, process)
             for connection in wait(list(working)):
@@ -143,12 +145,30 @@ def launch(
 
 
 def _context() -> Any:
-    """Processes forked from a server that has imported torch once: quick to start, nothing shared between runs."""
+    """Processes forked from a server that has imported torch once: quick to start, nothing shared between runs.
+
+    torch imports its compiler with the first optimizer, which takes as long as all the rest: the server does that too.
+    """
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
-        context.set_forkserver_preload(["dgbench.launch"])
+        context.set_forkserver_preload(["dgbench.launch", "torch._inductor"])
     return context
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """A new process imports the program it comes from once more; ours need nothing of it, and it costs.
+
+    A notebook's is all of IPython, a script without `if __name__ == "__main__"` would start its runs again, and a
+    program read from standard input cannot be found.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _death(code: int | None) -> str:

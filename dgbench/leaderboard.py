@@ -401,7 +401,16 @@ def board_tables(board: Leaderboard) -> list[Table]:
     columns = {d: [r.targets.get(d, math.nan) for r in board.rows] for d in domains}
     columns["mean"] = [r.mean for r in board.rows]
     best = {name: tables.best(values, metric) for name, values in columns.items()}
-    needy = any(r.needs for r in (*board.rows, *board.apart))
+    conditions = {
+        "steps x batch": [f"{r.steps} x {r.batch_size}" for r in (*board.rows, *board.apart)],
+        "initialisation": [r.initialisation for r in (*board.rows, *board.apart)],
+        "device": [r.device for r in (*board.rows, *board.apart)],
+        "needs": [r.needs for r in (*board.rows, *board.apart)],
+    }
+    varying = {name: of_row for name, of_row in conditions.items() if len(set(of_row)) > 1}
+    same = "".join(
+        f" {name}: {of_row[0]}." for name, of_row in conditions.items() if len(set(of_row)) == 1 and of_row[0]
+    )
     reached: list[tuple[Entry, ...]] = []
     costs: list[tuple[Entry, ...]] = []
     for i, row in enumerate((*board.rows, *board.apart)):
@@ -432,15 +441,13 @@ def board_tables(board: Leaderboard) -> list[Table]:
                 Entry(f"{row.missed} ({row.missed_rate:.1%})" if row.missed else "0"),
                 Entry(f"{row.trained / 1e6:.3f}"),
                 Entry(f"{row.parameters / 1e6:.3f}"),
-                Entry(f"{row.seconds:.0f} {row.device}".strip()),
+                Entry(f"{row.seconds:.0f}"),
                 Entry(f"{row.memory_mb:.0f}"),
-                Entry(f"{row.steps} x {row.batch_size}"),
-                Entry(row.initialisation),
-                *([Entry(row.needs)] if needy else []),
+                *(Entry(of_row[i]) for of_row in varying.values()),
             )
         )
     against = f"against {board.reference}" if board.reference else "why"
-    heads = "seeds,seed std,validation,gap,missed,trained,parameters,train s,peak MB,steps x batch,initialisation"
+    heads = "seeds,seed std,validation,gap,missed,trained,parameters,train s,peak MB"
     return [
         Table(
             label,
@@ -452,10 +459,11 @@ def board_tables(board: Leaderboard) -> list[Table]:
         Table(
             f"{label}-costs",
             "What the rows rest on and cost.",
-            ("variant", *heads.split(","), *(["needs"] if needy else [])),
+            ("variant", *heads.split(","), *varying),
             tuple(costs),
             foot="seed std: of the mean, between seeds. gap: from the source's validation cases to the targets. "
-            "missed: structures that were there and not found. trained, parameters: millions. train s: mean over runs.",
+            "missed: structures that were there and not found. trained, parameters: millions. train s: mean over runs."
+            + same,
         ),
     ]
 

@@ -438,7 +438,7 @@ def board_tables(board: Leaderboard) -> list[Table]:
                 Entry(number(row.seed_std, metric)),
                 Entry(number(row.validation, metric)),
                 Entry(number(row.gap, metric)),
-                Entry(f"{row.missed} ({row.missed_rate:.1%})" if row.missed else "0"),
+                Entry(f"{row.missed_rate:.1%}" if row.missed else "0"),
                 Entry(f"{row.trained / 1e6:.3f}"),
                 Entry(f"{row.parameters / 1e6:.3f}"),
                 Entry(f"{row.seconds:.0f}"),
@@ -447,7 +447,7 @@ def board_tables(board: Leaderboard) -> list[Table]:
             )
         )
     against = f"against {board.reference}" if board.reference else "why"
-    heads = "seeds,seed std,validation,gap,missed,trained,parameters,train s,peak MB"
+    heads = "seeds,±,validation,gap,missed,trained,parameters,train s,peak MB"
     return [
         Table(
             label,
@@ -461,8 +461,8 @@ def board_tables(board: Leaderboard) -> list[Table]:
             "What the rows rest on and cost.",
             ("variant", *heads.split(","), *varying),
             tuple(costs),
-            foot="seed std: of the mean, between seeds. gap: from the source's validation cases to the targets. "
-            "missed: structures that were there and not found. trained, parameters: millions. train s: mean over runs."
+            foot="±: standard deviation of the mean between seeds. gap: from the source's validation cases to the targets. "
+            "missed: structures that were there and not found, of all there were. trained, parameters: millions. train s: mean over runs."
             + same,
         ),
     ]

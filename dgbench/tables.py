@@ -707,11 +707,11 @@ def rich_table(table: Table, padding: int = 1, leave_out: str = "") -> RichTable
 
 
 def show(table: Table, console: Console) -> None:
-    """A table on the terminal, its caption above and its foot below."""
+    """A table on the terminal, its caption above and its foot below; where it is narrow, without column parameters."""
     from rich.text import Text
 
     console.print(Text(f"\n{table.caption}", "bold"))
-    console.print(rich_table(table, padding=0))
+    console.print(rich_table(table, padding=0, leave_out="parameters" if console.width < 100 else ""))
     console.print(Text(table.foot, "dim"))
 
 

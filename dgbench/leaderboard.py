@@ -461,9 +461,9 @@ def board_tables(board: Leaderboard) -> list[Table]:
             "What the rows rest on and cost.",
             ("variant", *heads.split(","), *varying),
             tuple(costs),
-            foot="±: standard deviation of the mean between seeds. gap: from the source's validation cases to the targets. "
-            "missed: structures that were there and not found, of all there were. trained, parameters: millions. train s: mean over runs."
-            + same,
+            foot="±: standard deviation of the mean between seeds. gap: from the source's validation cases to the "
+            "targets. missed: structures that were there and not found, of all there were. trained, parameters: "
+            "millions. train s: mean over runs." + same,
         ),
     ]
 

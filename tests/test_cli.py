@@ -157,3 +157,61 @@ def test_help_and_lists_import_nothing_slow(home, verb):
         "slow = {'torch', 'pandas', 'matplotlib', 'timm', 'scipy', 'nibabel'} & set(sys.modules)\nassert not slow, slow"
     )
     subprocess.run([sys.executable, "-c", script, *verb], check=True, capture_output=True, cwd=home)
+
+
+@pytest.fixture(scope="module")
+def study(home):
+    """Two methods, all sources, three seeds."""
+    every = ("-m", "pixels,constant", "--plugin", PLUGIN, "-t", "./discs", "--seed", "0,1,2", "--jobs", "2")
+    dgbench(home, "run", *every, "--results", "study")
+    return ("-t", "discs", "--results", "study")
+
+
+def test_a_leaderboard_ranks_what_has_seeds_and_needs_no_images(home, study):
+    text = dgbench(home, "leaderboard", *study, "--against", "constant")
+    assert re.search(r"(?m)^pixels +[12](-2)? ", text) and "Against constant:" in text
+    rows = dgbench(home, "leaderboard", *study, "--format", "csv").splitlines()
+    assert rows[0].startswith("variant,method,rank_low") and len(rows) == 3
+
+
+def test_a_leaderboard_that_cannot_be_says_what_to_do(home, study):
+    assert "dgbench run --task nowhere" in dgbench(home, "leaderboard", "-t", "nowhere", code=2)
+    assert "did you mean" in dgbench(home, "leaderboard", *study, "--metric", "dce", code=2).lower()
+
+
+def test_compare_ends_in_a_sentence(home, study):
+    text = " ".join(dgbench(home, "compare", "pixels", "constant", *study).split())
+    assert re.search(r"pixels (is (better than|worse than|equivalent to)|against) constant", text)
+    assert "known: constant, pixels" in dgbench(home, "compare", "pixels", "erm", *study, code=2)
+
+
+def test_two_folders_are_compared_and_what_differs_is_named(home, study):
+    dgbench(home, "run", "-m", "constant", "-t", "./discs", "--seed", "0,1", "--results", "after")
+    text = " ".join(dgbench(home, "compare", "study", "after", "-t", "discs").split())
+    assert "constant (after) is equivalent to constant (before)" in text and "pixels: only before" in text
+
+
+def test_verify_ends_with_3_when_a_file_was_changed(home, study):
+    assert "all is well: 18 runs" in dgbench(home, "verify", "study")
+    weights = home / "study/discs/sdg/pixels/dim-seed2/weights.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1])
+    assert "weights.safetensors" in dgbench(home, "verify", "study", code=3)
+    weights.write_bytes(content)
+
+
+def test_reproduce_says_identical(home, study):
+    run = home / "study/discs/sdg/pixels/dim-seed0"
+    assert "identical" in dgbench(home, "reproduce", run, "--plugin", PLUGIN, "-t", "./discs")
+    assert "--plugin" in dgbench(home, "reproduce", run, "-t", "./discs", code=2)
+
+
+def test_report_writes_one_page(home, study):
+    dgbench(home, "report", "-t", "./discs", "--results", "study", "--plugin", PLUGIN)
+    page = (home / "study/discs/sdg/report.html").read_text(encoding="utf-8")
+    assert "pixels" in page and 'src="http' not in page
+
+
+def test_explain_computes_what_it_prints(home):
+    assert "ASSD" in dgbench(home, "explain", "asd")
+    assert "known:" in dgbench(home, "explain", "foo", code=2)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from dgbench import launch, registry, runs
-from dgbench.errors import RunError, UsageError
+from dgbench.errors import DataError, RunError, UsageError
 from dgbench.files import read_json
 from dgbench.folder import FolderTask
 from dgbench.records import find_runs, read_run
@@ -18,24 +18,40 @@ from tests.discs import write_discs
 PLUGIN = Path(__file__).parent / "pixels.py"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of images and the results of a run on it, made once."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DGBENCH_CACHE", str(folder / "cache"))
+        registry.add_plugin(PLUGIN)
+        task = FolderTask(write_discs(folder / "discs", cases=4, steps=4))
+        options = {"task_reference": str(task.root), "results": folder / "results", "sources": ["dim"], "seeds": [3]}
+        (run,) = runs.plan(task, ["pixels"], settings={"learning_rate": "0.02"}, **options)
+        (outcome,) = launch.launch(task, [run], options=launch.Options(device="cpu", threads=1))
+        assert outcome.status == "done"
+    return folder
+
+
 @pytest.fixture
-def discs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
+def images(made, tmp_path, monkeypatch):
+    """The folder of images, a copy that a test may change."""
+    monkeypatch.setenv("DGBENCH_CACHE", str(made / "cache"))
     registry.add_plugin(PLUGIN)
-    return FolderTask(write_discs(tmp_path / "discs", cases=4, steps=4))
+    shutil.copytree(made / "discs", tmp_path / "discs")
+    runs._domain_fingerprint.cache_clear()
+    return tmp_path / "discs"
 
 
 @pytest.fixture
-def finished(discs, tmp_path):
-    options = {"task_reference": str(discs.root), "results": tmp_path / "results", "sources": ["dim"], "seeds": [3]}
-    (run,) = runs.plan(discs, ["pixels"], settings={"learning_rate": "0.02"}, **options)
-    (outcome,) = launch.launch(discs, [run], options=launch.Options(device="cpu", threads=1))
-    assert outcome.status == "done"
-    return Path(run.folder)
+def finished(made, tmp_path):
+    """The folder of the run, a copy too."""
+    shutil.copytree(made / "results", tmp_path / "results")
+    return tmp_path / "results" / "discs" / "sdg" / "pixels[learning_rate=0.02]" / "dim-seed3"
 
 
-def test_the_same_code_and_images_give_the_same_bytes(discs, finished):
-    found = reproduce(finished, task=str(discs.root))
+def test_the_same_code_and_images_give_the_same_bytes(images, finished):
+    found = reproduce(finished, task=str(images))
     assert (found.verdict, found.difference, found.changed) == ("identical", 0, [])
     assert found.cases == 8  # four of each of two targets
     assert found.now.record["settings"] == {"learning_rate": "0.02"}
@@ -44,14 +60,11 @@ def test_the_same_code_and_images_give_the_same_bytes(discs, finished):
     assert find_runs(finished.parents[3], "discs", "sdg") == [finished]  # no table sees the repetition
 
 
-def test_changed_images_are_named_and_the_numbers_compared(discs, finished, tmp_path):
-    for case in range(4):  # the source is trained on upside down: another network
-        for kind in ("images", "masks"):
-            shutil.copy(
-                discs.root / "inverted" / kind / f"case{case}.png", discs.root / "dim" / kind / f"case{case}.png"
-            )
-    runs._domain_fingerprint.cache_clear()
-    found = reproduce(finished, tmp_path / "again", task=str(discs.root))
+def test_changed_images_are_named_and_the_numbers_compared(images, finished, tmp_path):
+    for kind in ("images", "masks"):  # it learns from another domain: another network
+        for path in (images / "inverted" / kind).iterdir():
+            shutil.copy(path, images / "dim" / kind)
+    found = reproduce(finished, tmp_path / "again", task=str(images))
     assert found.verdict == "different"
     (what, then, now), *others = found.changed
     assert what == "images of domain dim" and then != now and not others
@@ -60,47 +73,45 @@ def test_changed_images_are_named_and_the_numbers_compared(discs, finished, tmp_
     assert found.now.path.is_relative_to(tmp_path / "again")
 
 
-def test_what_a_record_does_not_hold_is_asked_for(discs, finished, tmp_path):
-    with pytest.raises(UsageError, match="folder of images, name it with --task PATH"):
+def test_what_a_record_does_not_hold_is_asked_for(images, finished):
+    with pytest.raises(UsageError, match=r"task 'discs' of .* is not known\ngive its folder of images with --task"):
         reproduce(finished)
-    other = tmp_path / "other"
-    shutil.copytree(discs.root, other)
-    (other / "task.toml").write_text('name = "other"\nstructures = ["disc"]\nimage_size = 48\nsteps = 4\n')
-    with pytest.raises(UsageError, match="is discs/pixels.*; with what is given it would be other/pixels"):
-        reproduce(finished, task=str(other))
     with pytest.raises(UsageError, match="would replace"):
-        reproduce(finished, finished.parents[3], task=str(discs.root))
+        reproduce(finished, finished.parents[3], task=str(images))
+    (images / "task.toml").write_text('name = "other"\nstructures = ["disc"]\nimage_size = 48\nsteps = 4\n')
+    with pytest.raises(UsageError, match=r"is discs/pixels.*; with what is given it would be other/pixels"):
+        reproduce(finished, task=str(images))
     registry.METHODS.extra.clear()
-    with pytest.raises(UsageError, match="method 'pixels' of .* is not known\ngive its file with --plugin"):
-        reproduce(finished, task=str(discs.root))
+    with pytest.raises(UsageError, match=r"method 'pixels' of .* is not known\ngive its file with --plugin"):
+        reproduce(finished, task=str(images))
 
 
-def test_a_repetition_that_fails_is_an_error_with_its_cause(discs, finished):
-    for path in (discs.root / "dim" / "images").iterdir():
-        path.write_bytes(b"no image")
-    runs._domain_fingerprint.cache_clear()
-    with pytest.raises(Exception, match=r"case0\.png"):
-        reproduce(finished, task=str(discs.root))
+def test_a_repetition_that_fails_is_an_error_with_its_cause(images, finished, tmp_path):
     registry.METHODS.extra.clear()
+    dying = tmp_path / "pixels.py"
+    dying.write_text(PLUGIN.read_text().replace("self.seen += 1", "import os; os._exit(9)"))
+    registry.add_plugin(dying)
+    with pytest.raises(RunError, match=r"the repetition failed: .* exit code 9"):
+        reproduce(finished, task=str(images))
 
 
-def test_a_run_that_ends_without_numbers_is_an_error(discs, finished, monkeypatch):
-    monkeypatch.setattr(launch, "launch", lambda task, planned, *rest: [launch.Outcome(planned[0], "failed", "NaN")])
-    with pytest.raises(RunError, match="the repetition failed: NaN"):
-        reproduce(finished, task=str(discs.root))
+def test_images_that_cannot_be_read_are_named(images, finished):
+    (images / "dim" / "images" / "case0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"case0\.png"):
+        reproduce(finished, task=str(images))
 
 
 # --- the rule --------------------------------------------------------------------------------------------------------
 
 
-def altered(folder, tmp_path, change):
-    """A copy of a run whose target cases' Dice went through `change(number of the case, dice)`."""
+def altered(folder, tmp_path, change, kept=None):
+    """A copy of a run whose target cases' Dice went through `change(number of the case, dice)`; its first rows."""
     copied = tmp_path / "altered"
     shutil.copytree(folder, copied)
     cases = pd.read_csv(copied / "cases.csv")
     targets = cases["role"] == "target"
     cases.loc[targets, "dice"] = [change(i, d) for i, d in enumerate(cases.loc[targets, "dice"])]
-    cases.to_csv(copied / "cases.csv", index=False)
+    cases[:kept].to_csv(copied / "cases.csv", index=False)
     result = read_json(copied / "RESULT.json")
     result["files"]["cases.csv"] = runs.sha256(copied / "cases.csv")
     (copied / "RESULT.json").write_text(json.dumps(result))
@@ -122,9 +133,7 @@ def test_the_mean_must_be_near_and_its_interval_must_contain_zero(finished, tmp_
 
 
 def test_other_cases_are_never_averaged_into_a_verdict(finished, tmp_path):
-    other = altered(finished, tmp_path, lambda i, d: d)
-    other.cases.drop(other.cases.index[-1], inplace=True)
-    found = compare(read_run(finished), other)
+    found = compare(read_run(finished), altered(finished, tmp_path, lambda i, d: d, kept=-1))
     assert found.verdict == "different" and found.sentence() == "different: the two runs were tested on different cases"
 
 

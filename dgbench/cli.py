@@ -194,7 +194,7 @@ def leaderboard(
     rules = get_protocol(protocol)
     board = leaderboard.build(found, rules, metric, reference, left_out=left_out)
     quoted = published.load(board.task)
-    beside = published.beside(quoted, tables.cells(found, rules), found, rules) if len(quoted) else None
+    beside = published.beside(quoted, board.cells, found, rules) if len(quoted) else None
     papers = None if beside is None else leaderboard.published_table(beside, board)
     if format_ is not Format.table:
         print(leaderboard.render(board, format_.value, papers), end="")

@@ -80,7 +80,8 @@ class Leaderboard:
     """rows: ranked, best mean first; apart: not ranked, each with `why`. reference: what `versus` compares with.
 
     scores and draws: case scores and bootstrapped means of the ranked variants, for plots and tests of one's own.
-    cases: (domain, case) of each column of the scores. notes: how every number was computed, and what was left out.
+    cases: (domain, case) of each column of the scores. cells: `tables.cells` of all rows.
+    notes: how every number was computed, and what was left out.
     """
 
     task: str
@@ -94,6 +95,7 @@ class Leaderboard:
     scores: dict[str, CaseScores]
     draws: dict[str, np.ndarray]
     cases: tuple[tuple[str, str], ...]
+    cells: pd.DataFrame
     notes: tuple[str, ...]
     heading: str
 
@@ -173,6 +175,7 @@ def build(
         scores={v: scores[v] for v in known},
         draws=drawn,
         cases=tuple(cases),
+        cells=cells,
         notes=(),
         heading=tables.heading(cells, records, protocol, metric, None),
     )

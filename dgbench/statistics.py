@@ -87,7 +87,7 @@ class Resampling:
         self.rng = np.random.default_rng(seed)
         self.domain, self.draws = domain, draws
         self.parts = [np.flatnonzero(domain == d) for d in np.unique(domain)]
-        self.counts = np.empty((draws, len(domain)))  # how often each case is drawn
+        self.counts = np.empty((draws, len(domain)), order="F")  # how often each case is drawn; a case's are contiguous
         self._last: tuple[Array, Array] | None = None
         for part in self.parts:
             self.counts[:, part] = self.rng.multinomial(len(part), np.full(len(part), 1 / len(part)), draws)
@@ -110,11 +110,15 @@ class Resampling:
             if n == 1:
                 return np.full_like(total, np.nan)
             x = values[..., part]
+            x = x - x.mean()  # squares of large numbers that differ little would lose the difference
             c = np.ones(n) if counts is None else counts[:, part]
+            powers = np.column_stack([w, w**2])
+            total_weight, squared_weight = (c @ powers).T
             cx = c * x
-            centre = (cx @ w) / np.maximum(c @ w, 1e-300)
-            squares = np.einsum("...n,...n,n->...", cx, x, w**2)
-            spread = squares - 2 * centre * (cx @ w**2) + centre**2 * (c @ w**2)
+            first, second = (cx @ powers).T
+            cx *= x
+            centre = first / np.maximum(total_weight, 1e-300)
+            spread = cx @ w**2 - 2 * centre * second + centre**2 * squared_weight
             total += n / (n - 1) * np.maximum(spread, 0)
         return total
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +179,7 @@ def build(
         notes=(),
         heading=tables.heading(cells, records, protocol, metric, None),
     )
-    notes = [*_notes(board, tables.context(cells, usable, protocol)), stability(board), *left_out]
+    notes = [*_notes(board, tables.context(cells, usable, protocol)), stability(board), _mixed(by_variant), *left_out]
     return dataclasses.replace(board, notes=tuple(filter(None, notes)))
 
 
@@ -346,6 +346,13 @@ def _notes(board: Leaderboard, context: str) -> list[str]:
     if len({(r.steps, r.batch_size) for r in board.rows if r.trained}) > 1:
         notes.append("The rows had different budgets: see steps x batch.")
     return notes
+
+
+def _mixed(runs: Mapping[str, Sequence[RunRecord]]) -> str:
+    """Which rows average runs that were made by two versions of the method's code, if any."""
+    names = [v for v, theirs in runs.items() if len({r.record.get("code", {}).get("method") for r in theirs}) > 1]
+    remedy = "`dgbench run` makes the older ones again"
+    return f"Runs by different versions of the code are averaged in {', '.join(names)}: {remedy}." if names else ""
 
 
 def stability(board: Leaderboard) -> str:

@@ -219,6 +219,13 @@ def test_different_budgets_are_pointed_out():
     assert any("different budgets" in note for note in board(short, long).notes)
 
 
+def test_a_row_made_by_two_versions_of_its_code_is_pointed_out():
+    older = study("good", 0.8, seeds=(0,), code={"method": "1f"})
+    newer = study("good", 0.8, seeds=(1, 2), code={"method": "2e"})
+    assert any("different versions of the code are averaged in good" in note for note in board(older, newer).notes)
+    assert not any("versions" in note for note in board(GOOD, BAD).notes)
+
+
 # --- formats ---------------------------------------------------------------------------------------------------------
 
 

@@ -160,13 +160,13 @@ def sentence(c: Comparison) -> str:
     said = f"{c.one} {link} {c.other}" + (": not resolved. " if verdict == "not resolved" else ". ")
     said += f"Difference {size} on {d.cases} cases with {d.seeds[0]} and {d.seeds[1]} seeds; "
     said += f"{d.improved:.0%} of the cases are better; rank-biserial correlation {d.effect:+.2f}; "
-    said += f"Wilcoxon p = {_p(d.p_holm)} (Holm, {len(c.differences)} tests)."
+    said += f"Wilcoxon p {_is(d.p_holm)} (Holm, {len(c.differences)} tests)."
     if verdict == "equivalent":
         said += f" The whole interval lies within ± {number(c.margin, c.metric)} {_points(c)}."
     if verdict == "not resolved":
         said += f" {_needed(c)}"
     elif verdict != "equivalent":
-        said += f" Probability of a false claim, over cases: {_p(d.false_claim)}."
+        said += f" Probability of a false claim, over cases: p {_is(d.false_claim)}."
     return said
 
 
@@ -211,6 +211,10 @@ def table(c: Comparison) -> Table:
 
 def _p(value: float) -> str:
     return "" if math.isnan(value) else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def _is(p: float) -> str:
+    return "unknown" if math.isnan(p) else _p(p) if p < 0.0001 else f"= {_p(p)}"
 
 
 def _points(c: Comparison) -> str:

@@ -167,7 +167,7 @@ def list_(
         words = [text for name, text in NEEDS.items() if name in facts] + [facts.get("pretrained", "")]
         table.add_row(
             item.name,
-            escape(re.sub(r"^[\w-]{2,12}: ", "", item.summary())),  # the name stands before it
+            escape(re.sub(r"^[A-Z][\w-]{1,11}: ", "", item.summary())),  # the name stands before it
             ", ".join(filter(None, words)),
             facts.get("paper", "").removeprefix("https://"),
         )

@@ -25,6 +25,8 @@ from tests.toy_runs import DIAGONAL, Score, changed, run
 
 SDG, DAPSAM = PROTOCOLS["sdg"], PROTOCOLS["dapsam"]
 GOLDEN = Path(__file__).parent / "golden_tables"
+
+
 def matrix(records: list[RunRecord], protocol=SDG, metric: str = "dice", structure: str | None = None, variant="erm"):
     return tables.matrix(tables.cells(records, protocol), protocol, variant, metric, structure)
 

@@ -23,7 +23,7 @@ def covered(n: int, seeds: int, failures: float, rng: np.random.Generator) -> tu
         values = cases + rng.normal(0, SEED_NOISE, (seeds, 1)) + rng.normal(0, NOISE, (seeds, n))
         scores = CaseScores(values, weight, domain)
         found, _ = estimate(scores, resampling=resampling)
-        drawn = (resampling.counts * weight * (resampling.seeds(seeds) @ values)).sum(1)
+        drawn = (resampling.counts * weight * (resampling.seeds(values) @ values)).sum(1)
         low, high = np.quantile(drawn, [0.025, 0.975])
         hits += [found.low <= truth <= found.high, low <= truth <= high]
         width += (found.high - found.low) / STUDIES

@@ -17,6 +17,7 @@ Efron, Tibshirani. An Introduction to the Bootstrap. 1993, ch. 12. Owen. The pig
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,13 +85,13 @@ class Resampling:
     """Which cases are drawn, how often: the same for all methods, so that differences stay paired."""
 
     def __init__(self, domain: NDArray[np.int64], draws: int = DRAWS, seed: int = 0):
-        self.rng = np.random.default_rng(seed)
-        self.domain, self.draws = domain, draws
+        rng = np.random.default_rng(seed)
+        self.domain, self.draws, self.seed = domain, draws, seed
         self.parts = [np.flatnonzero(domain == d) for d in np.unique(domain)]
         self.counts = np.empty((draws, len(domain)), order="F")  # how often each case is drawn; a case's are contiguous
         self._last: tuple[Array, Array] | None = None
         for part in self.parts:
-            self.counts[:, part] = self.rng.multinomial(len(part), np.full(len(part), 1 / len(part)), draws)
+            self.counts[:, part] = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), draws)
 
     def weighted(self, weight: Array) -> Array:
         """(draws, N): the counts times the weights, which are the same for nearly all methods: the last is kept."""
@@ -98,9 +99,14 @@ class Resampling:
             self._last = (weight, self.counts * weight)
         return self._last[1]
 
-    def seeds(self, n: int) -> Array:
-        """(draws, n): the share of each seed in a draw."""
-        return self.rng.multinomial(n, np.full(n, 1 / n), self.draws) / n
+    def seeds(self, values: Array) -> Array:
+        """(draws, R): the share of each seed of a method in a draw.
+
+        What is drawn hangs on the method's `values`, (R, N), alone: neither on its name nor on who was drawn before.
+        """
+        rounded = np.round(values, 9) + 0.0  # processors differ in the last bits, and there is a -0
+        n, rng = len(values), np.random.default_rng([self.seed, zlib.crc32(rounded.tobytes())])
+        return rng.multinomial(n, np.full(n, 1 / n), self.draws) / n
 
     def case_variance(self, values: Array, weight: Array, counts: Array | None = None) -> Array:
         """Variance of the weighted mean that cases bring, by domain: (N,) -> (), or (draws, N) -> (draws,)."""
@@ -143,7 +149,7 @@ def estimate(
     seeds_drawn = np.zeros(resampling.draws)
     for sign, term in terms:
         n = len(term.values)
-        share = resampling.seeds(n)
+        share = resampling.seeds(term.values)
         drawn += share @ (sign * term.values)
         if n > 1:
             of_seeds += float((term.values @ weight).var(ddof=1)) / n

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -80,10 +79,8 @@ def test_the_names_of_the_variants_change_nothing():
     before = leaderboard.frame(board(study("a", 0.8), study("b", 0.7), study("c", 0.6), reference="a"))
     after = leaderboard.frame(board(study("z", 0.8), study("y", 0.7), study("x", 0.6), reference="z"))
     assert list(after["variant"]) == ["z", "y", "x"]
-    numbers = ["mean", "rank_low", "rank_high", "difference", "p_holm", "effect"]
-    pd.testing.assert_frame_equal(after[numbers], before[numbers])
-    drawn = ["low", "high", "difference_low", "difference_high"]  # of other random draws
-    assert np.allclose(after[drawn].astype(float), before[drawn].astype(float), atol=2e-3, equal_nan=True)
+    named = ["variant", "method", "reference"]
+    pd.testing.assert_frame_equal(after.drop(columns=named), before.drop(columns=named))
 
 
 def test_a_number_on_the_board_is_the_number_in_the_matrix():

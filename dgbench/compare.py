@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dgbench import leaderboard, statistics, tables
-from dgbench.errors import UsageError, require
+from dgbench.errors import DataError, UsageError, require
 from dgbench.records import RunRecord
 from dgbench.reproduce import differences
 from dgbench.statistics import CaseScores, Difference, Resampling
@@ -141,7 +141,7 @@ def folders(
         ]
         try:
             compared.append(compare(marked, protocol, f"{variant} (after)", f"{variant} (before)", metric, margin))
-        except UsageError as error:
+        except (UsageError, DataError) as error:
             skipped.append(f"{variant}: {error.cause}")
     return compared, [*skipped, *(f"{what} (in {n} run{'s' if n > 1 else ''})" for what, n in changed.items())]
 

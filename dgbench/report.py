@@ -279,8 +279,11 @@ def _commands(records: Sequence[RunRecord], task: Task | None) -> list[str]:
         sources[r.method, settings, r.record.get("checkpoint")][r.seed].append(r.source)
     lines = []
     for (method, settings, checkpoint), by_seed in sources.items():
-        known = plugins.get(method)
-        plugin = [] if known and known.origin != str(known.path) else [str(known.path) if known else f"{method}.py"]
+        plugin = []
+        for part in method.split("+"):
+            known = plugins.get(part)
+            if known is None or known.origin == str(known.path):
+                plugin.append(str(known.path) if known else f"{part}.py")
         for these in dict.fromkeys(map(tuple, by_seed.values())):
             seeds = ",".join(str(seed) for seed, of in by_seed.items() if tuple(of) == these)
             words = ["dgbench", "run", "--method", method, *where, "--seed", seeds]

@@ -77,6 +77,12 @@ def test_two_folders_are_compared_variant_by_variant():
     assert notes == ["gone: only before", "new: only after"]
 
 
+def test_folders_tested_on_other_cases_are_told_apart_not_averaged():
+    before, after = study("erm", 0.6), study("erm", 0.7, cases=7)
+    compared, notes = compare.folders(before, after, SDG)
+    assert not compared and "different cases of domain 'A'" in notes[0]
+
+
 def test_the_table_has_a_row_for_each_target():
     t = compare.table(compare.compare([*GOOD, *BAD], SDG, "good", "bad"))
     assert [row[0].text for row in t.rows] == ["all targets (24 cases)", *(f"{d} (8 cases)" for d in DOMAINS)]

@@ -326,6 +326,14 @@ def test_a_command_names_sources_checkpoints_and_plugins_and_quotes_them():
     assert commands(html) == [shlex.split(expected)]
 
 
+def test_a_command_names_the_plugins_of_a_combination_one_by_one():
+    """Of erm+mine only `mine` lies in a file of the user's."""
+    told = {"method": "erm+mine", "settings": {}}
+    (words,) = commands(page_of(None, runs(Squares(), {"erm+mine": 0.8}, **told)))
+    assert words[words.index("--method") + 1] == "erm+mine" and words[-2:] == ["--plugin", "mine.py"]
+    assert words.count("--plugin") == 1
+
+
 # --- a page that stands alone and is safe ----------------------------------------------------------------------------
 
 

@@ -343,6 +343,8 @@ def _notes(board: Leaderboard, context: str) -> list[str]:
         notes.append(f"Fewer than 20 cases in {', '.join(few)}: intervals are approximate.")
     if board.rows and min(len(r.seeds) for r in board.rows) < 3:
         notes.append("Some rows have two seeds: three are the least for a number that may be trusted.")
+    if any(len(r.seeds) == 1 for r in board.apart):
+        notes.append("An interval of one seed is over cases alone: it is too narrow.")
     if len({(r.steps, r.batch_size) for r in board.rows if r.trained}) > 1:
         notes.append("The rows had different budgets: see steps x batch.")
     return notes

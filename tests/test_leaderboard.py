@@ -134,6 +134,7 @@ def reasons(*studies, **options) -> dict[str, str]:
 def test_a_row_with_one_seed_is_shown_and_not_ranked():
     b = board(GOOD, study("lucky", 0.95, seeds=(0,)))
     assert [r.variant for r in b.rows] == ["good"]
+    assert any("one seed is over cases alone" in note for note in b.notes)
     assert b.apart[0].why == "one seed" and b.apart[0].mean == pytest.approx(0.95, abs=0.05)
 
 

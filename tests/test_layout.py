@@ -21,8 +21,8 @@ PLUGINS = sorted([*(ROOT / "methods").glob("*.py"), *(ROOT / "datasets").glob("*
 # A module of the engine may import only those before it. A new one is given its place here.
 ORDER = (
     *("errors", "task", "losses", "method", "keyed", "files", "protocol", "metrics", "weights", "torchvision_ops"),
-    *("nets", "sam", "images", "augment", "registry", "folder", "data", "train", "evaluate", "records"),
-    *("runs", "verify", "launch", "reproduce", "apply"),
+    *("nets", "embeddings", "tiny_vit", "sam", "images", "augment", "registry", "folder", "data", "train", "evaluate"),
+    *("records", "runs", "verify", "launch", "reproduce", "apply"),
     *("explain", "statistics", "tables", "published", "leaderboard", "compare"),
     *("plots", "figures", "shift", "sheets", "present", "listing", "report", "check", "new", "cli", "__main__"),
 )

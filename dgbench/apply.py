@@ -44,6 +44,11 @@ def predict_files(
     """
     device = launch.choose_device(device)
     method, record = load_run(Path(run_folder), device)
+    if method.uses_target_masks:
+        raise UsageError(
+            f"{record.variant} is an oracle: it is prompted from the reference mask, which new images do not have",
+            "give a run of another method",
+        )
     if task is None and record.task in registry.TASKS.names():
         task = registry.get_task(record.task)
     reader = task if isinstance(task, images.FileTask) else None
@@ -63,10 +68,12 @@ def predict_image(method: Method, image: np.ndarray) -> np.ndarray:
     """float32 (D, C, H, W) in [0, 1] -> bool (D, K, H, W) at the image's own resolution."""
     device = train.device_of(method)
     inputs = torch.from_numpy(data.to_network(image, method.image_size))
+    if method.neighbours:
+        inputs = data.with_neighbours(inputs, method.neighbours)
     masks: list[Tensor] = []
     for part in inputs.split(method.hparams.batch_size):
         with torch.no_grad():
-            probability = method.predict(part.to(device).expand(-1, 3, -1, -1))
+            probability = method.predict(part.to(device).expand(-1, max(3, part.shape[1]), -1, -1))
         masks.append((data.to_image(probability, *image.shape[2:]) >= 0.5).cpu())
     return torch.cat(masks).numpy()
 

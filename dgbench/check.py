@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgbench import train
+from dgbench.data import side_by_side
 from dgbench.errors import UsageError
 from dgbench.method import Batch, Hparams, Method, hparams_class, resolve_hparams
 from dgbench.task import TaskInfo
@@ -81,6 +82,10 @@ class _Subject:
     def hparams(self) -> Hparams:
         return dataclasses.replace(resolve_hparams(self.cls, TASK), steps=None, batch_size=SLICES)
 
+    @cached_property
+    def neighbours(self) -> int:
+        return self.build().neighbours
+
     def build(self, structures: int = 1) -> Method:
         method, _ = train.build(self.cls, self.info(structures), self.hparams, seed=0)
         return method
@@ -103,7 +108,10 @@ class _Subject:
             ground, contrast = rng.uniform(0.1, 0.5), rng.uniform(0.2, 0.4)
             image[i] = ground + contrast * (distance < radius) + 0.05 * rng.standard_normal((side, side))
         gray = torch.from_numpy(image.clip(0, 1)).float()
-        return Batch(gray.expand(-1, 3, -1, -1), torch.from_numpy(mask).float())
+        slices_seen = 2 * self.neighbours + 1
+        noise = 0.05 * torch.randn(slices, slices_seen, side, side, generator=torch.Generator().manual_seed(0))
+        shown = gray.expand(-1, 3, -1, -1) if slices_seen == 1 else side_by_side((gray + noise).clamp(0, 1)[:, :, None])
+        return Batch(shown, torch.from_numpy(mask).float())
 
     @cached_property
     def trained(self) -> _Training:
@@ -181,8 +189,8 @@ def builds(subject: _Subject) -> Iterator[str]:
 def probabilities(subject: _Subject) -> Iterator[str]:
     """predicts probabilities, for a single image too"""
     for structures, slices in ((1, 1), (1, SLICES), (2, 2)):
-        image = subject.batch(structures, slices).image
-        out = _predict(subject.build(structures), image)
+        image, mask = subject.batch(structures, slices)
+        out = _predict(subject.build(structures), image, mask)
         expected = (slices, structures, *image.shape[2:])
         if not isinstance(out, Tensor) or tuple(out.shape) != expected:
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -253,7 +261,7 @@ def learns(subject: _Subject) -> Iterator[str]:
             "is its sign right, and does learning_rate suit the network?"
         )
     image, mask = subject.batch()
-    first, last = (_distance(_predict(method, image), mask) for method in (subject.start(), training.method))
+    first, last = (_distance(_predict(method, image, mask), mask) for method in (subject.start(), training.method))
     if not last < first:
         yield (
             f"{STEPS} steps must bring the prediction closer to the mask; its cross-entropy went from {first:.4g} to "
@@ -263,17 +271,17 @@ def learns(subject: _Subject) -> Iterator[str]:
 
 def independent(subject: _Subject) -> Iterator[str]:
     """predicts each image by itself"""
-    method, image = subject.trained.method, subject.batch().image
+    method, (image, mask) = subject.trained.method, subject.batch()
     state = {n: t.clone() for n, t in method.state_dict().items()}
-    together = _predict(method, image)
+    together = _predict(method, image, mask)
     if subject.cls.uses_target_batch:
         return
     if not all(torch.equal(t, state[n]) for n, t in method.state_dict().items()):
         yield "predict must not change the method's state; if it adapts to test images, set uses_target_batch = True"
         return
-    if not torch.allclose(_predict(method, image), together, atol=1e-5):
+    if not torch.allclose(_predict(method, image, mask), together, atol=1e-5):
         yield "predict must give the same answer twice: is dropout still on, or is something drawn at random?"
-    elif not torch.allclose(_predict(method, image[1:2]), together[1:2], atol=1e-4):
+    elif not torch.allclose(_predict(method, image[1:2], mask[1:2]), together[1:2], atol=1e-4):
         yield (
             "predict must not depend on the other images of its batch: normalize each image by itself; "
             "if the method needs several, set uses_target_batch = True"
@@ -297,7 +305,7 @@ def repeatable(subject: _Subject) -> Iterator[str]:
         train.save_checkpoint(method, train.Progress(STEPS // 4), Path(folder))
         resumed = subject.start()
         train.load_checkpoint(resumed, Path(folder))
-    if not torch.equal(_predict(method, batch.image), _predict(resumed, batch.image)):
+    if not torch.equal(_predict(method, *batch), _predict(resumed, *batch)):
         yield "saved and loaded it predicts otherwise: register what it learns as a parameter or buffer in __init__"
         return
     resumed.train()
@@ -334,11 +342,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _predict(method: Method, image: Tensor) -> Tensor:
+def _predict(method: Method, image: Tensor, mask: Tensor) -> Tensor:
+    """`mask` is for an oracle, and for no other."""
     training = method.training
     method.eval()
     with torch.no_grad():
-        out = method.predict(image)
+        out = method.predict_prompted(image, mask) if method.uses_target_masks else method.predict(image)
     method.train(training)
     return out
 

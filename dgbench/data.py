@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgbench.errors import DataError, DgbenchError
-from dgbench.files import make_folder, read_json, sha256, write_json
+from dgbench.files import cache_folder, make_folder, read_json, sha256, write_json
 from dgbench.method import Batch
 from dgbench.task import Case, Task, case_problems
 
@@ -69,6 +69,7 @@ class PreparedDomain:
         self.images = np.load(folder / "images.npy", mmap_mode="r")
         self.masks = np.load(folder / "masks.npy", mmap_mode="r")
         self._reference = np.load(folder / "reference.npy", mmap_mode="r")
+        self._ends = np.array([(c.slices[0], c.slices[-1]) for c in self.cases.values() for _ in c.slices])
 
     def reference(self, case_id: str) -> np.ndarray:
         """The reference mask at the image's own resolution: bool (D, K, H, W)."""
@@ -84,14 +85,36 @@ class PreparedDomain:
         chosen = [s for c in cases for s, f in zip(c.slices, c.foreground, strict=True) if f or not foreground]
         return np.array(chosen, dtype=np.int64)
 
-    def batch(self, indices: np.ndarray | slice, device: torch.device | str = "cpu") -> Batch:
-        """The slices at `indices` as float32 on a device; one gray channel is expanded to three, not copied."""
-        image = torch.from_numpy(np.divide(self.images[indices], LEVELS, dtype=np.float32)).to(device)
+    def batch(self, indices: np.ndarray | slice, device: torch.device | str = "cpu", neighbours: int = 0) -> Batch:
+        """The slices at `indices` as float32 on a device; one gray channel is expanded to three, not copied.
+
+        With `neighbours` n the image is (N, 3 (2n + 1), H, W): the n slices of the same case before it, the slice, the
+        n after it. Where the volume ends its last slice is repeated.
+        """
+        shown: np.ndarray | slice = indices
+        if neighbours:
+            near = np.arange(len(self.images))[indices][:, None] + np.arange(-neighbours, neighbours + 1)
+            shown = near.clip(self._ends[indices, :1], self._ends[indices, 1:])
+        image = torch.from_numpy(np.divide(self.images[shown], LEVELS, dtype=np.float32)).to(device)
         mask = torch.from_numpy(self.masks[indices].astype(np.float32)).to(device)
+        if neighbours:
+            return Batch(side_by_side(image), mask)
         return Batch(image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image, mask)
 
     def case_of(self, index: int) -> str:
         return next(c.id for c in self.cases.values() if index in c.slices)
+
+
+def side_by_side(stack: Tensor) -> Tensor:
+    """(N, M, 1 or 3, H, W), M slices for each image -> (N, 3 M, H, W), three channels for each slice."""
+    return stack.expand(-1, -1, 3, -1, -1).flatten(1, 2)
+
+
+def with_neighbours(image: Tensor, neighbours: int) -> Tensor:
+    """A volume (D, 1 or 3, H, W) -> (D, 3 (2 neighbours + 1), H, W), as `PreparedDomain.batch` gives its slices."""
+    depth = torch.arange(len(image))
+    near = (depth[:, None] + torch.arange(-neighbours, neighbours + 1)).clamp(0, len(image) - 1)
+    return side_by_side(image[near])
 
 
 def network_box(height: int, width: int, size: int) -> tuple[int, int]:
@@ -128,13 +151,6 @@ def to_image(probability: Tensor, height: int, width: int) -> Tensor:
     if (h, w) == (height, width):
         return cut
     return F.interpolate(cut, (height, width), mode="bilinear", align_corners=False)
-
-
-def cache_folder() -> Path:
-    """`$DGBENCH_CACHE`, else dgbench/ in the user's cache folder. Where it lies changes no result."""
-    if folder := os.environ.get("DGBENCH_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgbench"
 
 
 def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> PreparedDomain:

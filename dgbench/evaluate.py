@@ -51,9 +51,9 @@ def predict_case(
     method.eval()
     masks = []
     for start in range(0, len(indices), method.hparams.batch_size):
-        batch = domain.batch(indices[start : start + method.hparams.batch_size], device)
+        batch = domain.batch(indices[start : start + method.hparams.batch_size], device, method.neighbours)
         with torch.no_grad():
-            probability = method.predict(batch.image)
+            probability = method.predict_prompted(*batch) if method.uses_target_masks else method.predict(batch.image)
         if probability.shape != batch.mask.shape:
             raise RunError(
                 f"predict gave {tuple(probability.shape)} for masks of {tuple(batch.mask.shape)}",

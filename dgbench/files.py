@@ -48,6 +48,13 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
+def cache_folder() -> Path:
+    """`$DGBENCH_CACHE`, else dgbench/ in the user's cache folder. Where it lies changes no result."""
+    if folder := os.environ.get("DGBENCH_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgbench"
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -266,6 +266,7 @@ def make(
     record = describe(run, task, cls, dataclasses.asdict(hparams), device, prepared)
     write_json(folder / "run.json", record)
     method, files = _build(run, cls, task, hparams, device)
+    record["needs"] = needs(method)
     source = data.PreparedDomain(Path(prepared[run.source]))
     training, validation = task.split(run.source)
     progress = train.Progress()
@@ -359,6 +360,11 @@ def _finish(
         path.unlink()
 
 
+def needs(method: type[Method] | Method) -> dict[str, bool]:
+    """What a method, or a variant of it that is built, needs to be compared fairly."""
+    return {n: getattr(method, n) for n in ("needs_batch", "uses_target_masks", "uses_target_batch")}
+
+
 def describe(
     run: Run, task: Task, cls: type[Method], hparams: dict[str, Any], device: str, prepared: dict[str, str]
 ) -> dict[str, Any]:
@@ -383,7 +389,7 @@ def describe(
         "unit": task.unit,
         "citation": task.citation,
         "paper": cls.paper,
-        "needs": {n: getattr(cls, n) for n in ("needs_batch", "uses_target_masks", "uses_target_batch")},
+        "needs": needs(cls),
         "fingerprint": run.fingerprint,
         "code": {"dgbench": dgbench.__version__, "method": code_hash(cls), **_git()},
         "data": {domain: Path(folder).name.rpartition("-")[2] for domain, folder in prepared.items()},

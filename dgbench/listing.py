@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
     """Versions, devices and folders of this installation."""
     import torch
 
-    from dgbench.data import cache_folder
+    from dgbench.files import cache_folder
     from dgbench.weights import folder
 
     found = {"dgbench": dgbench.__version__, "python": platform.python_version(), "system": platform.platform()}

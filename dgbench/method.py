@@ -17,7 +17,10 @@ from dgbench.task import TaskInfo
 
 
 class Batch(NamedTuple):
-    """image: (N, 3, H, W) float32 in [0, 1], gray repeated; mask: (N, K, H, W) float32 in {0, 1}, K structures."""
+    """image: (N, 3, H, W) float32 in [0, 1], gray repeated; mask: (N, K, H, W) float32 in {0, 1}, K structures.
+
+    The image of a method with n `neighbours` is (N, 3 (2n + 1), H, W): a volume's slices in order, its own amid them.
+    """
 
     image: Tensor
     mask: Tensor
@@ -48,8 +51,9 @@ class Method(nn.Module):
     per_task: ClassVar[dict[str, dict[str, Any]]] = {}  # the paper's own settings for a task, by task name
 
     needs_batch: ClassVar[bool] = False  # a training batch of one makes no sense for it
-    uses_target_masks: ClassVar[bool] = False  # an oracle: prompted from the reference, never ranked with the others
+    uses_target_masks: bool = False  # an oracle: prompted from the reference, never ranked; a variant may set its own
     uses_target_batch: ClassVar[bool] = False  # needs several test images at once, or adapts to them
+    neighbours: int = 0  # how many slices before and after a slice its image also holds; a variant may set its own
     pretrained: ClassVar[str] = ""  # the weights it starts from, in words, for a list of methods
 
     optimizers: tuple[torch.optim.Optimizer, ...] = ()
@@ -83,6 +87,15 @@ class Method(nn.Module):
     def predict(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, K, H, W) probabilities. Must not depend on the other images of the batch."""
         return self.logits(image).sigmoid()
+
+    def predict_prompted(self, image: Tensor, mask: Tensor) -> Tensor:
+        """What an oracle predicts, (N, K, H, W): with the reference `mask` (N, K, H, W) at hand to draw prompts from.
+
+        Called in place of `predict` when `uses_target_masks`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} uses target masks: it must write predict_prompted(image, mask)"
+        )
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
         """The training batch, augmented on its device; draws from `rng`, on the CPU, only. Default: unchanged."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dgbench import data, metrics, registry
 from dgbench.errors import DataError, UsageError, require
-from dgbench.files import make_folder, read_json, sha256
+from dgbench.files import cache_folder, make_folder, read_json, sha256
 from dgbench.method import Hparams, Method, changed_hparams, resolve_hparams
 from dgbench.protocol import get_protocol
 from dgbench.records import SCHEMA, broken_files
@@ -134,7 +134,7 @@ def _fingerprint(cls: type[Method], task: Task, source: str, size: int) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _domain_fingerprint(task: Task, domain: str) -> str:
-    return data.content_fingerprint(task, domain, make_folder(data.cache_folder() / "prepared"))
+    return data.content_fingerprint(task, domain, make_folder(cache_folder() / "prepared"))
 
 
 def variant_name(method: str, changed: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,32 +22,71 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.modeling import image_encoder as package
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 
-from dgbench.errors import UsageError
+from dgbench import tiny_vit
+from dgbench.errors import UsageError, require
+from dgbench.nets import normalise
 
 RELEASE_IMAGE_SIZE = 1024  # side of the images the release checkpoints were trained on
 RELEASE_MASKS = 4  # one for a clear prompt, three for an ambiguous one
+
+
+Colours = Literal["sam", "unit", "zscore"]
 
 
 @dataclass(frozen=True)
 class Backbone:
     """Sizes of a SAM. `weights` names its release checkpoint in `dgbench.weights`; None: trained from scratch."""
 
-    depth: int
-    width: int
-    heads: int
-    global_blocks: tuple[int, ...]  # the blocks that attend to the whole image, the others to windows
+    depth: int  # 0: a TinyViT, whose stages differ in width and resolution
+    width: int = 0
+    heads: int = 0
+    global_blocks: tuple[int, ...] = ()  # the blocks that attend to the whole image, the others to windows
     patch: int = 16
     window: int = 14
     embedding: int = 256  # channels of the image embedding, of the prompts and of the decoder
     weights: str | None = None
+    image_size: int = RELEASE_IMAGE_SIZE  # side of the images it was trained on
+    colours: Colours = "sam"  # how its input is normalised, see `normalise_for`
 
 
 BACKBONES = {
     "vit_b": Backbone(12, 768, 12, (2, 5, 8, 11), weights="sam_vit_b"),
     "vit_l": Backbone(24, 1024, 16, (5, 11, 17, 23), weights="sam_vit_l"),
     "vit_h": Backbone(32, 1280, 16, (7, 15, 23, 31), weights="sam_vit_h"),
-    "vit_tiny": Backbone(3, 96, 3, (0, 1, 2), patch=8, embedding=128),
+    "vit_tiny": Backbone(3, 96, 3, (0, 1, 2), patch=8, embedding=128, colours="zscore"),
+    "medsam_vit_b": Backbone(12, 768, 12, (2, 5, 8, 11), weights="medsam_vit_b", colours="unit"),
+    "mobile_sam": Backbone(0, weights="mobile_sam"),
+    "lite_medsam": Backbone(0, patch=4, weights="lite_medsam", image_size=256, colours="unit"),
 }
+
+
+def find_backbone(name: str, blocks_for: str = "") -> Backbone:
+    """The backbone of that name. Raises `UsageError` for an unknown one.
+
+    `blocks_for` says what a method needs a plain ViT's blocks for ("puts adapters into the blocks"): then a TinyViT is
+    refused, too.
+    """
+    backbone = BACKBONES[require(name, list(BACKBONES), "backbone")]
+    if blocks_for and not backbone.depth:
+        plain = [n for n, b in BACKBONES.items() if b.depth]
+        raise UsageError(
+            f"backbone '{name}' is a TinyViT, without blocks of one width; this method {blocks_for}",
+            f"choose a plain ViT: {', '.join(plain)}",
+        )
+    return backbone
+
+
+def normalise_for(backbone: Backbone, image: Tensor) -> Tensor:
+    """(N, 3, H, W) in [0, 1] as the backbone wants it: by SAM's colours, stretched to [0, 1] ("unit"), or as z-scores.
+
+    Stretching and z-scores are those of each image by itself; an even image becomes 0 by both.
+    """
+    if backbone.colours == "zscore":
+        return normalise(image, "zscore").expand_as(image)
+    if backbone.colours == "unit":
+        low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
+        return (image - low) / (high - low).clamp(min=1e-8)
+    return normalise(image, "imagenet")
 
 
 class Block(package.Block):
@@ -102,7 +142,7 @@ def _by_offset(table: Tensor, size: int) -> Tensor:
     return table[index[:, None] - index + size - 1]
 
 
-def image_encoder(backbone: Backbone, image_size: int) -> ImageEncoderViT:
+def image_encoder(backbone: Backbone, image_size: int) -> Any:
     """(N, 3, S, S) -> (N, embedding, S / patch, S / patch). Raises `UsageError` when the patches do not fill S."""
     if image_size < backbone.patch or image_size % backbone.patch:
         near = max(1, round(image_size / backbone.patch)) * backbone.patch
@@ -110,6 +150,8 @@ def image_encoder(backbone: Backbone, image_size: int) -> ImageEncoderViT:
             f"image_size {image_size} is no multiple of the patch size {backbone.patch}",
             f"choose a multiple of it: --set image_size={near}",
         )
+    if not backbone.depth:
+        return tiny_vit.TinyViTEncoder(backbone.patch, backbone.embedding)
     encoder = ImageEncoderViT(
         img_size=image_size,
         patch_size=backbone.patch,
@@ -196,6 +238,12 @@ def fit_release(
     IoU head; without it the three are left out and keep their random start.
     """
     side = image_size // backbone.patch
+    if not backbone.depth:
+        prefix = "image_encoder."
+        encoder = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        others = {k: v for k, v in state.items() if not k.startswith(prefix)}
+        state = others | {f"{prefix}{k}": v for k, v in tiny_vit.from_release(encoder).items()}
+        return _fit_mask_head(state, masks, mask_head)
     fitted = dict(state)
     position = fitted["image_encoder.pos_embed"]
     if position.shape[1] != side:
@@ -203,7 +251,12 @@ def fit_release(
         fitted["image_encoder.pos_embed"] = resized.permute(0, 2, 3, 1)
         for key in (f"image_encoder.blocks.{b}.attn.rel_pos_{axis}" for b in backbone.global_blocks for axis in "hw"):
             fitted[key] = F.interpolate(fitted[key].T[None], 2 * side - 1, mode="linear", align_corners=False)[0].T
-    head = {key: fitted.pop(key) for key in state if key.startswith(MASK_HEAD)}
+    return _fit_mask_head(fitted, masks, mask_head)
+
+
+def _fit_mask_head(state: dict[str, Tensor], masks: int, mask_head: bool) -> dict[str, Tensor]:
+    head = {key: value for key, value in state.items() if key.startswith(MASK_HEAD)}
+    fitted = {key: value for key, value in state.items() if key not in head}
     if not mask_head:
         return fitted
     tokens, networks, iou = MASK_HEAD

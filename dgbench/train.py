@@ -40,8 +40,8 @@ class TrainingSlices:
     domain: PreparedDomain
     indices: Any  # int64 (n,)
 
-    def batch(self, seed: int, step: int, batch_size: int, device: torch.device) -> Batch:
-        return self.domain.batch(self.indices[self.positions(seed, step, batch_size)], device)
+    def batch(self, seed: int, step: int, batch_size: int, device: torch.device, neighbours: int = 0) -> Batch:
+        return self.domain.batch(self.indices[self.positions(seed, step, batch_size)], device, neighbours)
 
     def positions(self, seed: int, step: int, batch_size: int) -> Any:
         return batch_indices(seed, step, batch_size, len(self.indices))
@@ -123,7 +123,7 @@ def fit(
     while progress.step < method.steps:
         t = progress.step
         with _clear_memory_errors(method):
-            shown = step(method, slices.batch(seed, t, batch_size, device), seed, t)
+            shown = step(method, slices.batch(seed, t, batch_size, device, method.neighbours), seed, t)
         if not all(map(math.isfinite, shown.values())):
             positions = slices.positions(seed, t, batch_size)
             cases = sorted({slices.domain.case_of(i) for i in slices.indices[positions]})

@@ -11,7 +11,7 @@ from dgbench import sam
 from dgbench.errors import UsageError
 
 NARROW = {  # the depths and the global blocks of the releases, at a width that is cheap
-    name: sam.Backbone(b.depth, 32, 2, b.global_blocks) for name, b in sam.BACKBONES.items() if b.weights
+    name: sam.Backbone(b.depth, 32, 2, b.global_blocks) for name, b in sam.BACKBONES.items() if b.weights and b.depth
 }
 
 

@@ -52,16 +52,31 @@ class Plugin:
         return (ast.get_docstring(tree) or "").partition("\n")[0]
 
     def facts(self) -> dict[str, str]:
-        """What the file's classes state of themselves in plain values: paper, pretrained, and what they need."""
-        try:
-            nodes = ast.parse(self.path.read_text(encoding="utf-8")).body if self.path else []
-        except (SyntaxError, ValueError, OSError):
-            nodes = []
-        stated: dict[str, str] = {}
-        for node in (n for c in nodes if isinstance(c, ast.ClassDef) for n in c.body if isinstance(n, ast.Assign)):
-            if isinstance(node.value, ast.Constant) and isinstance(node.targets[0], ast.Name) and node.value.value:
-                stated[node.targets[0].id] = str(node.value.value)
-        return stated
+        """What the file's classes state of themselves in plain values: paper, pretrained, and what they need.
+
+        A class also states what those classes of a shared `_x.py` do that it derives from.
+        """
+        return _stated(self.path) if self.path else {}
+
+
+def _stated(path: Path) -> dict[str, str]:
+    try:
+        nodes = ast.parse(path.read_text(encoding="utf-8")).body
+    except (SyntaxError, ValueError, OSError):
+        return {}
+    imported = [n for n in nodes if isinstance(n, ast.ImportFrom) and "._" in (n.module or "")]
+    shared = {alias.name: str(n.module).rpartition(".")[2] for n in imported for alias in n.names}
+    stated: dict[str, str] = {}
+    for node in (n for n in nodes if isinstance(n, ast.ClassDef)):
+        for base in node.bases:
+            if isinstance(base, ast.Name) and base.id in shared:
+                stated |= _stated(path.with_name(f"{shared[base.id]}.py"))
+        for line in node.body:
+            if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant):
+                name = ast.unparse(line.targets[0])
+                stated.pop(name, None)
+                stated |= {name: str(line.value.value)} if line.value.value else {}
+    return stated
 
 
 @dataclass

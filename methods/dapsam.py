@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from dgbench import sam, weights
 from dgbench.augment import BASE, Augmentation, augment
-from dgbench.errors import UsageError, require
+from dgbench.errors import UsageError
 from dgbench.losses import dice_bce
 from dgbench.method import Batch, Hparams, Method
 from dgbench.nets import normalise, resize
@@ -169,7 +169,7 @@ class DAPSAM(Method):
     def __init__(self, task: TaskInfo, hparams: DAPSAMHparams):
         super().__init__(task, hparams)
         h = hparams
-        self.backbone = sam.BACKBONES[require(h.backbone, list(sam.BACKBONES), "backbone")]
+        self.backbone = sam.find_backbone(h.backbone, "puts adapters between the blocks")
         if self.backbone.weights is None and (h.load_mask_head or h.position_encoding == "sam"):
             raise UsageError(
                 f"backbone '{h.backbone}' is trained from scratch: it has no mask head or position encoding to load",

@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at a task's data, check them, prepare them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+weights_app = typer.Typer(help="List pretrained weights, fetch them, check them.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
 console = Console()
 errors = Console(stderr=True)
 
@@ -37,6 +39,7 @@ class Kind(StrEnum):
     methods = "methods"
     tasks = "tasks"
     runs = "runs"
+    weights = "weights"
 
 
 NEEDS = {
@@ -146,7 +149,7 @@ def list_(
     results: Results = Path("results"),
     plugin: Plugins = None,
 ) -> None:
-    """List methods, tasks or finished runs. Imports no method and no task."""
+    """List methods, tasks, finished runs or pretrained weights. Imports no method and no task."""
     _add_plugins(plugin)
     from rich.table import Table
 
@@ -156,6 +159,9 @@ def list_(
 
         for path in finished(results):
             console.print(escape(str(path)), highlight=False, soft_wrap=True)
+        return
+    if kind is Kind.weights:
+        weights_list()
         return
     table.add_column(kind.value[:-1], style="bold", no_wrap=True)
     table.add_column("what it is")
@@ -410,6 +416,66 @@ def data_prepare(
         prepared = prepare(loaded, domain, image_size or loaded.image_size)
         count = f"{len(prepared.cases)} cases, {len(prepared.images)} slices"
         console.print(f"{domain}: {count} in {prepared.folder}", highlight=False, soft_wrap=True)
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """Show the weights that are known: where they lie, whether they are there, size, checksum, licence, origin."""
+    from dgbench import weights
+    from dgbench.listing import weights_card
+
+    for name in weights.WEIGHTS:
+        card = weights_card(name)
+        console.print(f"[bold]{escape(card.pop('weights'))}[/]", highlight=False)
+        for what, value in card.items():
+            console.print(f"  {what:8} {escape(value)}", highlight=False, soft_wrap=True)
+
+
+@weights_app.command("fetch")
+def weights_fetch(names: Annotated[list[str], typer.Argument(help="Names: see `dgbench list weights`.")]) -> None:
+    """Download weights into their folder and verify them; what was cut continues, what is there stays.
+
+    Example: dgbench weights fetch sam_vit_b
+    """
+    from dgbench import present, weights
+
+    entries = {name: weights.known_weights(name) for name in names}
+    try:
+        for name, known in entries.items():
+            with present.Download(console, known.file, known.size) as progress:
+                path = weights.fetch(name, progress.report)
+            console.print(f"[green]here[/] {name}: {escape(str(path))}", highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        errors.print("interrupted: the same command continues", style="yellow")
+        raise SystemExit(130) from None
+
+
+@weights_app.command("verify")
+def weights_verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names: see `dgbench list weights`.", show_default="all")
+    ] = None,
+) -> None:
+    """Read weights and compare their checksums; ends in exit code 3 when any is damaged, or named and missing."""
+    from dgbench import weights
+    from dgbench.errors import DataError
+
+    wrong = 0
+    for name in names or weights.WEIGHTS:
+        if not names and not weights.place(name).exists():
+            console.print(f"missing {name}", highlight=False)
+            continue
+        try:
+            path = weights.find(name)
+        except DataError as error:
+            wrong += 1
+            console.print(f"[red]-[/] {escape(error.cause)}", highlight=False, soft_wrap=True)
+            console.print(f"  {escape(error.remedy)}", highlight=False, soft_wrap=True)
+        else:
+            console.print(f"[green]here[/] {name}: {escape(str(path))}", highlight=False, soft_wrap=True)
+    if wrong:
+        errors.print(f"{wrong} problem(s)", style="bold red")
+        raise SystemExit(3)
 
 
 def _task_name(reference: str) -> str:

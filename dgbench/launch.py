@@ -266,7 +266,7 @@ def make(
     record = describe(run, task, cls, dataclasses.asdict(hparams), device, prepared)
     write_json(folder / "run.json", record)
     method, files = _build(run, cls, task, hparams, device)
-    record["needs"] = needs(method)
+    record |= {"needs": needs(method), "steps": method.steps}
     source = data.PreparedDomain(Path(prepared[run.source]))
     training, validation = task.split(run.source)
     progress = train.Progress()

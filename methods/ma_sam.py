@@ -1,0 +1,134 @@
+"""MA-SAM: a frozen SAM sees neighbouring slices through 3-D adapters and is changed by factors that its blocks share.
+
+Chen et al. MA-SAM: Modality-agnostic SAM Adaptation for 3D Medical Image Segmentation. Medical Image Analysis, 2024.
+https://arxiv.org/abs/2309.08842. The factors: Jie, Deng. FacT. AAAI 2023. https://arxiv.org/abs/2212.03145
+
+    q = W_q x + V drop(S_q U x)      v = W_v x + V drop(S_v U x)      U, V: of all blocks; S: rank x rank, of each
+    x <- x + A(x) before the attention, x <- x + A'(x) before the MLP of each block, with
+         A(x) = Up gelu(Conv(Down LayerNorm(x)))     Conv: 3 taps along the slices, at every position of the image
+    mask = Decoder(Encoder(2n + 1 slices), "no prompt")      a mask of the background and one of each structure
+    loss = 0.2 cross-entropy + 0.8 Dice loss over the batch, as SAMed's
+
+The image is a stack: a slice amid its n `neighbours` on each side, each with three channels and normalised by itself.
+Where a volume ends its last slice is repeated, and a photograph is its own neighbour. The decoder gets transposed
+convolutions until its masks have the image's resolution. V starts at zero, the adapters as torch draws them. Trained
+are factors, adapters, the prompt encoder (of which "no prompt" alone is used) and the decoder, whose mask head is new.
+Differs: the slice in the middle alone is decoded and learned; the authors learn all five masks, and in testing add up
+what a slice is given in each stack that holds it. They use ViT-H and a batch of 24: here, on prostate and fundus, ViT-B
+and the common batch, see `backbone` and `batch_size`. The adapters are half as wide as the backbone: 384 channels in
+ViT-B, which is the authors' number for every backbone. The input has SAM's colours; theirs is stretched to [0, 1] in
+each stack. The augmentation is all methods'. For structures that overlap, and for the loss, see SAMed (sam_lora).
+Nothing is frozen on a backbone that is trained from scratch.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgbench import sam
+from dgbench.errors import UsageError
+from dgbench.methods._samed import SAMedHparams, SAMedMethod
+from dgbench.task import TaskInfo
+
+
+@dataclass(frozen=True)
+class MASAMHparams(SAMedHparams):
+    neighbours: int = 2  # slices seen before and after each; 0: a slice alone
+    rank: int = 32  # of the factors
+    dropout: float = 0.1  # between the factors
+    adapter_width: int | None = None  # channels inside the adapters; None: half the backbone's
+
+
+class FacTLinear(nn.Linear):
+    """The projection to queries, keys and values that it is given, plus changes of queries and values: V S U x."""
+
+    def __init__(self, qkv: nn.Linear, u: nn.Linear, v: nn.Linear, dropout: float):
+        super().__init__(qkv.in_features, qkv.out_features)
+        self.weight, self.bias = qkv.weight, qkv.bias
+        self.shared = (u, v)  # in a tuple, which does not make them this block's own
+        self.fact_q, self.fact_v = (nn.Linear(u.out_features, u.out_features, bias=False) for _ in "qv")
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v = self.shared
+        queries, keys, values = super().forward(x).chunk(3, -1)
+        inner = u(x)
+        change_q, change_v = (v(F.dropout(s(inner), self.dropout, self.training)) for s in (self.fact_q, self.fact_v))
+        return torch.cat((queries + change_q, keys, values + change_v), -1)
+
+
+class SliceAdapter(nn.Module):
+    """What the slices of a stack tell one another: (N D, H, W, C) -> the same, for N stacks of D slices."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.down = nn.Linear(width, hidden, bias=False)
+        self.conv = nn.Conv3d(hidden, hidden, (3, 1, 1), padding=(1, 0, 0))
+        self.up = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, depth: int) -> Tensor:
+        stacks = self.down(self.norm(x)).unflatten(0, (-1, depth)).permute(0, 4, 1, 2, 3)
+        return self.up(F.gelu(self.conv(stacks)).permute(0, 2, 3, 4, 1).flatten(0, 1))
+
+
+def refine(decoder: Any, factor: int) -> None:
+    """Make a decoder's masks `factor`, a power of two, times as fine by further transposed convolutions."""
+    *layers, activation = decoder.output_upscaling
+    norm, channels = type(layers[1]), layers[-1].out_channels
+    for _ in range(factor.bit_length() - 1):
+        layers += [norm(channels), type(activation)(), nn.ConvTranspose2d(channels, channels // 2, 2, stride=2)]
+        channels //= 2
+    decoder.output_upscaling = nn.Sequential(*layers, activation)
+    for network in decoder.output_hypernetworks_mlps:
+        network.layers[-1] = nn.Linear(network.layers[-1].in_features, channels)
+
+
+class MASAM(SAMedMethod):
+    hparams: MASAMHparams
+    paper = "https://arxiv.org/abs/2309.08842"
+    added = (
+        "image_encoder.shared_*",
+        "image_encoder.blocks.*.fact_*",
+        "image_encoder.blocks.*_adapter.*",
+        "mask_decoder.output_upscaling.[4-9].*",
+    )
+    blocks_for = "puts adapters into the blocks"
+    per_task: ClassVar[dict[str, dict[str, Any]]] = {
+        task: {"learning_rate": 8e-4, "weight_decay": 0.1, "warmup": 250, "horizon": 4 / 3, "decay": 7.0}
+        for task in ("prostate", "fundus")
+    }
+
+    def __init__(self, task: TaskInfo, hparams: MASAMHparams):
+        super().__init__(task, hparams)
+        if hparams.neighbours < 0:
+            raise UsageError(f"neighbours is {hparams.neighbours}", "0 shows a slice alone, 2 is the paper's")
+        self.neighbours = hparams.neighbours
+        encoder, width = self.image_encoder, self.backbone.width
+        encoder.shared_u = nn.Linear(width, hparams.rank, bias=False)
+        encoder.shared_v = nn.Linear(hparams.rank, width, bias=False)
+        nn.init.zeros_(encoder.shared_v.weight)
+        for block in encoder.blocks:
+            block.attn.qkv = FacTLinear(block.attn.qkv, encoder.shared_u, encoder.shared_v, hparams.dropout)
+            sizes = width, hparams.adapter_width or width // 2
+            block.first_adapter, block.second_adapter = SliceAdapter(*sizes), SliceAdapter(*sizes)
+        refine(self.mask_decoder, self.backbone.patch // 4)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """(N, 3 (2n + 1), S, S) in [0, 1] -> (N, C, S / patch, S / patch), of the slice in the middle."""
+        slices = image.unflatten(1, (-1, 3)).flatten(0, 1)
+        return self.encode(sam.normalise_for(self.backbone, slices))
+
+    def encode(self, x: Tensor) -> Tensor:
+        encoder, depth = self.image_encoder, 2 * self.neighbours + 1
+        x = encoder.patch_embed(x) + encoder.pos_embed
+        for block in encoder.blocks:
+            x = x + block.first_adapter(x, depth)
+            x = x + block.attend(x)
+            x = x + block.second_adapter(x, depth)
+            x = x + block.mlp(block.norm2(x))
+        middle = x[self.neighbours :: depth]
+        return encoder.neck(middle.permute(0, 3, 1, 2))

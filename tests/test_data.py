@@ -2,13 +2,23 @@
 
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dgbench.data import PreparedDomain, mask_to_network, network_box, prepare, to_image, to_network
+from dgbench.data import (
+    PreparedDomain,
+    mask_to_network,
+    network_box,
+    prepare,
+    to_image,
+    to_network,
+    with_neighbours,
+)
 from dgbench.errors import DataError
+from dgbench.folder import FolderTask
 from dgbench.task import Case, Task
 
 
@@ -141,3 +151,63 @@ def test_probabilities_go_back_to_where_they_came_from():
 def test_at_the_network_s_own_size_nothing_is_resampled():
     probability = torch.rand(2, 1, 16, 16)
     assert torch.equal(to_image(probability, 16, 16), probability)
+
+
+# --- slices beside each other ---------------------------------------------------------------------------------------
+
+
+def which(image: torch.Tensor, domain: PreparedDomain) -> list[list[int]]:
+    """Of each image the indices of the slices it holds, three channels each."""
+    known = domain.batch(slice(None)).image
+    return [
+        [int(next(i for i, one in enumerate(known) if torch.equal(one, part))) for part in stack.split(3)]
+        for stack in image
+    ]
+
+
+def test_a_slice_comes_amid_its_neighbours_and_a_volumes_end_is_repeated(tmp_path):
+    domain = prepare(Drawn(), "A", 16, tmp_path)  # two volumes: slices 0, 1, 2 and 3, 4, 5
+    batch = domain.batch(np.array([1, 5, 3]), neighbours=1)
+    assert batch.image.shape == (3, 9, 16, 16) and batch.image.dtype == torch.float32
+    assert which(batch.image, domain) == [[0, 1, 2], [4, 5, 5], [3, 3, 4]]
+    assert torch.equal(batch.mask, domain.batch(np.array([1, 5, 3])).mask), "the mask is that of the slice itself"
+    two = domain.batch(slice(0, 3), neighbours=2).image
+    assert which(two, domain) == [[0, 0, 0, 1, 2], [0, 0, 1, 2, 2], [0, 1, 2, 2, 2]]
+
+
+def test_a_volume_outside_a_prepared_domain_gets_the_same_neighbours(tmp_path):
+    domain = prepare(Drawn(), "A", 16, tmp_path)
+    volume = domain.batch(slice(3, 6)).image
+    for neighbours in (1, 2, 4):
+        expected = domain.batch(slice(3, 6), neighbours=neighbours).image
+        assert torch.equal(with_neighbours(volume, neighbours), expected)
+        assert torch.equal(with_neighbours(volume[:, :1], neighbours), expected)
+
+
+def test_a_photograph_in_colours_is_its_own_neighbour(tmp_path):
+    def photograph(case):
+        return replace(case, image=np.stack([case.image[1:2, 0] / (c + 1) for c in range(3)], 1), mask=case.mask[1:2])
+
+    domain = prepare(Drawn(change=photograph), "A", 16, tmp_path)
+    alone = domain.batch(slice(0, 2)).image
+    assert not torch.equal(alone[:, 0], alone[:, 1])
+    assert torch.equal(domain.batch(slice(0, 2), neighbours=2).image, alone.repeat(1, 5, 1, 1))
+
+
+def test_slices_of_a_nifti_volume_arrive_in_the_order_of_the_scan(tmp_path):
+    grays = np.array([50, 10, 200, 90], np.uint8)  # of four slices, with a bright corner that fixes the scale
+    volume = np.broadcast_to(grays[:, None, None], (4, 12, 10)).copy()
+    volume[:, 0, 0] = 255
+    mask = np.zeros_like(volume)
+    mask[2, 3:9, 2:8] = 1
+    for domain in "AB":
+        for kind, array in (("images", volume), ("masks", mask)):
+            (tmp_path / "task" / domain / kind).mkdir(parents=True)
+            path = tmp_path / "task" / domain / kind / "scan.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(array.T, np.diag([0.5, 0.5, 3.0, 1.0])), path)
+    domain = prepare(FolderTask(tmp_path / "task"), "A", 12, tmp_path / "cache")
+    batch = domain.batch(np.array([2, 0]), neighbours=1)
+    (before, own, after), first = batch.image[:, ::3, 6, 5].tolist()  # one pixel of each slice
+    assert before < after < own  # 10, 90, 200
+    assert first[0] == first[1] > first[2]  # 50, 50, 10
+    assert batch.mask.sum((1, 2, 3)).tolist() == [36, 0]

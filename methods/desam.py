@@ -1,0 +1,150 @@
+"""DeSAM: masks come from the frozen encoder's own features, so that a poor prompt costs the predicted IoU only.
+
+Gao, Xia, Hu, Wang, Gao. DeSAM: Decoupled Segment Anything Model for Generalizable Medical Image Segmentation. MICCAI
+2024. https://arxiv.org/abs/2306.00499
+
+    e, iou = PRIM(F, prompt)          SAM's decoder as it is, up to its transformer: mask embedding, predicted IoU
+    mask   = PDMM(e, B_1, B_2, B_3)   residual SE blocks from the encoder's global-attention blocks B_i up to F's 4 x
+    box:     the prompt is the whole image                                           loss = Dice + CE
+    points:  one point on a structure or off it (even odds), label always "foreground"
+             loss = Dice + CE + |iou - 1| on it, + |iou - 0| off it; the mask is trained whatever the point
+             in testing, a grid of points: of the masks of predicted IoU and stability enough, whose boxes are distinct,
+             the one of largest predicted IoU; none, no mask
+
+Dice has squares in its denominator. Follows the authors' code: the IoU loss is L1 (paper: 10 times the squared error);
+specks and small holes of the mask are removed, and of a grid's masks those without any go first; a frame along the
+border is zero, a fifth of the side for prostate. Parameters that compute nothing are kept and counted: SAM's own way to
+masks, three shortcuts, a head. The authors set the stability to 0.6 but do not apply it (`least_stability=0`), and with
+the library's version they name the cross-entropy of one structure is always 0 (`cross_entropy=0`).
+Differs: K structures are K outputs of PDMM's head, and structure k's IoU is mask token k's; points are drawn for one of
+them. Widths follow the backbone (theirs are ViT-H's); one with fewer than four global blocks gives all it has. The loss
+is taken at the image's size. Trap: ViT-H's features of an image of 1024 px take 34 MB on disk. Nothing is frozen, and
+nothing kept, on a backbone that is trained from scratch.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgbench.embeddings import EmbeddingCache
+from dgbench.method import Batch
+from dgbench.methods._desam import PDMM, choose, grid_points, prim, random_points, tidy
+from dgbench.methods._sam import SAMHparams, SAMMethod
+from dgbench.nets import resize
+from dgbench.task import TaskInfo
+
+
+@dataclass(frozen=True)
+class DeSAMHparams(SAMHparams):
+    augmentation: Literal["base", "none"] = "none"
+    mode: Literal["box", "points"] = "box"
+    grid: int = 9  # points along each side in testing
+    least_iou: float = 0.5  # predicted, of a mask that may be chosen
+    least_stability: float = 0.6  # its IoU with itself when cut a unit higher and lower; 0: the authors' in effect
+    overlap: float = 0.7  # IoU of two masks' boxes above which the worse one is dropped
+    smallest_region: float = 1000 / 256**2  # area below which specks and holes of a mask go; part of the image
+    border: float = 0.0  # width of the frame that is set to zero; part of the side
+    cross_entropy: float = 1.0  # its weight beside Dice; 0: the authors' in effect
+    iou_loss: Literal["l1", "mse"] = "l1"
+    iou_weight: float = 1.0  # of the loss of the predicted IoU, which "points" has
+
+
+class DeSAM(SAMMethod):
+    hparams: DeSAMHparams
+    cache: EmbeddingCache | None
+    paper = "https://arxiv.org/abs/2306.00499"
+    trained = ("mask_decoder.*",)
+    added = ("pdmm.*",)
+    blocks_for = "reads masks from the features of several blocks"
+    per_task: ClassVar[dict[str, dict[str, Any]]] = {
+        "prostate": {
+            "backbone": "vit_h",
+            "image_size": 1024,
+            "learning_rate": 1e-4,
+            "weight_decay": 0.0,
+            "border": 50 / 256,
+        }
+    }
+
+    def __init__(self, task: TaskInfo, hparams: DeSAMHparams):
+        super().__init__(task, hparams)
+        self.blocks = self.backbone.global_blocks[:3]
+        width, embedding = self.backbone.width, self.backbone.embedding
+        self.pdmm = PDMM(width, embedding, len(self.blocks), len(task.structures))
+
+    def load_pretrained(self) -> dict[str, str]:
+        files = super().load_pretrained()
+        if self.cache is not None:  # what is kept here is not what other methods keep
+            self.cache = EmbeddingCache(f"{self.cache.folder.name}-blocks")
+        return files
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Normalised image (N, 3, S, S) -> features of the blocks, then the image embedding, along the channels."""
+        encoder, seen = self.image_encoder, []
+        x = encoder.patch_embed(x) + encoder.pos_embed
+        for i, block in enumerate(encoder.blocks):
+            x = block(x)
+            if i in self.blocks:
+                seen.append(x.permute(0, 3, 1, 2))
+        return torch.cat((*seen, encoder.neck(x.permute(0, 3, 1, 2))), 1)
+
+    def features(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(N, 3, S, S) in [0, 1] -> PDMM's context and the image embedding."""
+        widths = [self.backbone.width] * len(self.blocks) + [self.backbone.embedding]
+        *blocks, embedding = self.embed(image).split(widths, 1)
+        return self.pdmm.context(blocks), embedding
+
+    def answers(self, context: list[Tensor], embedding: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, K, h, w) and predicted IoU (N, K) of N prompts, one for each image or all for one image."""
+        position = self.prompt_encoder.pe_layer(embedding.shape[-2:])
+        mask_embedding, iou = prim(self.mask_decoder, embedding, position, self.no_prompt(), sparse)
+        return self.pdmm(mask_embedding, context), iou[:, : len(self.task.structures)]
+
+    def whole_image(self, n: int) -> Tensor:
+        box = self.no_prompt().new_tensor([[0, 0, self.image_size, self.image_size]])
+        return self.prompt_encoder(points=None, boxes=box.expand(n, -1), masks=None)[0]
+
+    def points(self, xy: Tensor) -> Tensor:  # (N, 2), each by itself and labelled as foreground
+        return self.prompt_encoder(points=(xy[:, None], xy.new_ones(len(xy), 1)), boxes=None, masks=None)[0]
+
+    def low_res_logits(self, image: Tensor) -> Tensor:
+        return self.answers(*self.features(image), self.whole_image(len(image)))[0]
+
+    def criterion(self, logits: Tensor, mask: Tensor) -> Tensor:
+        p = logits.sigmoid()
+        ratio = (2 * (p * mask).sum((2, 3)) + 1e-5) / ((p * p).sum((2, 3)) + mask.sum((2, 3)) + 1e-5)
+        return (1 - ratio).mean() + self.hparams.cross_entropy * F.binary_cross_entropy_with_logits(logits, mask)
+
+    def loss(self, batch: Batch) -> Tensor:
+        if self.hparams.mode == "box":
+            return super().loss(batch)
+        mask = batch.mask
+        images = torch.arange(len(mask), device=mask.device)
+        xy = random_points(mask[images, torch.randint(mask.shape[1], images.shape, device=mask.device)])
+        logits, iou = self.answers(*self.features(batch.image), self.points(xy.float()))
+        wrong = F.l1_loss if self.hparams.iou_loss == "l1" else F.mse_loss
+        iou_loss = wrong(iou, mask[images, :, xy[:, 1], xy[:, 0]])
+        return self.criterion(resize(logits, mask.shape[-2:]), mask) + self.hparams.iou_weight * iou_loss
+
+    def predict(self, image: Tensor) -> Tensor:
+        context, embedding = self.features(image)
+        each = [self.predict_one([c[i : i + 1] for c in context], embedding[i : i + 1]) for i in range(len(image))]
+        probability = resize(torch.stack(each), image.shape[-2:])
+        frame = round(self.hparams.border * self.image_size)
+        return F.pad(probability[..., frame : self.image_size - frame, frame : self.image_size - frame], [frame] * 4)
+
+    def predict_one(self, context: list[Tensor], embedding: Tensor) -> Tensor:
+        """Probabilities (K, h, w) of one image."""
+        h = self.hparams
+        smallest = h.smallest_region * (embedding[0, 0].numel() * 4 ** (len(self.blocks) - 1))
+        if h.mode == "box":
+            logits = self.answers(context, embedding, self.whole_image(1))[0][0]
+            return torch.stack([tidy(x, smallest)[0] for x in logits])
+        rows = grid_points(h.grid, self.image_size).to(embedding.device).split(h.grid)
+        parts = [self.answers(context, embedding, self.points(row)) for row in rows]
+        masks, iou = (torch.cat(part).unbind(1) for part in zip(*parts, strict=True))
+        limits = h.least_iou, h.least_stability, h.overlap, smallest
+        return torch.stack([choose(x, q, *limits) for x, q in zip(masks, iou, strict=True)])

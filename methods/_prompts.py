@@ -1,6 +1,7 @@
 """Prompts drawn from masks, and a SAM that is given them: what the oracles of the SAM family share."""
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,6 +34,17 @@ def centres(mask: Tensor) -> Tensor:
     return torch.stack([nearest % len(x), nearest // len(x)], 1).float()
 
 
+def answer_loss(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, iou: Tensor, mask: Tensor) -> Tensor:
+    """Loss of SAM's answers (M, T, S, S), with predicted IoU (M, T), to prompts for masks (M, S, S): a scalar.
+
+    Of the T answers to a prompt only the one nearest to the mask is trained: by `criterion`, and its IoU.
+    """
+    mask, inside = mask[:, None], logits.detach() > 0
+    true_iou = (inside * mask).sum((2, 3)) / (inside + mask).clamp(max=1).sum((2, 3)).clamp(min=1)
+    rows, best = torch.arange(len(iou)), true_iou.argmax(1)
+    return criterion(logits[rows, best][:, None], mask) + F.mse_loss(iou[rows, best], true_iou[rows, best])
+
+
 @dataclass(frozen=True)
 class PromptedHparams(SAMHparams):
     jitter: float = 0.0  # how far prompts are displaced at random at most, in sides of the image
@@ -60,7 +72,7 @@ class PromptedSAM(SAMMethod):
 
     def load_pretrained(self) -> dict[str, str]:
         files = super().load_pretrained()
-        if files and not self.trained:
+        if files and not any(p.requires_grad for p in self.parameters()):
             self.steps = 1
         return files
 
@@ -96,11 +108,7 @@ class PromptedSAM(SAMMethod):
         if not present.any():
             return 0 * sum(p.sum() for p in self.parameters())  # nothing to ask for in this batch
         logits, iou = self.answers(batch.image, batch.mask, present)
-        mask = batch.mask.flatten(0, 1)[present][:, None]
-        inside = logits.detach() > 0
-        true_iou = (inside * mask).sum((2, 3)) / (inside + mask).clamp(max=1).sum((2, 3)).clamp(min=1)
-        rows, best = torch.arange(len(iou)), true_iou.argmax(1)
-        return self.criterion(logits[rows, best][:, None], mask) + F.mse_loss(iou[rows, best], true_iou[rows, best])
+        return answer_loss(self.criterion, logits, iou, batch.mask.flatten(0, 1)[present])
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         if any(p.requires_grad for p in self.parameters()):

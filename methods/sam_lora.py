@@ -1,4 +1,4 @@
-"""SAMed: low-rank changes of the queries and values adapt SAM's frozen encoder; the decoder is trained.
+"""Low-rank changes of queries and values (LoRA) adapt SAM's frozen encoder; its decoder is trained: SAMed.
 
 Zhang, Liu. Customized Segment Anything Model for Medical Image Segmentation. 2023. https://arxiv.org/abs/2304.13785
 
@@ -28,7 +28,7 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class SAMLoRAHparams(SAMedHparams):
-    rank: int = 4
+    rank: int = 4  # of the changes
 
 
 class LoRALinear(nn.Linear):

@@ -18,7 +18,8 @@ what a slice is given in each stack that holds it. They use ViT-H and a batch of
 and the common batch, see `backbone` and `batch_size`. The adapters are half as wide as the backbone: 384 channels in
 ViT-B, which is the authors' number for every backbone. The input has SAM's colours; theirs is stretched to [0, 1] in
 each stack. The augmentation is all methods'. For structures that overlap, and for the loss, see SAMed (sam_lora).
-Nothing is frozen on a backbone that is trained from scratch.
+Trap: an idea that is put over it (ma_sam+randconv) takes the slices for colours and may mix them. Nothing is frozen on
+a backbone that is trained from scratch.
 """
 
 from dataclasses import dataclass

@@ -31,7 +31,7 @@ def test_every_command_in_it_has_the_options_it_shows():
     assert len(commands) >= 8
     for command in commands:
         verb, *rest = shlex.split(command)[1:]
-        words = [verb, rest[0]] if verb == "data" else [verb]
+        words = [verb, rest[0]] if verb in ("data", "weights") else [verb]
         help_text = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"}).output
         for option in re.findall(r"--[a-z-]+", command):
             assert option in help_text, command

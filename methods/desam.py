@@ -6,10 +6,9 @@ Gao, Xia, Hu, Wang, Gao. DeSAM: Decoupled Segment Anything Model for Generalizab
     e, iou = PRIM(F, prompt)          SAM's decoder as it is, up to its transformer: mask embedding, predicted IoU
     mask   = PDMM(e, B_1, B_2, B_3)   residual SE blocks from the encoder's global-attention blocks B_i up to F's 4 x
     box:     the prompt is the whole image                                           loss = Dice + CE
-    points:  one point on a structure or off it (even odds), label always "foreground"
-             loss = Dice + CE + |iou - 1| on it, + |iou - 0| off it; the mask is trained whatever the point
-             in testing, a grid of points: of the masks of predicted IoU and stability enough, whose boxes are distinct,
-             the one of largest predicted IoU; none, no mask
+    points:  one point on a structure or off it (even odds), label always "foreground"; the mask is trained in any case
+             loss = Dice + CE + |iou - (1 on it, 0 off it)|; in testing a grid of points, and of the masks of predicted
+             IoU and stability enough, with distinct boxes, the one of largest predicted IoU; if none, no mask
 
 Dice has squares in its denominator. Follows the authors' code: the IoU loss is L1 (paper: 10 times the squared error);
 specks and small holes of the mask are removed, and of a grid's masks those without any go first; a frame along the
@@ -18,8 +17,7 @@ masks, three shortcuts, a head. The authors set the stability to 0.6 but do not 
 the library's version they name the cross-entropy of one structure is always 0 (`cross_entropy=0`).
 Differs: K structures are K outputs of PDMM's head, and structure k's IoU is mask token k's; points are drawn for one of
 them. Widths follow the backbone (theirs are ViT-H's); one with fewer than four global blocks gives all it has. The loss
-is taken at the image's size. Trap: ViT-H's features of an image of 1024 px take 34 MB on disk. Nothing is frozen, and
-nothing kept, on a backbone that is trained from scratch.
+is taken at the image's size. Trap: ViT-H's features of a 1024 px image take 34 MB on disk. From scratch all is trained.
 """
 
 from dataclasses import dataclass
@@ -72,8 +70,7 @@ class DeSAM(SAMMethod):
     def __init__(self, task: TaskInfo, hparams: DeSAMHparams):
         super().__init__(task, hparams)
         self.blocks = self.backbone.global_blocks[:3]
-        width, embedding = self.backbone.width, self.backbone.embedding
-        self.pdmm = PDMM(width, embedding, len(self.blocks), len(task.structures))
+        self.pdmm = PDMM(self.backbone.width, self.backbone.embedding, len(self.blocks), len(task.structures))
 
     def load_pretrained(self) -> dict[str, str]:
         files = super().load_pretrained()
@@ -97,21 +94,22 @@ class DeSAM(SAMMethod):
         *blocks, embedding = self.embed(image).split(widths, 1)
         return self.pdmm.context(blocks), embedding
 
-    def answers(self, context: list[Tensor], embedding: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, K, h, w) and predicted IoU (N, K) of N prompts, one for each image or all for one image."""
+    def prompted(self, embedding: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
+        """PRIM for N prompts, one for each image or all for one image: mask embedding and predicted IoU (N, K)."""
         position = self.prompt_encoder.pe_layer(embedding.shape[-2:])
         mask_embedding, iou = prim(self.mask_decoder, embedding, position, self.no_prompt(), sparse)
-        return self.pdmm(mask_embedding, context), iou[:, : len(self.task.structures)]
+        return mask_embedding, iou[:, : len(self.task.structures)]
 
     def whole_image(self, n: int) -> Tensor:
         box = self.no_prompt().new_tensor([[0, 0, self.image_size, self.image_size]])
         return self.prompt_encoder(points=None, boxes=box.expand(n, -1), masks=None)[0]
 
-    def points(self, xy: Tensor) -> Tensor:  # (N, 2), each by itself and labelled as foreground
+    def points(self, xy: Tensor) -> Tensor:
         return self.prompt_encoder(points=(xy[:, None], xy.new_ones(len(xy), 1)), boxes=None, masks=None)[0]
 
     def low_res_logits(self, image: Tensor) -> Tensor:
-        return self.answers(*self.features(image), self.whole_image(len(image)))[0]
+        context, embedding = self.features(image)
+        return self.pdmm(self.prompted(embedding, self.whole_image(len(image)))[0], context)
 
     def criterion(self, logits: Tensor, mask: Tensor) -> Tensor:
         p = logits.sigmoid()
@@ -121,13 +119,13 @@ class DeSAM(SAMMethod):
     def loss(self, batch: Batch) -> Tensor:
         if self.hparams.mode == "box":
             return super().loss(batch)
-        mask = batch.mask
-        images = torch.arange(len(mask), device=mask.device)
+        mask, images = batch.mask, torch.arange(len(batch.mask), device=batch.mask.device)
         xy = random_points(mask[images, torch.randint(mask.shape[1], images.shape, device=mask.device)])
-        logits, iou = self.answers(*self.features(batch.image), self.points(xy.float()))
-        wrong = F.l1_loss if self.hparams.iou_loss == "l1" else F.mse_loss
-        iou_loss = wrong(iou, mask[images, :, xy[:, 1], xy[:, 0]])
-        return self.criterion(resize(logits, mask.shape[-2:]), mask) + self.hparams.iou_weight * iou_loss
+        context, embedding = self.features(batch.image)
+        mask_embedding, iou = self.prompted(embedding, self.points(xy.float()))
+        loss = self.criterion(resize(self.pdmm(mask_embedding, context), mask.shape[-2:]), mask)
+        distance = F.l1_loss if self.hparams.iou_loss == "l1" else F.mse_loss
+        return loss + self.hparams.iou_weight * distance(iou, mask[images, :, xy[:, 1], xy[:, 0]])
 
     def predict(self, image: Tensor) -> Tensor:
         context, embedding = self.features(image)
@@ -141,10 +139,12 @@ class DeSAM(SAMMethod):
         h = self.hparams
         smallest = h.smallest_region * (embedding[0, 0].numel() * 4 ** (len(self.blocks) - 1))
         if h.mode == "box":
-            logits = self.answers(context, embedding, self.whole_image(1))[0][0]
+            logits = self.pdmm(self.prompted(embedding, self.whole_image(1))[0], context)[0]
             return torch.stack([tidy(x, smallest)[0] for x in logits])
         rows = grid_points(h.grid, self.image_size).to(embedding.device).split(h.grid)
-        parts = [self.answers(context, embedding, self.points(row)) for row in rows]
-        masks, iou = (torch.cat(part).unbind(1) for part in zip(*parts, strict=True))
+        answers = [self.prompted(embedding, self.points(row)) for row in rows]
+        mask_embedding, iou = (torch.cat(part) for part in zip(*answers, strict=True))
+        kept = (iou > h.least_iou).any(1)  # no mask is computed for the others: most of the time goes there
+        masks = torch.cat([self.pdmm(part, context) for part in mask_embedding[kept].split(h.grid)])
         limits = h.least_iou, h.least_stability, h.overlap, smallest
-        return torch.stack([choose(x, q, *limits) for x, q in zip(masks, iou, strict=True)])
+        return torch.stack([choose(masks[:, k], iou[kept, k], *limits) for k in range(masks.shape[1])])

@@ -227,6 +227,19 @@ def test_without_a_good_mask_the_prediction_is_empty():
     assert not method.predict(batch().image).any()
 
 
+def test_masks_are_computed_where_the_predicted_iou_is_large_enough_only(monkeypatch):
+    method = desam(2, mode="points", grid="3").eval()
+    context, embedding = method.features(batch(1).image)
+    iou = method.prompted(embedding, method.points(grid_points(3, 64)))[1]
+    limit = iou.amax(1).sort().values[5:7].mean().item()
+    method = desam(2, mode="points", grid="3", least_iou=str(limit), least_stability="0").eval()
+    seen: list[int] = []
+    plain = method.pdmm.forward
+    monkeypatch.setattr(method.pdmm, "forward", lambda e, c: seen.append(len(e)) or plain(e, c))
+    method.predict_one(context, embedding)
+    assert sum(seen) == 3
+
+
 @pytest.mark.parametrize("mode", ["box", "points"])
 def test_a_prediction_does_not_depend_on_its_batch(mode: str):
     method = desam(2, mode=mode, grid="3", least_iou="-9", least_stability="0").eval()
@@ -244,7 +257,9 @@ def test_the_predicted_iou_is_trained_by_whether_the_point_is_inside():
     loss = method.loss(data)
     torch.manual_seed(3)
     xy = random_points(data.mask[torch.arange(4), torch.randint(2, (4,))])
-    logits, iou = method.answers(*method.features(data.image), method.points(xy.float()))
+    context, embedding = method.features(data.image)
+    mask_embedding, iou = method.prompted(embedding, method.points(xy.float()))
+    logits = method.pdmm(mask_embedding, context)
     inside = data.mask[torch.arange(4), :, xy[:, 1], xy[:, 0]]
     assert 0 < inside[:, 0].sum() < 4 and not inside[:, 1].any()
     rest = method.criterion(torch.nn.functional.interpolate(logits, (64, 64), mode="bilinear"), data.mask)

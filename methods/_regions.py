@@ -22,6 +22,13 @@ def largest_region(mask: Tensor) -> Tensor:
     return torch.from_numpy((region == area.argmax()) & (region > 0)).to(mask.device)
 
 
+def box_of_largest_region(mask: Tensor) -> Tensor:
+    """(4,), float: x, y of the first and x, y of the last pixel of it; of an empty mask (H, W), the whole image's."""
+    region = largest_region(mask)
+    y, x = (region if region.any() else torch.ones_like(mask)).nonzero().unbind(1)
+    return torch.stack([x.min(), y.min(), x.max(), y.max()]).float()
+
+
 def without_small_regions(mask: Tensor, smallest: float) -> Tensor:
     """A mask (H, W), bool, whose holes and specks of less than `smallest` pixels are gone; its largest region stays."""
     inside = mask.cpu().numpy()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgbench.methods._grid import nms, stability
 from dgbench.methods._prompts import boxes
 from dgbench.methods._regions import without_small_regions
 
@@ -86,36 +87,11 @@ class PDMM(nn.Module):
         return self.heads[-1](x)
 
 
-def grid_points(per_side: int, side: int) -> Tensor:
-    """(per_side^2, 2): x, y of the centres of a grid's cells in an image of that side, row by row."""
-    centre = (torch.arange(per_side) + 0.5) * side / per_side
-    return torch.stack(torch.meshgrid(centre, centre, indexing="xy"), -1).flatten(0, 1)
-
-
 def random_points(mask: Tensor) -> Tensor:
     """(N, 2): x, y of a random pixel in each mask (N, H, W) or, by even odds, off it, as far as there is one."""
     inside = torch.rand(len(mask), 1, 1, device=mask.device) < 0.5
     drawn = (torch.rand_like(mask) + ((mask > 0.5) == inside)).flatten(1).argmax(1)
     return torch.stack((drawn % mask.shape[2], drawn // mask.shape[2]), 1)
-
-
-def stability(logits: Tensor) -> Tensor:
-    """(M, H, W) -> (M,): IoU of the masks cut at logits of 1 and -1, which one contains the other; 0 if both empty."""
-    return (logits > 1).sum((1, 2)) / (logits > -1).sum((1, 2)).clamp(min=1)
-
-
-def distinct(corners: Tensor, scores: Tensor, overlap: float) -> list[int]:
-    """Indices by falling score of those boxes (M, 4) that overlap no better one by more than that IoU (NMS)."""
-    low = torch.maximum(corners[:, None, :2], corners[None, :, :2])
-    high = torch.minimum(corners[:, None, 2:], corners[None, :, 2:])
-    both = (high - low).clamp(min=0).prod(2)
-    area = both.diagonal()
-    iou = both / (area[:, None] + area - both).clamp(min=1e-6)
-    kept: list[int] = []
-    for i in scores.argsort(descending=True, stable=True).tolist():
-        if not (iou[i, kept] > overlap).any():
-            kept.append(i)
-    return kept
 
 
 def tidy(logits: Tensor, smallest: float) -> tuple[Tensor, bool]:
@@ -132,10 +108,10 @@ def choose(
 
     A mask without small holes and specks goes before all others: these are tidied up.
     """
-    good = (iou > least_iou) & (stability(logits) >= least_stability)
+    good = (iou > least_iou) & (stability(logits, 1.0) >= least_stability)
     logits, iou = logits[good], iou[good]
     first = torch.zeros(logits.shape[1:], device=logits.device)
-    for rank, i in enumerate(distinct(boxes((logits > 0).float()), iou, overlap)):
+    for rank, i in enumerate(nms(boxes((logits > 0).float()), iou, overlap).tolist()):
         probability, changed = tidy(logits[i], smallest)
         if not changed:
             return probability

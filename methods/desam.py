@@ -29,10 +29,14 @@ from torch import Tensor
 
 from dgbench.embeddings import EmbeddingCache
 from dgbench.method import Batch
-from dgbench.methods._desam import PDMM, choose, grid_points, prim, random_points, tidy
+from dgbench.methods._desam import PDMM, choose, prim, random_points, tidy
+from dgbench.methods._grid import grid
 from dgbench.methods._sam import SAMHparams, SAMMethod
 from dgbench.nets import resize
 from dgbench.task import TaskInfo
+
+
+FRAME = {"border": 50 / 256}
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,7 @@ class DeSAM(SAMMethod):
     added = ("pdmm.*",)
     blocks_for = "reads masks from the features of several blocks"
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
-        "prostate": {
-            "backbone": "vit_h",
-            "image_size": 1024,
-            "learning_rate": 1e-4,
-            "weight_decay": 0.0,
-            "border": 50 / 256,
-        }
+        "prostate": {"backbone": "vit_h", "image_size": 1024, "learning_rate": 1e-4, "weight_decay": 0.0, **FRAME}
     }
 
     def __init__(self, task: TaskInfo, hparams: DeSAMHparams):
@@ -141,7 +139,7 @@ class DeSAM(SAMMethod):
         if h.mode == "box":
             logits = self.pdmm(self.prompted(embedding, self.whole_image(1))[0], context)[0]
             return torch.stack([tidy(x, smallest)[0] for x in logits])
-        rows = grid_points(h.grid, self.image_size).to(embedding.device).split(h.grid)
+        rows = grid(h.grid, self.image_size).to(embedding.device).split(h.grid)
         answers = [self.prompted(embedding, self.points(row)) for row in rows]
         mask_embedding, iou = (torch.cat(part) for part in zip(*answers, strict=True))
         kept = (iou > h.least_iou).any(1)  # no mask is computed for the others: most of the time goes there

@@ -14,7 +14,8 @@ from dgbench import sam, train
 from dgbench.check import check_method
 from dgbench.errors import UsageError
 from dgbench.method import Batch, Method, resolve_hparams
-from dgbench.methods._desam import PDMM, choose, distinct, grid_points, prim, random_points, stability, tidy
+from dgbench.methods._desam import PDMM, choose, prim, random_points, tidy
+from dgbench.methods._grid import grid, nms, stability
 from dgbench.methods._regions import largest_region, without_small_regions
 from dgbench.methods.desam import DeSAM
 from dgbench.task import TaskInfo
@@ -136,7 +137,7 @@ def test_dice_has_squares_in_its_denominator_and_cross_entropy_may_be_left_out()
 
 
 def test_points_of_a_grid_are_the_centres_of_its_cells():
-    points = grid_points(9, 90)
+    points = grid(9, 90)
     assert points.shape == (81, 2) and points[:10].tolist() == [*([5 + 10 * i, 5] for i in range(9)), [5, 15]]
 
 
@@ -174,7 +175,11 @@ def test_the_mask_of_largest_predicted_iou_is_chosen_and_none_that_promises_litt
 def test_a_mask_that_changes_with_the_threshold_is_not_stable():
     blurred = square(0, 0, 9, 9, inside=0.5)
     blurred[:5, :10] = 9
-    assert stability(torch.stack((square(2, 2, 9, 9), blurred, square(0, 0, 0, 0, inside=-9)))).tolist() == [1, 0.5, 0]
+    assert stability(torch.stack((square(2, 2, 9, 9), blurred, square(0, 0, 0, 0, inside=-9))), 1.0).tolist() == [
+        1,
+        0.5,
+        0,
+    ]
     assert torch.equal(pick((blurred, 0.9), (square(2, 2, 9, 9), 0.6)), square(2, 2, 9, 9) > 0)
     assert not pick((blurred, 0.9)).any()
 
@@ -182,10 +187,10 @@ def test_a_mask_that_changes_with_the_threshold_is_not_stable():
 def test_of_two_boxes_that_overlap_the_better_one_stays():
     # 10 x 10, and 10 x 8 within it: IoU 0.8. The third shares 10 x 5 with the first: 50 / (100 + 100 - 50) = 1/3.
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 8], [0, 5, 10, 15]]).float()
-    assert distinct(boxes, torch.tensor([0.7, 0.9, 0.8]), 0.7) == [1, 2]
-    assert distinct(boxes, torch.tensor([0.7, 0.9, 0.8]), 0.3) == [1, 2]  # 10 x 3 of 150
-    assert distinct(boxes, torch.tensor([0.9, 0.7, 0.8]), 0.3) == [0]
-    assert distinct(boxes[:0], torch.zeros(0), 0.7) == []
+    assert nms(boxes, torch.tensor([0.7, 0.9, 0.8]), 0.7).tolist() == [1, 2]
+    assert nms(boxes, torch.tensor([0.7, 0.9, 0.8]), 0.3).tolist() == [1, 2]  # 10 x 3 of 150
+    assert nms(boxes, torch.tensor([0.9, 0.7, 0.8]), 0.3).tolist() == [0]
+    assert nms(boxes[:0], torch.zeros(0), 0.7).tolist() == []
 
 
 def test_a_mask_without_specks_goes_before_better_ones_that_must_be_tidied_up():
@@ -230,7 +235,7 @@ def test_without_a_good_mask_the_prediction_is_empty():
 def test_masks_are_computed_where_the_predicted_iou_is_large_enough_only(monkeypatch):
     method = desam(2, mode="points", grid="3").eval()
     context, embedding = method.features(batch(1).image)
-    iou = method.prompted(embedding, method.points(grid_points(3, 64)))[1]
+    iou = method.prompted(embedding, method.points(grid(3, 64)))[1]
     limit = iou.amax(1).sort().values[5:7].mean().item()
     method = desam(2, mode="points", grid="3", least_iou=str(limit), least_stability="0").eval()
     seen: list[int] = []

@@ -13,7 +13,8 @@ and it is gathered in an otherwise empty training. The automatic masks and their
 limits of DeSAM (Gao et al., MICCAI 2024) on medical images, since the shape chooses afterwards; SAM's own are 0.88,
 0.95 and 0.7, on 32 points a side. Differs from both: candidates are judged at the decoder's resolution, 4 / patch of
 the image's; no crops of the image. The choice, which DeSAM leaves to the predicted IoU alone, is ours. A candidate is
-always taken where there is one: slices without the structure get a mask, too.
+always taken where there is one: slices without the structure get a mask, too. Trap: MedSAM and LiteMedSAM learnt to
+answer boxes, and not to rate their answers: asked by points, LiteMedSAM rates each below 0.2 and nothing is kept.
 
 On a backbone that is trained from scratch, SAM learns to answer random points of the source's masks, the rest of each
 image being one more mask, while the shape is gathered; masks are gathered as they are, and augmented afterwards.

@@ -14,10 +14,10 @@ limits of DeSAM (Gao et al., MICCAI 2024) on medical images, since the shape cho
 0.95 and 0.7, on 32 points a side. Differs from both: candidates are judged at the decoder's resolution, 4 / patch of
 the image's; no crops of the image. The choice, which DeSAM leaves to the predicted IoU alone, is ours. A candidate is
 always taken where there is one: slices without the structure get a mask, too. Trap: MedSAM and LiteMedSAM learnt to
-answer boxes, and not to rate their answers: asked by points, LiteMedSAM rates each below 0.2 and nothing is kept.
+answer boxes and not to rate their answers: LiteMedSAM, asked by points on a drawn disc, rated each answer below 0.2.
 
-On a backbone that is trained from scratch, SAM learns to answer random points of the source's masks, the rest of each
-image being one more mask, while the shape is gathered; masks are gathered as they are, and augmented afterwards.
+On a backbone that is trained from scratch, SAM learns to answer random points of the source's masks while the shape is
+gathered, as sam_point does; points elsewhere it never meets. Masks are gathered as they are, and augmented afterwards.
 """
 
 from dataclasses import dataclass
@@ -109,9 +109,10 @@ class SAMAuto(SAMMethod):
         return resize(torch.stack(chosen).sigmoid(), image.shape[-2:])
 
     def loss(self, batch: Batch) -> Tensor:
-        mask = torch.cat([batch.mask, 1 - batch.mask.amax(1, keepdim=True)], 1)
-        image, structure = mask.amax((2, 3)).nonzero(as_tuple=True)
-        asked = mask[image, structure]
+        image, structure = batch.mask.amax((2, 3)).nonzero(as_tuple=True)
+        if not len(image):
+            return 0 * sum(p.sum() for p in self.parameters())  # nothing to ask for in this batch
+        asked = batch.mask[image, structure]
         logits, iou = self.answer(self.embed(batch.image)[image], random_points(asked))
         return answer_loss(self.criterion, resize(logits, asked.shape[-2:]), iou, asked)
 

@@ -425,6 +425,14 @@ def test_from_scratch_the_shape_is_that_of_the_masks_before_they_are_flipped():
     torch.testing.assert_close(method.shape.frequency, TWO.mask.mean(0))  # type: ignore[union-attr]
 
 
+def test_a_batch_without_any_structure_is_nothing_to_ask_for():
+    for name in ("sam_auto", "med_persam"):
+        method = build(name)
+        train.configure(method)
+        shown = train.step(method.train(), Batch(TWO.image, 0 * TWO.mask), seed=0, t=0)
+        assert np.isfinite(shown["loss"])
+
+
 # Med-PerSAM
 
 

@@ -35,7 +35,6 @@ from dgbench.methods._sam import SAMHparams, SAMMethod
 from dgbench.nets import resize
 from dgbench.task import TaskInfo
 
-
 FRAME = {"border": 50 / 256}
 
 

@@ -45,7 +45,6 @@ class Backbone:
     window: int = 14
     embedding: int = 256  # channels of the image embedding, of the prompts and of the decoder
     weights: str | None = None
-    image_size: int = RELEASE_IMAGE_SIZE  # side of the images it was trained on
     colours: Colours = "sam"  # how its input is normalised, see `normalise_for`
 
 
@@ -56,7 +55,7 @@ BACKBONES = {
     "vit_tiny": Backbone(3, 96, 3, (0, 1, 2), patch=8, embedding=128, colours="zscore"),
     "medsam_vit_b": Backbone(12, 768, 12, (2, 5, 8, 11), weights="medsam_vit_b", colours="unit"),
     "mobile_sam": Backbone(0, weights="mobile_sam"),
-    "lite_medsam": Backbone(0, patch=4, weights="lite_medsam", image_size=256, colours="unit"),
+    "lite_medsam": Backbone(0, patch=4, weights="lite_medsam", colours="unit"),
 }
 
 

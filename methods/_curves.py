@@ -26,7 +26,8 @@ def bezier(x: Tensor, inner: Tensor, inverted: Tensor) -> Tensor:
     values = x.flatten(1)
     right = torch.searchsorted(across.contiguous(), values.contiguous()).clamp(1, RESOLUTION)
     x0, x1, y0, y1 = (curve.gather(1, right + d) for curve in (across, up) for d in (-1, 0))
-    return torch.lerp(y0, y1, ((values - x0) / (x1 - x0).clamp(min=1e-12)).clamp(0, 1)).view_as(x)
+    y = torch.lerp(y0, y1, ((values - x0) / (x1 - x0).clamp(min=1e-12)).clamp(0, 1))
+    return torch.where(values < 1, y, up[:, -1:]).view_as(x)  # a steep end rounds to 1 before it is reached
 
 
 def scale_and_shift(x: Tensor, region: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from dgbench.methods._sam import SAMHparams, SAMMethod
 from dgbench.nets import resize
 from dgbench.task import TaskInfo
 
-FRAME = {"border": 50 / 256}
+FRAME = {"border": 50 / 256}  # of the images that the authors prepare
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ def learning_curves(records: Iterable[RunRecord], points: int | None = None) -> 
                     line = line.groupby(np.arange(len(line)) * points // len(line)).mean()
                 axes.plot(line["step"], line["loss"], color=colour[run.source], linewidth=0.9, alpha=0.8)
         if not axes.lines:
-            axes.text(0.5, 0.5, "nothing trained", ha="center", va="center", color=GRAY, transform=axes.transAxes)
+            axes.text(0.5, 0.5, "no curve", ha="center", va="center", color=GRAY, transform=axes.transAxes)
             axes.set(xticks=[], yticks=[])
         axes.set_title(wrap(variant, 2.4))
         axes.set(xlabel="step" if i + across >= len(grid) else "", ylabel="loss" if i % across == 0 else "")

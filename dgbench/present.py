@@ -15,7 +15,7 @@ from rich.progress import Progress as Bars
 
 from dgbench.launch import News, Outcome
 from dgbench.protocol import get_protocol
-from dgbench.records import RunRecord, comparable, find_runs, read_run
+from dgbench.records import RunRecord, comparable, read_run, read_runs
 from dgbench.runs import Run
 from dgbench.task import Task
 
@@ -117,7 +117,8 @@ def failures(outcomes: Sequence[Outcome], console: Console) -> bool:
 def show(task: Task, planned: Sequence[Run], results: Path, console: Console) -> list[Path]:
     """Print the planned runs' tables; write tables and plots of all finished runs of the task beside them.
 
-    Runs on other data than the planned ones (images were changed since) are left out of the files. Returns the files.
+    Runs on other data than the planned ones (images were changed since) are left out of the files, and so are folders
+    that cannot be read, which are named. Returns the files.
     """
     from dgbench import plots, tables
 
@@ -127,9 +128,12 @@ def show(task: Task, planned: Sequence[Run], results: Path, console: Console) ->
     protocol = get_protocol(planned[0].protocol)
     tables.print_matrix(console, done, protocol)
     folder = Path(results) / task.name / protocol.name
-    everything = comparable(done[0], [read_run(p) for p in find_runs(results, task.name, protocol.name)])
+    readable, left_out = read_runs(results, task.name, protocol.name)
+    everything = comparable(done[0], readable)
     written = tables.write(everything, protocol, folder / "tables")
     written += plots.write(everything, protocol, folder / "plots", overlays(task, everything))
+    for sentence in left_out:
+        console.print(escape(sentence), style="yellow", highlight=False, soft_wrap=True)
     console.print(f"\ntables and plots: {folder}/tables, {folder}/plots", highlight=False, soft_wrap=True)
     return written
 
@@ -140,7 +144,8 @@ def overlays(task: Task, records: Sequence[RunRecord]) -> dict[str, list[plots.P
 
     pictures: dict[str, list[plots.Panel]] = {}
     for variant in sorted({r.variant for r in records}):
-        for title, run, domain, case_id in plots.notable([r for r in records if r.variant == variant]):
+        pictured = [r for r in records if r.variant == variant and r.has_predictions]
+        for title, run, domain, case_id in plots.notable(pictured):
             image, reference = seen(task, run, domain, case_id)
             prediction = run.predictions(domain, case_id)
             pictures.setdefault(variant, []).append(plots.panel(title, image, reference, prediction))

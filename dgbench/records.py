@@ -24,12 +24,8 @@ SCHEMA = 1  # of run.json, cases.csv and RESULT.json
 
 def broken_files(folder: Path, result: dict[str, Any], looked_at: Sequence[str] | None = None) -> list[str]:
     """Names of a finished run's files that are missing, or changed since (of those `looked_at`: all by default)."""
-
-    def changed(name: str, checksum: str) -> bool:
-        return (looked_at is None or name in looked_at) and sha256(folder / name) != checksum
-
-    files = result.get("files", {})
-    return [n for n, checksum in files.items() if not (folder / n).is_file() or changed(n, checksum)]
+    files = {n: checksum for n, checksum in result.get("files", {}).items() if looked_at is None or n in looked_at}
+    return [n for n, checksum in files.items() if not (folder / n).is_file() or sha256(folder / n) != checksum]
 
 
 @dataclass(frozen=True)
@@ -63,10 +59,11 @@ class RunRecord:
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
-        """history.jsonl: a row for every few steps."""
+        """history.jsonl: a row for every few steps; none where only the scores of the run were passed on."""
         import pandas as pd
 
-        return pd.read_json(self.path / "history.jsonl", lines=True)
+        path = self.path / "history.jsonl"
+        return pd.read_json(path, lines=True) if path.is_file() else pd.DataFrame()
 
     @functools.cached_property
     def _predictions(self) -> dict[tuple[str, str], np.ndarray]:
@@ -74,20 +71,26 @@ class RunRecord:
 
         return read_predictions(self.path / "predictions.npz")
 
+    @property
+    def has_predictions(self) -> bool:
+        """False where only the scores of the run were passed on: it stands in tables, without pictures."""
+        return "_predictions" in vars(self) or (self.path / "predictions.npz").is_file()
+
     def predictions(self, domain: str, case: str) -> np.ndarray:
         """The predicted mask of a case, bool (D, K, H, W), as the protocol saw it."""
         return self._predictions[domain, case]
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a finished run. Raises `DataError` when it is not finished, or what is read here was changed since.
+    """Read a finished run. Raises `DataError` when it is not finished, or its scores are missing or changed since.
 
-    The weights may be large: that they are unchanged is checked by `dgbench verify`, and before they are used.
+    run.json, cases.csv and RESULT.json are all that tables need, and all that need be passed on. The weights may be
+    large: that they are there and unchanged is checked by `dgbench verify`, and before they are used.
     """
     result = read_json(folder / "RESULT.json")
     if result is None:
         raise DataError(f"{folder} holds no finished run", "finish it with `dgbench run`")
-    if broken := broken_files(folder, result, ("run.json", "cases.csv", "history.jsonl")):
+    if broken := broken_files(folder, result, ("run.json", "cases.csv")):
         raise DataError(f"{folder}: {', '.join(broken)} missing or changed since the run ended", "make the run again")
     if result["schema"] > SCHEMA:
         raise DataError(f"{folder} was written by a newer dgbench (schema {result['schema']})", "update dgbench")
@@ -119,18 +122,24 @@ def find_runs(results: Path, task: str, protocol: str) -> list[Path]:
     return sorted(f for f in folders if not f.name.startswith("."))
 
 
-def load(results: Path, task: str, protocol: str) -> tuple[list[RunRecord], list[str]]:
-    """The runs of a task that may stand in one table, and a sentence on each that may not.
-
-    The newest run decides: those of other images or by another version of the metrics are left out. Raises
-    `UsageError` when there is none.
-    """
+def read_runs(results: Path, task: str, protocol: str) -> tuple[list[RunRecord], list[str]]:
+    """All finished runs of a task that can be read, and a sentence on each that cannot: a broken one stops no table."""
     records, left_out = [], []
     for folder in find_runs(results, task, protocol):
         try:
             records.append(read_run(folder))
         except (DataError, OSError, ValueError, KeyError) as error:
             left_out.append(f"Left out: {getattr(error, 'cause', error)}.")
+    return records, left_out
+
+
+def load(results: Path, task: str, protocol: str) -> tuple[list[RunRecord], list[str]]:
+    """The runs of a task that may stand in one table, and a sentence on each that may not.
+
+    The newest run decides: those of other images or by another version of the metrics are left out. Raises
+    `UsageError` when there is none.
+    """
+    records, left_out = read_runs(results, task, protocol)
     if not records:
         where = f"no finished run of task {task} under protocol {protocol} in {results}"
         raise UsageError(where, f"make some: dgbench run --task {task} --method ..., or give --results")

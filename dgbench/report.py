@@ -128,6 +128,7 @@ def build(task: Task | None, records: Sequence[RunRecord], protocol: Protocol, b
         "hardest": sheets.hardest(means["dice"], variants),
         "worst": _worst(task, records, variants, domains) if task else {},
         "no_images": no_images,
+        "scores_alone": [v for v in variants if not any(r.has_predictions for r in records if r.variant == v)],
         "shift": None,
         "shift_words": _correlation(correlation),
         "shift_definition": shift.DEFINITION,
@@ -211,7 +212,7 @@ def _worst(
     for variant in variants[:PICTURES]:
         scored: list[tuple[float, str, str, int]] = []
         for i, run in enumerate(records):
-            if run.variant == variant:
+            if run.variant == variant and run.has_predictions:
                 tested = run.cases[(run.cases["role"] == "target") & run.cases["domain"].isin(domains)]
                 dice = tested.groupby(["domain", "case"], sort=False)["dice"].mean().dropna()
                 scored += [(value, domain, case, i) for (domain, case), value in dice.items()]

@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,16 @@ def test_a_second_call_prints_the_same_tables_and_makes_nothing(home, first):
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     tables = [re.sub(r"(?m)^(done|train|test) .*\n", "", text) for text in (first, again)]
     assert tables[0] == tables[1]
+
+
+def test_a_broken_folder_of_another_method_is_named_and_stops_no_table(home, first):
+    torn = home / "results/discs/sdg/torn/dim-seed0"
+    torn.mkdir(parents=True)
+    (torn / "RESULT.json").write_text('{"schema": 1, "files": {"cases.csv": "0"}}')
+    text = dgbench(home, "run", "-m", "constant", "-t", "./discs")
+    shutil.rmtree(torn.parent)
+    assert re.search(r"Left out: \S+torn/dim-seed0: cases.csv missing or changed", text)
+    assert "tables and plots: results/discs/sdg/tables" in text
 
 
 def test_dry_run_shows_each_run_and_its_state_and_makes_none(home, first):
@@ -205,6 +217,24 @@ def test_reproduce_says_identical(home, study):
     run = home / "study/discs/sdg/pixels/dim-seed0"
     assert "identical" in dgbench(home, "reproduce", run, "--plugin", PLUGIN, "-t", "./discs")
     assert "--plugin" in dgbench(home, "reproduce", run, "-t", "./discs", code=2)
+
+
+def test_scores_that_were_passed_on_are_ranked_beside_runs_made_here_and_can_be_reproduced(home, study):
+    with tarfile.open(home / "scores.tar.xz", "w:xz") as archive:
+        for name in ("run.json", "cases.csv", "RESULT.json"):
+            for path in (home / "study").glob(f"discs/sdg/pixels/*/{name}"):
+                archive.add(path, path.relative_to(home / "study"))
+    with tarfile.open(home / "scores.tar.xz") as archive:
+        archive.extractall(home / "beside", filter="data")
+    dgbench(home, "run", "-m", "constant", "-t", "./discs", "--seed", "0,1,2", "--results", "beside")
+    assert list((home / "beside/discs/sdg/plots").rglob("overlays-constant.png"))
+    whole, beside = (
+        dgbench(home, "leaderboard", "-t", "discs", "--results", folder, "--format", "csv").splitlines()
+        for folder in ("study", "beside")
+    )
+    assert [row for row in whole if row.startswith("pixels")] == [row for row in beside if row.startswith("pixels")]
+    run = home / "beside/discs/sdg/pixels/dim-seed0"
+    assert "identical" in dgbench(home, "reproduce", run, "--plugin", PLUGIN, "-t", "./discs")
 
 
 def test_report_writes_one_page(home, study):

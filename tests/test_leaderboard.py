@@ -289,6 +289,15 @@ def test_a_folder_that_was_changed_is_left_out_and_named(tmp_path: Path):
     assert len(left_out) == 1 and "A-seed0: cases.csv missing or changed" in left_out[0]
 
 
+def test_scores_are_all_that_need_be_passed_on(tmp_path: Path):
+    on_disk(tmp_path, GOOD)
+    for path in tmp_path.rglob("history.jsonl"):
+        path.unlink()
+    found, left_out = records.load(tmp_path, "toy", "sdg")
+    assert len(found) == len(GOOD) and not left_out
+    assert found[0].history.empty and not found[0].has_predictions
+
+
 def test_runs_on_older_images_are_left_out_and_counted(tmp_path: Path):
     on_disk(tmp_path, [*study("old", 0.8, data={"A": "0a"}, started="2025"), *GOOD])
     found, left_out = records.load(tmp_path, "toy", "sdg")

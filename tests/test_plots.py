@@ -125,7 +125,7 @@ def test_a_method_that_does_not_train_has_an_empty_panel_that_says_so():
     record = run("constant", "A", UNEQUAL)
     for history in (pd.DataFrame(), pd.DataFrame({"step": [1], "loss": [0.0]})):
         record.__dict__["history"] = history
-        assert texts(plots.learning_curves([record])) == ["nothing trained"]
+        assert texts(plots.learning_curves([record])) == ["no curve"]
 
 
 # --- overlays --------------------------------------------------------------------------------------------------------

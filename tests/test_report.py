@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -190,6 +191,18 @@ def test_without_the_images_the_page_is_made_and_says_so(bare: str):
     assert "The task's images are not at hand." in page
     assert not page.all("img")
     assert "good has the best mean" in page
+
+
+def test_runs_of_which_only_the_scores_were_passed_on_stand_in_its_tables_without_pictures():
+    task = Squares()
+    records = runs(task, {"mine": 0.8, "theirs": 0.6}, seeds=(0, 1))
+    for r in records:
+        if r.variant == "theirs":
+            del vars(r)["_predictions"]
+            vars(r)["history"] = pd.DataFrame()
+    html = page_of(task, records)
+    assert "No pictures of theirs: of these runs only the scores are at hand." in Page(html)
+    assert "mine has the best mean" in Page(html)
 
 
 def test_images_that_changed_since_the_runs_are_not_shown_beside_their_predictions():

@@ -8,10 +8,10 @@ Segmentation. MICCAI 2020. https://arxiv.org/abs/2006.13322
     c*   = c + step * dD_c/dc / |dD_c/dc|          from an even draw, then clamped to its range
     loss = L(f(x), y) + L(f(x_c*), y) + weight * D_c*
 
-e = 0.3, spacing, one step of length 1 and weight 1 are those of the authors' library (cherise215/advchain). What is
-only tried leaves no trace in batch norms.
-Differs: the paper, about few labels, has no L(f(x_c*), y); MaxStyle's comparison for generalization adds it (and sets
-e = 0.4). An image that gets brighter than 1 is scaled back. KL is summed over inside and outside.
+e = 0.3, spacing and one step of length 1 are those of the authors' library (cherise215/advchain); weight 1, and this D,
+are those of MaxStyle's comparison for generalization. What is only tried leaves no trace in batch norms.
+Differs: the paper, about few labels, has no L(f(x_c*), y); that comparison adds it (and sets e = 0.4). An image that
+gets brighter than 1 is scaled back. KL is summed over inside and outside.
 """
 
 from dataclasses import dataclass

@@ -13,8 +13,10 @@ Its size follows from the image: cells of 4 x 4 pixels, which for the paper's 51
 temperature, its optimizer (SGD, 0.01, momentum 0.99) and FDA's window, 0.05 to 0.15, are the paper's, too. Three
 segmentation steps make a step cost three times what ERM's does.
 Differs: the segmentation loss is ERM's (paper: cross-entropy alone), as is its optimizer, and the prompt's learning
-rate decays alike. Only the prompt step trains P; in the public code P is in both optimizers. P starts from N(0, 1), so
-about half of the first channels are mute: the paper's network has 64 (`encoder=resnet34`), a narrow U-Net few.
+rate decays alike. Only the prompt step trains P; in the public code P is in both optimizers. GLA is SLAug's, drawn for
+each image; in the public code, whose images reach to 255, its shift of about 0.5 is next to none. P starts from
+N(0, 1), so about half of the first channels are mute: the paper's network has 64 (`encoder=resnet34`), a narrow U-Net
+few.
 """
 
 from dataclasses import dataclass

@@ -6,11 +6,12 @@ Segmentation. TMI 2022. https://arxiv.org/abs/2111.12525
     g    = a random net of 4 convolutions, leaky ReLUs between, weights and biases ~ N(0, 1), new for each image
     v    = (a g(z) + (1 - a) z) * |z| / |a g(z) + (1 - a) z|     a ~ U(0, 1), z = z-score of x            (GIN)
     x_1  = b v_1 + (1 - b) v_2    x_2 = (1 - b) v_1 + b v_2    x_3 = v_3    b: smooth random map in [0, 1]  (IPA)
-    loss = L(f(x_1), y) + 10 * mean over views, pixels and outcomes of m log(m / p_i)     m = (p_1 + p_2 + p_3) / 3
+    loss = L(f(x_1), y) + 5 * mean over views, pixels and outcomes of m log(m / p_i)     m = (p_1 + p_2 + p_3) / 3
 
 All values are the authors'; b is exp of a quadratic B-spline with control points a quarter of the image apart, drawn
-from N(0, 1) and scaled to a norm of 1. As in their code the divergence is KL(m || p_i), its mean is over inside and
-outside, too, and a gray image gets three channels that differ. `ipa=false` is GIN alone.
+from N(0, 1) and scaled to a norm of 1. Their weight is 10 beside the sum of cross-entropy and Dice loss; L is the mean
+of the two, so 5 here. As in their code the divergence is KL(m || p_i), its mean is over inside and outside, too, and a
+gray image gets three channels that differ. `ipa=false` is GIN alone.
 Differs: each view is shifted and scaled to [0, 1], and then standardised channel by channel as all methods' inputs are,
 which undoes the norm |z|; theirs goes into the network as it is. Theirs is an EfficientNet-b2 (`encoder`).
 """
@@ -35,7 +36,7 @@ class CSDGHparams(ERMHparams):
     gin_kernels: tuple[int, ...] = (1, 3)
     ipa: bool = True
     blend_spacing: float = 0.25  # of the control points, in sides of the image
-    consistency: float = 10.0
+    consistency: float = 5.0
 
 
 def gin(z: Tensor, layers: int = 4, channels: int = 2, kernels: tuple[int, ...] = (1, 3)) -> Tensor:

@@ -12,7 +12,8 @@ last two blocks of the image decoder and behind its image, each used in half of 
 (noise: 0.05), and their image decoder sees the deepest map alone, for a U-Net too. The search and the pass over the
 rebuilt image leave running statistics alone.
 Differs: the search climbs ERM's loss (theirs: cross-entropy). The image decoder has ERM's blocks, not residual ones. A
-style given to the image itself is undone by standardising it, as it is by the authors' rescaling to [0, 1].
+style given to the image itself is undone by standardising it, as it is by the authors' rescaling to [0, 1]; they
+rescale x, too. In their pass over the rebuilt image scale and bias of batch norms are not trained, here they are.
 """
 
 from collections.abc import Callable, Sequence

@@ -7,8 +7,9 @@ ICLR 2021. https://arxiv.org/abs/2007.13003
     loss = L(f(x'_1), y) + weight * (1/3) sum over i of KL(p_i || (p_1 + p_2 + p_3) / 3)      p_i = prediction of x'_i
 
 The paper's best on digits: RC_mix with consistency, weight 10. `randconv=image` is RC_img: a = 1, and with probability
-`p_original` x itself; its weight is 5. `consistency=0` shows one view only and costs as much as ERM. One filter and one
-a for the batch, as in the authors' code.
+`p_original` x itself; set `consistency=5` with it, as the paper does. `consistency=0` shows one view only and costs as
+much as ERM. One filter and one a for the batch, as in the authors' code, which filters x'_1 once more for x'_2 and x'_3
+where the paper, and this, filter x.
 Differs: each view is shifted and scaled to [0, 1] again, and each image then standardised by its own mean and
 deviation; otherwise a random filter draws a random brightness, too, on which training with MRI diverges. A gray image
 stays gray (C = 1). KL is summed over inside and outside, and the mean over pixels and structures.

@@ -12,8 +12,9 @@ As the authors' code: the rest's curve is always inverted, a structure's by half
 limited (0.9-1.1, and such that about a fifth of the pixels may saturate); what is darker than 0.01 stays; curves span
 the region's own range. The mask is used, of the source only. The grid is theirs for cardiac images (18); for abdominal
 ones it is 3.
-Differs: a pixel in several structures belongs to the last of them (the cup, not the disc). s is the gradient before the
-image is standardised, theirs after. Their network is an EfficientNet-b2 (`encoder`).
+Differs: contrasts change after the base augmentation, in their code before it. A pixel in several structures belongs to
+the last of them (the cup, not the disc). s is the gradient before the image is standardised, theirs after. Their
+network is an EfficientNet-b2 (`encoder`).
 """
 
 from dataclasses import dataclass

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from dgbench import train
+from dgbench.losses import dice_loss
 from dgbench.method import Batch, Method, resolve_hparams
 from dgbench.methods import advbias, csdg, randconv, slaug
 from dgbench.methods._adversary import divergence, unit
@@ -365,6 +367,20 @@ def test_the_two_blends_share_out_the_two_redrawings():
     views = method.views(batch.image)
     assert len(views) == 3 and all(view.shape == batch.image.shape for view in views)
     assert not any(torch.equal(views[i], views[j]) for i in range(3) for j in range(i))
+
+
+def test_csdg_weighs_its_losses_against_each_other_as_the_public_code_does():
+    """models/exp_trainer.py: Dice loss + cross-entropy + 10 * KLDivLoss()(log p, mean p), with logits 0 and z."""
+    method, batch = build("csdg"), drawn()
+    views = [batch.image, batch.image.flip(-1), batch.image**2]
+    method.views = lambda image: views
+    z = method.logits(torch.cat(views)).chunk(3)
+    log_p = [F.log_softmax(torch.stack([torch.zeros_like(v), v]), 0) for v in z]
+    mean = sum(v.exp() for v in log_p) / 3
+    consistency = torch.nn.KLDivLoss()(torch.stack(log_p), mean.expand(3, *mean.shape))
+    segmentation = F.binary_cross_entropy_with_logits(z[0], batch.mask) + dice_loss(z[0], batch.mask)
+    assert 2 * method.loss(batch).item() == pytest.approx((segmentation + 10 * consistency).item(), rel=1e-5)
+    assert consistency > 1e-4
 
 
 # Curves

@@ -421,7 +421,7 @@ def _move_aside(folder: Path) -> None:
 def _make_deterministic(device: str) -> None:
     torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
     # Or every new tensor is filled, in case someone reads it unwritten: nobody does, and it costs 7 to 9 % of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
 

@@ -26,7 +26,7 @@ def dgbench(home, *arguments, code=0, **variables):
     """Run the real command in a process of its own; returns what it printed."""
     environment = {**os.environ, "DGBENCH_CACHE": str(home / "cache"), "COLUMNS": "100", **variables}
     command = [sys.executable, "-m", "dgbench", *map(str, arguments)]
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr

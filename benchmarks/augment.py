@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dgbench.augment import BASE, Augmentation, augment
 from dgbench.method import Batch
 from dgbench.methods.dapsam import AUGMENTATION
+from dgbench.networks.augmentation import BASE, Augmentation, augment
 
 
 def report(name: str, step: Callable[[], Any], device: torch.device, batches: int) -> None:

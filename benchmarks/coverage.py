@@ -1,12 +1,12 @@
 """Do 95 % intervals hold the truth in 95 % of all studies? Simulated. Run: python benchmarks/coverage.py
 
 Dice-like scores of four domains, with and without failures, noise between seeds and within; beside the interval of
-`dgbench.statistics` the plain percentiles of the same bootstrap, which most papers give.
+`dgbench.scores.statistics` the plain percentiles of the same bootstrap, which most papers give.
 """
 
 import numpy as np
 
-from dgbench.statistics import CaseScores, Resampling, estimate
+from dgbench.scores.statistics import CaseScores, Resampling, estimate
 
 STUDIES, DRAWS, SEED_NOISE, NOISE = 1000, 1000, 0.02, 0.03
 KINDS = {"skewed": 0.0, "a tenth fails": 0.1}  # share of cases that score 0; the others are Beta(8, 2)

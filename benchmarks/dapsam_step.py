@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dgbench import sam
 from dgbench.method import Batch, resolve_hparams
 from dgbench.methods.dapsam import DAPSAM
+from dgbench.networks import sam
 from dgbench.task import TaskInfo
 
 SIZE, SLICES, REPEATS = 384, 2, 5

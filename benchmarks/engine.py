@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dgbench import train
-from dgbench.data import prepare
-from dgbench.keyed import batch_indices, generator
+from dgbench.images.preparation import prepare
 from dgbench.method import resolve_hparams
 from dgbench.registry import get_method, get_task
+from dgbench.running import train
+from dgbench.seeding import batch_indices, generator
 from dgbench.task import Case, Task
 
 

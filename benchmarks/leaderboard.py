@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dgbench.evaluate import COLUMNS
 from dgbench.files import sha256
+from dgbench.running.test import COLUMNS
 
 SITES = {"RUNMC": 30, "BMC": 30, "I2CVB": 19, "UCL": 13, "BIDMC": 12, "HK": 12}
 VARIANTS, SEEDS = 30, 5

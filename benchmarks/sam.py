@@ -24,8 +24,8 @@ METHODS = (
 def measure(name: str, size: int) -> None:
     import torch
 
-    from dgbench.embeddings import EmbeddingCache
     from dgbench.method import Batch, resolve_hparams
+    from dgbench.networks.embeddings import EmbeddingCache
     from dgbench.registry import get_method
     from dgbench.task import TaskInfo
 

@@ -22,7 +22,7 @@ from typing import ClassVar
 import numpy as np
 
 from dgbench.errors import DataError, require
-from dgbench.images import FileTask, Pixels, read_case, to_unit, values_of
+from dgbench.images.formats import FileTask, Pixels, read_case, to_unit, values_of
 from dgbench.task import Case
 
 SOURCES = ("BinRushed", "Magrabia")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from dgbench.errors import DataError, require
-from dgbench.images import FileTask, Pixels, channels_first, is_image, read, read_case, values_of, window
+from dgbench.images.formats import FileTask, Pixels, channels_first, is_image, read, read_case, values_of, window
 from dgbench.task import Case
 
 SITES: dict[str, Iterable[int]] = {  # case numbers as the release has them

@@ -110,12 +110,13 @@ def run(
     Example: dgbench run --method dapsam,erm --task phantom
     """
     _add_plugins(plugin)
-    from dgbench import launch, present, runs
+    from dgbench.pages import present
+    from dgbench.running import launchers, plan
 
     failed = False
     for reference in _split(task):
         loaded = registry.get_task(reference, data)
-        planned = runs.plan(
+        planned = plan.plan(
             loaded,
             _split(method),
             task_reference=str(Path(reference).resolve()) if registry.is_folder(reference) else reference,
@@ -130,10 +131,10 @@ def run(
             for item in planned:
                 console.print(f"{item.status:12} {escape(str(item))}", highlight=False, soft_wrap=True)
             continue
-        options = launch.Options(device=device, jobs=jobs, save_every=save_every)
+        options = launchers.Options(device=device, jobs=jobs, save_every=save_every)
         try:
             with present.Progress(console) as progress:
-                outcomes = launch.launch(loaded, planned, rerun.value, options, progress.report)
+                outcomes = launchers.launch(loaded, planned, rerun.value, options, progress.report)
         except KeyboardInterrupt:
             errors.print("interrupted: the same command continues", style="yellow")
             raise SystemExit(130) from None
@@ -155,7 +156,7 @@ def list_(
 
     table = Table(box=None, pad_edge=False)
     if kind is Kind.runs:
-        from dgbench.listing import finished
+        from dgbench.pages.cards import finished
 
         for path in finished(results):
             console.print(escape(str(path)), highlight=False, soft_wrap=True)
@@ -189,21 +190,23 @@ def leaderboard(
 
     Example: dgbench leaderboard --task phantom --against erm
     """
-    from dgbench import leaderboard, published, records, tables
+    from dgbench.pages import tables
     from dgbench.protocol import get_protocol
+    from dgbench.running import records
+    from dgbench.scores import published, ranking
 
     found, left_out = records.load(results, _task_name(task), protocol)
     rules = get_protocol(protocol)
-    board = leaderboard.build(found, rules, metric, reference, left_out=left_out)
+    board = ranking.build(found, rules, metric, reference, left_out=left_out)
     quoted = published.load(board.task)
     beside = published.beside(quoted, board.cells, found, rules) if len(quoted) else None
-    papers = None if beside is None else leaderboard.published_table(beside, board)
+    papers = None if beside is None else ranking.published_table(beside, board)
     if format_ is not Format.table:
-        print(leaderboard.render(board, format_.value, papers), end="")
+        print(ranking.render(board, format_.value, papers), end="")
         return
-    for table in [*leaderboard.board_tables(board), *([papers] if papers else [])]:
+    for table in [*ranking.board_tables(board), *([papers] if papers else [])]:
         tables.show(table, console)
-    console.print(escape(leaderboard.conclusion(board)), style="bold", highlight=False)
+    console.print(escape(ranking.conclusion(board)), style="bold", highlight=False)
 
 
 @app.command()
@@ -223,20 +226,22 @@ def compare(
 
     Example: dgbench compare erm dapsam --task phantom
     """
-    from dgbench import compare, records, tables
+    from dgbench.pages import tables
     from dgbench.protocol import get_protocol
+    from dgbench.running import records
+    from dgbench.scores import comparison
 
     name, scale = _task_name(task), 100 if metric == "dice" else 1
     within = None if margin is None else margin / scale
     if Path(one).is_dir() and Path(other).is_dir():
         before, after = (records.load(Path(folder), name, protocol)[0] for folder in (one, other))
-        compared, notes = compare.folders(before, after, get_protocol(protocol), metric, within)
+        compared, notes = comparison.folders(before, after, get_protocol(protocol), metric, within)
     else:
-        found, notes = records.load(results, name, protocol)
-        compared = [compare.compare(found, get_protocol(protocol), one, other, metric, within)]
-    for comparison in compared:
-        tables.show(compare.table(comparison), console)
-        console.print(escape(compare.sentence(comparison)), style="bold", highlight=False)
+        finished, notes = records.load(results, name, protocol)
+        compared = [comparison.compare(finished, get_protocol(protocol), one, other, metric, within)]
+    for found in compared:
+        tables.show(comparison.table(found), console)
+        console.print(escape(comparison.sentence(found)), style="bold", highlight=False)
     for note in notes:
         console.print(escape(note), highlight=False)
 
@@ -252,13 +257,15 @@ def report(
 ) -> None:
     """Write one HTML page with everything: leaderboard, plots, worst cases, costs, how each number was made."""
     _add_plugins(plugin)
-    from dgbench import leaderboard, records, report
+    from dgbench.pages import report
     from dgbench.protocol import get_protocol
+    from dgbench.running import records
+    from dgbench.scores import ranking
 
     name = _task_name(task)
     known = registry.is_folder(task) or name in registry.TASKS.names()
     found, left_out = records.load(results, name, protocol)
-    board = leaderboard.build(found, get_protocol(protocol), reference=reference, left_out=left_out)
+    board = ranking.build(found, get_protocol(protocol), reference=reference, left_out=left_out)
     path = report.write(
         registry.get_task(task, data) if known else None,
         found,
@@ -272,7 +279,7 @@ def report(
 @app.command()
 def verify(results: Annotated[Path, typer.Argument(help="Folder of results, or of one task or run.")]) -> None:
     """Check every run's folder: hashes, schema, counts, versions; list all that is wrong, at once."""
-    from dgbench.verify import verify
+    from dgbench.scores.verify import verify
 
     count, problems = verify(results)
     for problem in problems:
@@ -297,8 +304,8 @@ def reproduce(
 ) -> None:
     """Make a run again from its record: identical, within its interval, or different; and what changed around it."""
     _add_plugins(plugin)
-    from dgbench import present
-    from dgbench.reproduce import reproduce
+    from dgbench.pages import present
+    from dgbench.scores.reproduce import reproduce
 
     with present.Progress(console) as progress:
         report = progress.report
@@ -313,7 +320,7 @@ def reproduce(
 @app.command()
 def explain(topic: Annotated[str, typer.Argument(help="asd, assd, hd95, dice, mean, missed, oracle, gap.")]) -> None:
     """What a word means here and elsewhere, and what each definition gives on one pair of masks."""
-    from dgbench.explain import explain
+    from dgbench.pages.glossary import explain
 
     console.print(explain(topic))
 
@@ -324,7 +331,7 @@ def new(
     folder: Annotated[Path, typer.Option("--folder", help="Where the file is written.")] = Path("."),
 ) -> None:
     """Write a commented, working method file to start from."""
-    from dgbench.new import write_method
+    from dgbench.running.new_method import write_method
 
     path = write_method(name, folder)
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
@@ -340,7 +347,7 @@ def check(
     if not plugin and name not in registry.METHODS.names() and Path(f"{name}.py").is_file():
         plugin = [Path(f"{name}.py")]
     _add_plugins(plugin)
-    from dgbench.check import run_checks
+    from dgbench.running.conformance import run_checks
 
     failures = 0
     for title, ok, advice in run_checks(registry.get_method(name)):
@@ -362,7 +369,7 @@ def predict(
 ) -> None:
     """Apply a run's weights to images of your own; writes one mask per image and structure."""
     _add_plugins(plugin)
-    from dgbench.apply import predict_files
+    from dgbench.running.predict import predict_files
 
     for path in predict_files(run_folder, images, out, device):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
@@ -371,7 +378,7 @@ def predict(
 @app.command()
 def doctor() -> None:
     """Show versions, devices and folders: what to paste into a bug report."""
-    from dgbench.listing import environment
+    from dgbench.pages.cards import environment
 
     for name, value in environment().items():
         console.print(f"{name:14} {escape(str(value))}", highlight=False, soft_wrap=True)
@@ -380,7 +387,7 @@ def doctor() -> None:
 @data_app.command("describe")
 def data_describe(task: Annotated[str, typer.Argument(help="Task name or folder.")], data: Data = None) -> None:
     """Show a task's data card: domains, cases, structures, intensity rule, licence, where to get the data."""
-    from dgbench.listing import card
+    from dgbench.pages.cards import card
 
     for name, value in card(registry.get_task(task, data)).items():
         console.print(f"[bold]{name:12}[/] {escape(str(value))}", highlight=False, soft_wrap=True)
@@ -405,7 +412,7 @@ def data_prepare(
     image_size: Annotated[int | None, typer.Option("--image-size", help="Side of the network's input.")] = None,
 ) -> None:
     """Read every case into the cache that runs train and test from."""
-    from dgbench.data import prepare
+    from dgbench.images.preparation import prepare
 
     loaded = registry.get_task(task, data)
     for domain in loaded.domains:
@@ -417,8 +424,8 @@ def data_prepare(
 @weights_app.command("list")
 def weights_list() -> None:
     """Show the weights that are known: where they lie, whether they are there, size, checksum, licence, origin."""
-    from dgbench import weights
-    from dgbench.listing import weights_card
+    from dgbench.networks import weights
+    from dgbench.pages.cards import weights_card
 
     for name in weights.WEIGHTS:
         card = weights_card(name)
@@ -433,7 +440,8 @@ def weights_fetch(names: Annotated[list[str], typer.Argument(help="Names: see `d
 
     Example: dgbench weights fetch sam_vit_b
     """
-    from dgbench import present, weights
+    from dgbench.networks import weights
+    from dgbench.pages import present
 
     entries = {name: weights.known_weights(name) for name in names}
     try:
@@ -453,8 +461,8 @@ def weights_verify(
     ] = None,
 ) -> None:
     """Read weights and compare their checksums; ends in exit code 3 when any is damaged, or named and missing."""
-    from dgbench import weights
     from dgbench.errors import DataError
+    from dgbench.networks import weights
 
     wrong = 0
     for name in names or weights.WEIGHTS:

@@ -225,7 +225,7 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
 def get_task(name: str, data: Path | None = None) -> Task:
     """The task of that name, or a folder of images when `name` is a path. `data`: where the task's files lie."""
     if is_folder(name):
-        from dgbench.folder import FolderTask
+        from dgbench.images.folder_task import FolderTask
 
         return FolderTask(Path(name))
     return TASKS.get(name)(data)
@@ -299,7 +299,7 @@ def defines(path: Path) -> Kind:
     except (SyntaxError, ValueError):  # a broken file is listed as broken, where it most likely belongs
         imported = set(re.findall(r"^\s*(?:from|import)\s+(dgbench[.\w]*)", text, re.MULTILINE))
     is_method = any(m.startswith("dgbench.method") for m in imported)
-    of_tasks = ("dgbench.task", "dgbench.images", "dgbench.folder", "dgbench.datasets")
+    of_tasks = ("dgbench.task", "dgbench.images", "dgbench.datasets")
     is_task = any(m.startswith(of_tasks) for m in imported)
     return "datasets" if is_task and not is_method else "methods"
 

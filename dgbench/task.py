@@ -1,6 +1,6 @@
 """What a task is: domains of cases, each an image with its mask and its spacing.
 
-A concrete task is one file in datasets/ (or a folder of images, `dgbench.folder`). It knows where its files lie and
+A concrete task is one file in datasets/ (or a folder, `images.folder_task`). It knows where its files lie and
 what their numbers mean; it knows nothing of methods, of network sizes or of protocols.
 """
 

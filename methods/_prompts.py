@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgbench import sam
 from dgbench.method import Batch
 from dgbench.methods._sam import SAMHparams, SAMMethod
-from dgbench.nets import resize
+from dgbench.networks import sam
+from dgbench.networks.unet import resize
 
 
 def boxes(mask: Tensor) -> Tensor:

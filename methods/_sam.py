@@ -8,19 +8,19 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dgbench import sam, weights
-from dgbench.augment import augment
-from dgbench.embeddings import EmbeddingCache
 from dgbench.method import Batch, Hparams, Method
-from dgbench.nets import resize
+from dgbench.networks import sam, weights
+from dgbench.networks.augmentation import augment
+from dgbench.networks.embeddings import EmbeddingCache
+from dgbench.networks.unet import resize
 from dgbench.task import TaskInfo
 
 
 @dataclass(frozen=True)
 class SAMHparams(Hparams):
     learning_rate: float = 5e-4
-    backbone: str = "vit_tiny"  # trained from scratch; or the name of a pretrained one, see dgbench.sam.BACKBONES
-    augmentation: Literal["base", "none"] = "base"  # what all methods see besides their own idea, see dgbench.augment
+    backbone: str = "vit_tiny"  # trained from scratch; or a pretrained one, see dgbench.networks.sam.BACKBONES
+    augmentation: Literal["base", "none"] = "base"  # what all see besides their own idea, see networks.augmentation
 
 
 class SAMMethod(Method):

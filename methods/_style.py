@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.errors import UsageError
-from dgbench.nets import SegmentationNet
+from dgbench.networks.unet import SegmentationNet
 
 
 def style(x: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:

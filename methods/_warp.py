@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgbench.nets import normalise, resize
+from dgbench.networks.unet import normalise, resize
 
 SIDE = 64  # of the images that are compared
 WINDOW = 9  # of the local correlation

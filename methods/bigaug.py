@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.augment import Augmentation, augment, gaussian_blur
 from dgbench.method import Batch, Method
 from dgbench.methods._fields import unit_range
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.networks.augmentation import Augmentation, augment, gaussian_blur
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from dgbench.method import Batch
 from dgbench.methods._curves import new_contrast
 from dgbench.methods._spectrum import mix_amplitudes
 from dgbench.methods.erm import ERM, ERMHparams
-from dgbench.nets import normalise
+from dgbench.networks.unet import normalise
 from dgbench.task import TaskInfo
 
 CELL = 4  # pixels of the image along each side of what the projector sees as one

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from dgbench.method import Batch
 from dgbench.methods._regions import box_of_largest_region
 from dgbench.methods._sam import SAMHparams, SAMMethod
-from dgbench.nets import convolutions, resize
+from dgbench.networks.unet import convolutions, resize
 from dgbench.task import TaskInfo
 
 

@@ -26,7 +26,7 @@ from dgbench.method import Batch, Method
 from dgbench.methods._consistency import kl, log_outcomes, mixture
 from dgbench.methods._fields import points, spread, unit_range
 from dgbench.methods.erm import ERM, ERMHparams
-from dgbench.nets import normalise
+from dgbench.networks.unet import normalise
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgbench import sam, weights
-from dgbench.augment import BASE, Augmentation, augment
 from dgbench.errors import UsageError
 from dgbench.losses import dice_bce
 from dgbench.method import Batch, Hparams, Method
-from dgbench.nets import normalise, resize
+from dgbench.networks import sam, weights
+from dgbench.networks.augmentation import BASE, Augmentation, augment
+from dgbench.networks.unet import normalise, resize
 from dgbench.task import TaskInfo
 
 # The authors' augmentation of prostate, as it acts. Their noise and additive brightness are too small to show in

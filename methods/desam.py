@@ -27,12 +27,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgbench.embeddings import EmbeddingCache
 from dgbench.method import Batch
 from dgbench.methods._desam import PDMM, choose, prim, random_points, tidy
 from dgbench.methods._grid import grid
 from dgbench.methods._sam import SAMHparams, SAMMethod
-from dgbench.nets import resize
+from dgbench.networks.embeddings import EmbeddingCache
+from dgbench.networks.unet import resize
 from dgbench.task import TaskInfo
 
 FRAME = {"border": 50 / 256}  # of the images that the authors prepare

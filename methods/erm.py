@@ -18,13 +18,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dgbench.augment import augment
 from dgbench.errors import UsageError
 from dgbench.files import sha256
 from dgbench.method import Batch, Hparams, Method
-from dgbench.nets import FeatureUNet, Norm, UNet, normalise, published_weights
+from dgbench.networks.augmentation import augment
+from dgbench.networks.unet import FeatureUNet, Norm, UNet, normalise, published_weights
+from dgbench.networks.weights import load_into, load_state
 from dgbench.task import TaskInfo
-from dgbench.weights import load_into, load_state
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ERMHparams(Hparams):
     width: int = 16  # channels of the (decoder's) shallowest stage, twice as many at each deeper one
     norm: Norm = "batch"  # of the U-Net, or of the decoder on timm's encoder
     normalise: Literal["zscore", "imagenet"] = "zscore"  # by the image's own mean and deviation, or ImageNet's
-    augmentation: Literal["base", "none"] = "base"  # what all methods see besides their own idea, see dgbench.augment
+    augmentation: Literal["base", "none"] = "base"  # what all see besides their own idea, see networks.augmentation
 
 
 class ERM(Method):

@@ -29,9 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgbench import sam
 from dgbench.errors import UsageError
 from dgbench.methods._samed import SAMedHparams, SAMedMethod
+from dgbench.networks import sam
 from dgbench.task import TaskInfo
 
 

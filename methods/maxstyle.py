@@ -29,7 +29,7 @@ from dgbench.methods._batchnorm import untracked
 from dgbench.methods._fields import unit_range
 from dgbench.methods._style import restyled, style
 from dgbench.methods.erm import ERM, ERMHparams
-from dgbench.nets import convolutions, normalise, resize
+from dgbench.networks.unet import convolutions, normalise, resize
 from dgbench.task import TaskInfo
 
 Layer = Callable[[Tensor], Tensor]

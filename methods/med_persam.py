@@ -28,13 +28,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgbench import sam
 from dgbench.method import Batch
 from dgbench.methods._prompts import boxes, centres
 from dgbench.methods._sam import SAMHparams, SAMMethod
 from dgbench.methods._warp import SIDE, Warper, likeness, small, strain, warp
 from dgbench.methods.constant import Constant
-from dgbench.nets import resize
+from dgbench.networks import sam
+from dgbench.networks.unet import resize
 from dgbench.task import TaskInfo
 
 

@@ -24,10 +24,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dgbench import sam
 from dgbench.method import Batch
 from dgbench.methods._prompts import PromptedHparams
 from dgbench.methods.sam_box import SAMBox
+from dgbench.networks import sam
 from dgbench.task import TaskInfo
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from dgbench.method import Batch
 from dgbench.methods._batchnorm import untracked
 from dgbench.methods.erm import ERM, ERMHparams
-from dgbench.nets import normalise
+from dgbench.networks.unet import normalise
 
 
 @dataclass(frozen=True)

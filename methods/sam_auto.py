@@ -27,13 +27,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgbench import sam
 from dgbench.method import Batch
 from dgbench.methods._grid import grid, nms, stability
 from dgbench.methods._prompts import answer_loss, boxes
 from dgbench.methods._sam import SAMHparams, SAMMethod
 from dgbench.methods.constant import Constant
-from dgbench.nets import resize
+from dgbench.networks import sam
+from dgbench.networks.unet import resize
 from dgbench.task import TaskInfo
 
 SEVERAL = slice(1, 4)  # the mask tokens that answer an ambiguous prompt

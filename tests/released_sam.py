@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgbench import sam, weights
 from dgbench.files import sha256
 from dgbench.method import Method
+from dgbench.networks import sam, weights
 from dgbench.task import TaskInfo
 
 NAME = "narrow"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from dgbench import registry
-from dgbench.check import check_method
 from dgbench.cli import app
+from dgbench.running.conformance import check_method
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 

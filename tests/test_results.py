@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dgbench import leaderboard, records
 from dgbench.protocol import get_protocol
+from dgbench.running import records
+from dgbench.scores import ranking
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 TASKS = ("phantom", "breast_us")
@@ -21,12 +22,12 @@ def test_the_scores_give_the_table_again(tmp_path: Path, task: str):
         archive.extractall(tmp_path, filter="data")
     found, left_out = records.load(tmp_path, task, "sdg")
     assert not left_out
-    board = leaderboard.build(found, get_protocol("sdg"), reference="erm")
-    made = pd.read_csv(io.StringIO(leaderboard.render(board, "csv")))
+    board = ranking.build(found, get_protocol("sdg"), reference="erm")
+    made = pd.read_csv(io.StringIO(ranking.render(board, "csv")))
     committed = pd.read_csv(RESULTS / f"leaderboard-{task}-scores.csv")
     pd.testing.assert_frame_equal(made, committed, rtol=1e-6)
     page = (RESULTS / f"leaderboard-{task}.md").read_text(encoding="utf-8")
-    table, _ = leaderboard.board_tables(board)
+    table, _ = ranking.board_tables(board)
     for row in table.rows:
         if len(row) > 1:
             assert " | ".join(e.text for e in row[1:4]) in page.replace("**", ""), row[0].text

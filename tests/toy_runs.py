@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dgbench.records import RunRecord
+from dgbench.running.records import RunRecord
 
 DIAGONAL = 100.0
 FOUND_NOTHING = {"missed": (0.0, math.inf), "false_positive": (0.0, math.inf), "both_empty": (math.nan, math.nan)}

@@ -1,0 +1,160 @@
+"""What a run is: (task, protocol, method variant, source, seed), its plan and the folder it leaves."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dgbench import metrics, registry
+from dgbench.errors import DataError, UsageError, require
+from dgbench.files import cache_folder, make_folder, read_json, sha256
+from dgbench.images import preparation
+from dgbench.method import Hparams, Method, changed_hparams, resolve_hparams
+from dgbench.protocol import get_protocol
+from dgbench.running.records import SCHEMA, broken_files
+from dgbench.task import Task
+
+Status = Literal["missing", "stale", "failed", "interrupted", "done"]
+Rerun = Literal["missing", "failed", "all"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as plain values that travel to another process. Paths are absolute."""
+
+    task: str  # the task's name
+    task_reference: str  # what `registry.get_task` finds it by: its name or its folder
+    data: str | None
+    protocol: str
+    method: str
+    settings: tuple[tuple[str, str], ...]
+    variant: str
+    source: str
+    seed: int
+    checkpoint: str | None
+    plugins: tuple[str, ...]
+    folder: str
+    fingerprint: str  # of code and data: a finished run with another one is stale
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.protocol}/{self.variant}/{self.source}-seed{self.seed}"
+
+    def load_task(self) -> Task:
+        return registry.get_task(self.task_reference, Path(self.data) if self.data else None)
+
+    def load_method(self) -> tuple[type[Method], Hparams]:
+        for plugin in self.plugins:
+            registry.add_plugin(Path(plugin))
+        cls = registry.get_method(self.method)
+        return cls, resolve_hparams(cls, self.task, dict(self.settings))
+
+    @property
+    def status(self) -> Status:
+        """What the folder holds. A run is done if and only if RESULT.json verifies and code and data are the same."""
+        folder = Path(self.folder)
+        result = read_json(folder / "RESULT.json")
+        if result is not None and not broken_files(folder, result):
+            return "done" if result.get("fingerprint") == self.fingerprint else "stale"
+        if (folder / "FAILED.json").is_file():
+            return "failed"
+        return "interrupted" if (folder / "run.json").is_file() else "missing"
+
+
+def plan(
+    task: Task,
+    methods: Sequence[str],
+    *,
+    task_reference: str | None = None,
+    sources: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    protocol: str = "sdg",
+    settings: dict[str, str] | None = None,
+    checkpoint: Path | None = None,
+    results: Path = Path("results"),
+) -> list[Run]:
+    """The runs of some methods on a task: every source (or those given) with every seed. Nothing is run or written.
+
+    Raises `UsageError` for unknown names and `DataError` for data that are not there.
+    """
+    get_protocol(protocol)
+    for source in sources:
+        known = "source" if source in task.domains else "domain"
+        require(source, task.source_domains, f"{known} of task {task.name}")
+    if len(task.domains) < 2:
+        raise DataError(
+            f"task '{task.name}' has one domain only: {', '.join(task.domains) or 'none'}",
+            "generalization is measured on other domains: add a second one",
+        )
+    if checkpoint is not None and (not Path(checkpoint).is_file() or len(sources) != 1):
+        if not Path(checkpoint).is_file():
+            raise UsageError(f"no such checkpoint: {checkpoint}", "give the path of a .pth or .safetensors file")
+        raise UsageError("which domain were these weights trained on?", "name it with --source: it is not tested")
+    folder = Path(results).resolve()
+    runs = []
+    for name in methods:
+        cls = registry.get_method(name)
+        hparams = resolve_hparams(cls, task.name, settings)
+        changed: dict[str, Any] = changed_hparams(cls, task.name, hparams)
+        if checkpoint is not None:
+            changed["checkpoint"] = sha256(Path(checkpoint))[:8]
+        variant = variant_name(name, changed)
+        size = hparams.image_size or task.image_size
+        for source in sources or task.source_domains:
+            for seed in seeds:
+                runs.append(
+                    Run(
+                        task=task.name,
+                        task_reference=task_reference or task.name,
+                        data=str(task.data.resolve()) if task.data else None,
+                        protocol=protocol,
+                        method=name,
+                        settings=tuple(sorted((settings or {}).items())),
+                        variant=variant,
+                        source=source,
+                        seed=seed,
+                        checkpoint=str(Path(checkpoint).resolve()) if checkpoint else None,
+                        plugins=tuple(str(p) for p in registry.METHODS.extra),
+                        folder=str(folder / task.name / protocol / variant / f"{safe(source)}-seed{seed}"),
+                        fingerprint=_fingerprint(cls, task, source, size),
+                    )
+                )
+    return runs
+
+
+def _fingerprint(cls: type[Method], task: Task, source: str, size: int) -> str:
+    domains = {d: _domain_fingerprint(task, d) for d in (source, *task.targets(source))}
+    content = [SCHEMA, metrics.VERSION, preparation.VERSION, size, task.steps, registry.code_hash(cls), domains]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _domain_fingerprint(task: Task, domain: str) -> str:
+    return preparation.content_fingerprint(task, domain, make_folder(cache_folder() / "prepared"))
+
+
+def variant_name(method: str, changed: dict[str, Any]) -> str:
+    """`dapsam[steps=500]`: the method and what differs from its defaults. Safe as a folder's name."""
+    if not changed:
+        return method
+    pairs = []
+    for key, value in sorted(changed.items()):
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        pairs.append(f"{key}={safe(text)}")
+    name = f"{method}[{';'.join(pairs)}]"
+    if len(name) > 150:  # file systems allow 255 bytes
+        name = f"{name[:130]}~{hashlib.sha256(name.encode()).hexdigest()[:8]}]"
+    return name
+
+
+def safe(text: str) -> str:
+    """`text` as part of a folder's name; what had to be changed is told apart by a short hash."""
+    clean = re.sub(r"[^\w.,+-]", "_", text)
+    if clean != text or clean.startswith("."):
+        return f"{clean.lstrip('.')}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return clean

@@ -1,0 +1,171 @@
+"""What finished runs left: reading their folders again, and which of them may stand in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgbench.errors import DataError, UsageError
+from dgbench.files import read_json, sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+SCHEMA = 1  # of run.json, cases.csv and RESULT.json
+
+
+def broken_files(folder: Path, result: dict[str, Any], looked_at: Sequence[str] | None = None) -> list[str]:
+    """Names of a finished run's files that are missing, or changed since (of those `looked_at`: all by default)."""
+    files = {n: checksum for n, checksum in result.get("files", {}).items() if looked_at is None or n in looked_at}
+    return [n for n, checksum in files.items() if not (folder / n).is_file() or sha256(folder / n) != checksum]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run, read from its folder."""
+
+    path: Path
+    record: dict[str, Any]  # run.json
+
+    task: str = dataclasses.field(init=False)
+    protocol: str = dataclasses.field(init=False)
+    method: str = dataclasses.field(init=False)
+    variant: str = dataclasses.field(init=False)
+    source: str = dataclasses.field(init=False)
+    seed: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("task", "protocol", "method", "variant", "source", "seed"):
+            object.__setattr__(self, name, self.record[name])
+
+    def renamed(self, variant: str) -> RunRecord:
+        """The same run under another name, its images' fingerprints forgotten: two folders can then be compared."""
+        other = dataclasses.replace(self, record={**self.record, "variant": variant, "data": {}})
+        vars(other)["cases"] = self.cases
+        return other
+
+    @functools.cached_property
+    def cases(self) -> pd.DataFrame:
+        """cases.csv: a row for each case and structure."""
+        return _read_cases([self.path])[0]
+
+    @functools.cached_property
+    def history(self) -> pd.DataFrame:
+        """history.jsonl: a row for every few steps; none where only the scores of the run were passed on."""
+        import pandas as pd
+
+        path = self.path / "history.jsonl"
+        return pd.read_json(path, lines=True) if path.is_file() else pd.DataFrame()
+
+    @functools.cached_property
+    def _predictions(self) -> dict[tuple[str, str], np.ndarray]:
+        from dgbench.running.test import read_predictions
+
+        return read_predictions(self.path / "predictions.npz")
+
+    @property
+    def has_predictions(self) -> bool:
+        """False where only the scores of the run were passed on: it stands in tables, without pictures."""
+        return "_predictions" in vars(self) or (self.path / "predictions.npz").is_file()
+
+    def predictions(self, domain: str, case: str) -> np.ndarray:
+        """The predicted mask of a case, bool (D, K, H, W), as the protocol saw it."""
+        return self._predictions[domain, case]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a finished run. Raises `DataError` when it is not finished, or its scores are missing or changed since.
+
+    run.json, cases.csv and RESULT.json are all that tables need, and all that need be passed on. The weights may be
+    large: that they are there and unchanged is checked by `dgbench verify`, and before they are used.
+    """
+    result = read_json(folder / "RESULT.json")
+    if result is None:
+        raise DataError(f"{folder} holds no finished run", "finish it with `dgbench run`")
+    if broken := broken_files(folder, result, ("run.json", "cases.csv")):
+        raise DataError(f"{folder}: {', '.join(broken)} missing or changed since the run ended", "make the run again")
+    if result["schema"] > SCHEMA:
+        raise DataError(f"{folder} was written by a newer dgbench (schema {result['schema']})", "update dgbench")
+    return RunRecord(folder, json.loads((folder / "run.json").read_text()))
+
+
+def _read_cases(folders: Sequence[Path]) -> list[pd.DataFrame]:
+    """cases.csv of several runs, parsed as one text: much faster for hundreds of small files."""
+    import pandas as pd
+
+    kinds = {"role": str, "domain": str, "case": str, "structure": str, "flag": str}
+    blank = {metric: [""] for metric in ("dice", "asd", "assd", "hd95")}  # not applicable; a case may be named "NA"
+
+    def parsed(text: str) -> pd.DataFrame:
+        return pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=blank)
+
+    texts = [(folder / "cases.csv").read_text(encoding="utf-8") for folder in folders]
+    heads, _, bodies = zip(*(text.partition("\n") for text in texts), strict=True)
+    ends = list(itertools.accumulate(body.count("\n") for body in bodies))
+    frame = parsed(heads[0] + "\n" + "".join(bodies))
+    if len(set(heads)) > 1 or len(frame) != ends[-1]:  # another column order, or a line break in a case's name
+        return [parsed(text) for text in texts]
+    return [frame.iloc[first:last] for first, last in itertools.pairwise([0, *ends])]
+
+
+def find_runs(results: Path, task: str, protocol: str) -> list[Path]:
+    """Folders of finished runs of a task, sorted; one that was moved aside lies in a hidden folder."""
+    folders = (p.parent for p in (Path(results) / task / protocol).glob("*/*/RESULT.json"))
+    return sorted(f for f in folders if not f.name.startswith("."))
+
+
+def read_runs(results: Path, task: str, protocol: str) -> tuple[list[RunRecord], list[str]]:
+    """All finished runs of a task that can be read, and a sentence on each that cannot: a broken one stops no table."""
+    records, left_out = [], []
+    for folder in find_runs(results, task, protocol):
+        try:
+            records.append(read_run(folder))
+        except (DataError, OSError, ValueError, KeyError) as error:
+            left_out.append(f"Left out: {getattr(error, 'cause', error)}.")
+    return records, left_out
+
+
+def load(results: Path, task: str, protocol: str) -> tuple[list[RunRecord], list[str]]:
+    """The runs of a task that may stand in one table, and a sentence on each that may not.
+
+    The newest run decides: those of other images or by another version of the metrics are left out. Raises
+    `UsageError` when there is none.
+    """
+    records, left_out = read_runs(results, task, protocol)
+    if not records:
+        where = f"no finished run of task {task} under protocol {protocol} in {results}"
+        raise UsageError(where, f"make some: dgbench run --task {task} --method ..., or give --results")
+    newest = max(records, key=lambda r: str(r.record["started"]))
+    kept = comparable(newest, records)
+    for record, cases in zip(kept, _read_cases([r.path for r in kept]), strict=True):
+        vars(record)["cases"] = cases
+    chosen = {id(r) for r in kept}
+    stale = [r for r in records if id(r) not in chosen]
+    if stale:
+        names = ", ".join(sorted({r.variant for r in stale}))
+        left_out.append(
+            f"Left out: {len(stale)} runs on other images or by other metrics than the newest run ({names})."
+        )
+    return kept, left_out
+
+
+def comparable(like: RunRecord, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records made from the same image files and by the same metrics as `like`."""
+    known: dict[str, str] = {}
+    for record in (like, *records):
+        for domain, fingerprint in record.record["data"].items():
+            known.setdefault(domain, fingerprint)
+    return [
+        r
+        for r in records
+        if r.record["metrics_version"] == like.record["metrics_version"]
+        and all(known[d] == f for d, f in r.record["data"].items())
+    ]

@@ -1,0 +1,264 @@
+"""Training: one loop for every method. Its state is weights, optimizer and step, so it can be killed anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dgbench.errors import RunError
+from dgbench.files import sha256, write_atomic
+from dgbench.images.preparation import PreparedDomain
+from dgbench.method import Batch, Hparams, Method
+from dgbench.seeding import batch_indices, generator, key
+from dgbench.task import TaskInfo
+
+HISTORY_LINES = 200  # a learning curve has about this many points, whatever the number of steps
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; its checkpoint is written."""
+
+
+@dataclass
+class TrainingSlices:
+    """The slices a method learns from: all that the training loop ever sees of the data."""
+
+    domain: PreparedDomain
+    indices: Any  # int64 (n,)
+
+    def batch(self, seed: int, step: int, batch_size: int, device: torch.device, neighbours: int = 0) -> Batch:
+        return self.domain.batch(self.indices[self.positions(seed, step, batch_size)], device, neighbours)
+
+    def positions(self, seed: int, step: int, batch_size: int) -> Any:
+        return batch_indices(seed, step, batch_size, len(self.indices))
+
+
+def build(
+    cls: type[Method],
+    info: TaskInfo,
+    hparams: Hparams,
+    seed: int,
+    device: torch.device | str = "cpu",
+    pretrained: bool = True,
+) -> tuple[Method, dict[str, str]]:
+    """A method as it stands before its first step, on its device, and {weights file: sha256} of what is pretrained."""
+    torch.manual_seed(key(seed, "init"))
+    method = cls(info, hparams)
+    files = method.load_pretrained() if pretrained else {}
+    return method.to(device), files
+
+
+def device_of(method: Method) -> torch.device:
+    """Where a method lives; the CPU for one without parameters and buffers."""
+    return next(itertools.chain(method.parameters(), method.buffers()), torch.empty(0)).device
+
+
+def configure(method: Method) -> None:
+    """Let the method make its optimizers, and note each one's learning rate before any schedule."""
+    made = method.configure()
+    method.optimizers = made if isinstance(made, tuple) else (made,)
+    for optimizer in method.optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+
+
+def step(method: Method, batch: Batch, seed: int, t: int) -> dict[str, float]:
+    """One training step on an unaugmented batch. All randomness is a function of (seed, t)."""
+    torch.manual_seed(key(seed, "step", t))
+    factor = method.schedule(t)
+    for optimizer in method.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+    batch = method.augment(batch, generator(seed, "augment", t))
+    shown = method.update(batch)
+    return {name: float(value) for name, value in shown.items()}
+
+
+@dataclass
+class Progress:
+    """How far a training is: what a checkpoint holds besides tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    pending: list[dict[str, float]] = field(default_factory=list)  # of the history line that is being filled
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    method: Method,
+    slices: TrainingSlices,
+    seed: int,
+    folder: Path,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    save_every: float = 60.0,
+) -> Progress:
+    """Train to the last step, from the newest checkpoint in `folder` that is whole.
+
+    A checkpoint is written every `save_every` seconds and when `should_stop()` turns true (then `Interrupted` is
+    raised). Raises `RunError` when the loss is not finite or memory runs out; the last checkpoint stays.
+    """
+    device = device_of(method)
+    configure(method)
+    method.train()
+    progress = load_checkpoint(method, folder)
+    curve = folder / "history.jsonl"
+    write_atomic(curve, "".join(json.dumps(line) + "\n" for line in progress.history))
+    batch_size, every = method.hparams.batch_size, max(1, method.steps // HISTORY_LINES)
+    saved = clock = time.monotonic()
+    while progress.step < method.steps:
+        t = progress.step
+        with _clear_memory_errors(method):
+            shown = step(method, slices.batch(seed, t, batch_size, device, method.neighbours), seed, t)
+        if not all(map(math.isfinite, shown.values())):
+            positions = slices.positions(seed, t, batch_size)
+            cases = sorted({slices.domain.case_of(i) for i in slices.indices[positions]})
+            raise RunError(
+                f"the loss is {shown.get('loss')} at step {t} (batch from cases {', '.join(cases)})",
+                "lower learning_rate with --set, or look at these cases; the last checkpoint is kept",
+            )
+        progress.step += 1
+        progress.pending.append(shown)
+        now = time.monotonic()
+        progress.seconds, clock = progress.seconds + now - clock, now
+        if progress.step % every == 0 or progress.step == method.steps:
+            progress.history.append(_history_line(progress))
+            progress.pending = []
+            with open(curve, "a", encoding="utf-8") as file:
+                file.write(json.dumps(progress.history[-1]) + "\n")
+            report(progress.step, progress.history[-1].get("loss", math.nan))
+        stop = should_stop()
+        if (stop or now - saved > save_every) and progress.step < method.steps:
+            save_checkpoint(method, progress, folder)
+            saved = time.monotonic()
+        if stop:
+            raise Interrupted(f"stopped at step {progress.step}")
+    return progress
+
+
+def _history_line(progress: Progress) -> dict[str, float]:
+    names = progress.pending[0]
+    means = {n: sum(p[n] for p in progress.pending) / len(progress.pending) for n in names}
+    return {"step": progress.step, **means, "seconds": round(progress.seconds, 3)}
+
+
+@contextlib.contextmanager
+def _clear_memory_errors(method: Method) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+            raise RunError(
+                f"out of memory at batch_size {method.hparams.batch_size}, image_size {method.image_size}",
+                "lower one of them with --set, or choose a smaller network",
+            ) from error
+        raise
+
+
+def learned_state(method: Method, pretrained: bool) -> dict[str, Tensor]:
+    """What training may have changed: all buffers and trained parameters; frozen ones too if nothing was pretrained."""
+    frozen = {n for n, p in method.named_parameters() if not p.requires_grad} if pretrained else set()
+    state = method.state_dict()
+    return {n: t.detach().cpu().contiguous().clone() for n, t in sorted(state.items()) if n not in frozen}
+
+
+def load_learned(method: Method, state: dict[str, Tensor]) -> None:
+    """Undo `learned_state`. Raises `RunError` when the tensors are not this method's."""
+    own = method.state_dict()
+    frozen = {n for n, p in method.named_parameters() if not p.requires_grad}
+    missing = sorted(set(own) - set(state) - frozen)
+    unexpected = sorted(set(state) - set(own))
+    if missing or unexpected:
+        raise RunError(
+            f"weights do not fit the method: missing {missing[:3]}, unexpected {unexpected[:3]}",
+            "they were made by another version of it; run again with --rerun all",
+        )
+    method.load_state_dict(state, strict=False)
+
+
+def save_checkpoint(method: Method, progress: Progress, folder: Path) -> Path:
+    """Write checkpoint-<step>.safetensors with its checksum beside it, and keep the one before."""
+    tensors = {f"method/{n}": t for n, t in learned_state(method, pretrained=True).items()}
+    scalars: dict[str, Any] = {}
+    for i, optimizer in enumerate(method.optimizers):
+        for parameter, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                where = f"optimizer/{i}/{parameter}/{name}"
+                if isinstance(value, Tensor):
+                    tensors[where] = value.detach().cpu().contiguous().clone()
+                elif value is not None:
+                    scalars[where] = value
+    content = safetensors.torch.save(tensors, {"progress": json.dumps(vars(progress)), "scalars": json.dumps(scalars)})
+    path = folder / f"checkpoint-{progress.step:08d}.safetensors"
+    write_atomic(path, content)
+    write_atomic(path.with_suffix(".sha256"), sha256(path))
+    for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-2]:
+        old.unlink()
+        old.with_suffix(".sha256").unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(method: Method, folder: Path) -> Progress:
+    """Put the newest whole checkpoint into the method and its optimizers; a damaged one is passed over, and said."""
+    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
+        checksum = path.with_suffix(".sha256")
+        if not checksum.is_file() or checksum.read_text() != sha256(path):
+            print(f"checkpoint {path} is damaged: the one before is used", file=sys.stderr)
+            continue
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        load_learned(method, {n.removeprefix("method/"): t for n, t in tensors.items() if n.startswith("method/")})
+        values = {**tensors, **json.loads(metadata["scalars"])}
+        for i, optimizer in enumerate(method.optimizers):
+            states: dict[int, dict[str, Any]] = {}
+            for where, value in values.items():
+                kind, _, rest = where.partition("/")
+                if kind == "optimizer" and rest.startswith(f"{i}/"):
+                    _, parameter, name = rest.split("/", 2)
+                    states.setdefault(int(parameter), {})[name] = value
+            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        return Progress(**json.loads(metadata["progress"]))
+    return Progress()
+
+
+_hidden: set[str] = set()
+_audit_installed: list[bool] = []
+
+
+def _audit(event: str, arguments: tuple) -> None:
+    if event == "open" and _hidden and isinstance(arguments[0], str | bytes):
+        path = os.path.realpath(os.fsdecode(arguments[0]))
+        if path in _hidden or os.path.dirname(path) in _hidden:
+            raise RunError(f"the method opened {path} while it was being trained", "a method may see its source only")
+
+
+@contextlib.contextmanager
+def no_access(paths: Iterable[Path]) -> Iterator[None]:
+    """Inside, opening one of these files, or a file in one of these folders, raises `RunError`: no peeking at targets.
+
+    A guard against mistakes, not against malice: Python's audit events see what Python opens.
+    """
+    if not _audit_installed:
+        sys.addaudithook(_audit)  # cannot be removed again; outside this context it lets everything pass
+        _audit_installed.append(True)
+    _hidden.update(os.path.realpath(p) for p in paths)
+    try:
+        yield
+    finally:
+        _hidden.clear()

@@ -1,0 +1,213 @@
+"""Prepared data: what goes in comes out, and nothing is decoded twice."""
+
+from dataclasses import replace
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dgbench.errors import DataError
+from dgbench.images.folder_task import FolderTask
+from dgbench.images.preparation import (
+    PreparedDomain,
+    mask_to_network,
+    network_box,
+    prepare,
+    to_image,
+    to_network,
+    with_neighbours,
+)
+from dgbench.task import Case, Task
+
+
+class Drawn(Task):
+    """Two volumes of three slices; the prostate lies in the middle one."""
+
+    name = "drawn"
+    domains = ("A",)
+    structures = ("prostate",)
+    image_size = 16
+
+    def __init__(self, shape=(3, 16, 16), change=lambda case: case):
+        super().__init__()
+        self.shape, self.change, self.loads = shape, change, 0
+
+    def case_ids(self, domain):
+        return ["one", "two"]
+
+    def load(self, domain, case_id):
+        self.loads += 1
+        rng = np.random.default_rng(len(case_id) + ord(case_id[0]))
+        image = (rng.integers(0, 256, (self.shape[0], 1, *self.shape[1:])) / 255).astype(np.float32)
+        mask = np.zeros((self.shape[0], 1, *self.shape[1:]), bool)
+        mask[1, 0, 4:8, 5:11] = True
+        return self.change(Case(case_id, image, mask, (3.0, 0.5, 0.5)))
+
+
+def test_an_8_bit_image_at_network_size_comes_back_bit_for_bit(tmp_path):
+    task = Drawn()
+    domain = prepare(task, "A", 16, tmp_path)
+    batch = domain.batch(np.arange(6))
+    original = np.concatenate([task.load("A", i).image for i in ("one", "two")])
+    assert batch.image.shape == (6, 3, 16, 16)
+    assert np.array_equal(batch.image[:, :1].numpy(), original)
+    assert np.array_equal(batch.image[:, 2].numpy(), original[:, 0])
+    assert batch.mask.sum(dim=(1, 2, 3)).tolist() == [0, 24, 0, 0, 24, 0]
+
+
+def test_a_gray_image_is_expanded_to_three_channels_without_a_copy(tmp_path):
+    assert prepare(Drawn(), "A", 16, tmp_path).batch(slice(0, 2)).image.stride(1) == 0
+
+
+def test_the_reference_is_kept_at_the_image_s_own_resolution(tmp_path):
+    task = Drawn(shape=(3, 20, 31))
+    domain = prepare(task, "A", 16, tmp_path)
+    assert domain.images.shape == (6, 1, 16, 16)
+    assert np.array_equal(domain.reference("two"), task.load("A", "two").mask)
+    assert domain.cases["two"].spacing == (3.0, 0.5, 0.5)
+
+
+def test_foreground_slices_are_those_whose_mask_is_not_empty(tmp_path):
+    domain = prepare(Drawn(), "A", 16, tmp_path)
+    assert domain.slice_indices(["one", "two"], foreground=True).tolist() == [1, 4]
+    assert domain.slice_indices(["two"], foreground=False).tolist() == [3, 4, 5]
+    assert domain.case_of(4) == "two"
+
+
+def test_a_second_preparation_reads_no_image(tmp_path):
+    task = Drawn()
+    prepare(task, "A", 16, tmp_path)
+    loads = task.loads
+    prepare(task, "A", 16, tmp_path)
+    assert task.loads == loads
+
+
+def test_another_size_is_another_preparation(tmp_path):
+    assert prepare(Drawn(), "A", 16, tmp_path).folder != prepare(Drawn(), "A", 8, tmp_path).folder
+
+
+def test_damaged_arrays_are_noticed_and_made_again(tmp_path, capsys):
+    domain = prepare(Drawn(), "A", 16, tmp_path)
+    before = domain.images.copy()
+    content = bytearray((domain.folder / "images.npy").read_bytes())
+    content[-1] ^= 1
+    (domain.folder / "images.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"images\.npy is damaged"):
+        PreparedDomain(domain.folder)
+    again = prepare(Drawn(), "A", 16, tmp_path)
+    assert "made again" in capsys.readouterr().err
+    assert np.array_equal(again.images, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: replace(c, image=c.image * np.nan), "NaN or infinite"),
+        (lambda c: replace(c, image=c.image + 1), "leaves"),
+        (lambda c: replace(c, mask=c.mask[:, :, :-1]), "image and mask differ"),
+        (lambda c: replace(c, mask=np.zeros_like(c.mask)), "the mask is empty"),
+        (lambda c: replace(c, spacing=(3.0, 0.0, 0.5)), "spacing"),
+    ],
+)
+def test_a_case_that_cannot_be_used_is_named_and_nothing_is_left(tmp_path, change, message):
+    with pytest.raises(DataError, match=f"A/one.*{message}.*A/two"):
+        prepare(Drawn(change=change), "A", 16, tmp_path)
+    assert [p.name for p in (tmp_path / "prepared").iterdir()] == []
+
+
+def test_a_task_may_allow_empty_masks(tmp_path):
+    task = Drawn(change=lambda c: replace(c, mask=np.zeros_like(c.mask)))
+    task.empty_masks = True
+    assert not prepare(task, "A", 16, tmp_path).masks.any()
+
+
+@pytest.mark.parametrize(("shape", "box"), [((20, 20), (16, 16)), ((10, 20), (8, 16)), ((300, 10), (16, 1))])
+def test_the_aspect_of_an_image_is_kept(shape, box):
+    assert network_box(*shape, 16) == box
+
+
+def test_resizing_equals_pillow_s_bicubic_and_nearest():
+    rng = np.random.default_rng(0)
+    image = rng.random((1, 1, 50, 40), np.float32)
+    mask = rng.random((1, 1, 50, 40)) > 0.5
+    expected = np.asarray(Image.fromarray(image[0, 0]).resize((26, 32), Image.Resampling.BICUBIC)).clip(0, 1)
+    np.testing.assert_allclose(to_network(image, 32)[0, 0, :, :26], expected, atol=1e-5)
+    nearest = np.asarray(Image.fromarray(mask[0, 0].astype(np.uint8)).resize((26, 32), Image.Resampling.NEAREST))
+    assert np.array_equal(mask_to_network(mask, 32)[0, 0, :, :26], nearest)
+    assert not to_network(image, 32)[..., 26:].any()
+    assert not mask_to_network(mask, 32)[..., 26:].any()
+
+
+def test_probabilities_go_back_to_where_they_came_from():
+    mask = np.zeros((1, 1, 60, 90), bool)
+    mask[0, 0, 12:40, 20:70] = True
+    back = to_image(torch.from_numpy(mask_to_network(mask, 45)).float(), 60, 90) >= 0.5
+    assert back.shape == mask.shape
+    assert (back.numpy() != mask).mean() < 0.02  # the border moves by less than a pixel of the network's grid
+
+
+def test_at_the_network_s_own_size_nothing_is_resampled():
+    probability = torch.rand(2, 1, 16, 16)
+    assert torch.equal(to_image(probability, 16, 16), probability)
+
+
+# --- slices beside each other ---------------------------------------------------------------------------------------
+
+
+def which(image: torch.Tensor, domain: PreparedDomain) -> list[list[int]]:
+    """Of each image the indices of the slices it holds, three channels each."""
+    known = domain.batch(slice(None)).image
+    return [
+        [int(next(i for i, one in enumerate(known) if torch.equal(one, part))) for part in stack.split(3)]
+        for stack in image
+    ]
+
+
+def test_a_slice_comes_amid_its_neighbours_and_a_volumes_end_is_repeated(tmp_path):
+    domain = prepare(Drawn(), "A", 16, tmp_path)  # two volumes: slices 0, 1, 2 and 3, 4, 5
+    batch = domain.batch(np.array([1, 5, 3]), neighbours=1)
+    assert batch.image.shape == (3, 9, 16, 16) and batch.image.dtype == torch.float32
+    assert which(batch.image, domain) == [[0, 1, 2], [4, 5, 5], [3, 3, 4]]
+    assert torch.equal(batch.mask, domain.batch(np.array([1, 5, 3])).mask), "the mask is that of the slice itself"
+    two = domain.batch(slice(0, 3), neighbours=2).image
+    assert which(two, domain) == [[0, 0, 0, 1, 2], [0, 0, 1, 2, 2], [0, 1, 2, 2, 2]]
+
+
+def test_a_volume_outside_a_prepared_domain_gets_the_same_neighbours(tmp_path):
+    domain = prepare(Drawn(), "A", 16, tmp_path)
+    volume = domain.batch(slice(3, 6)).image
+    for neighbours in (1, 2, 4):
+        expected = domain.batch(slice(3, 6), neighbours=neighbours).image
+        assert torch.equal(with_neighbours(volume, neighbours), expected)
+        assert torch.equal(with_neighbours(volume[:, :1], neighbours), expected)
+
+
+def test_a_photograph_in_colours_is_its_own_neighbour(tmp_path):
+    def photograph(case):
+        return replace(case, image=np.stack([case.image[1:2, 0] / (c + 1) for c in range(3)], 1), mask=case.mask[1:2])
+
+    domain = prepare(Drawn(change=photograph), "A", 16, tmp_path)
+    alone = domain.batch(slice(0, 2)).image
+    assert not torch.equal(alone[:, 0], alone[:, 1])
+    assert torch.equal(domain.batch(slice(0, 2), neighbours=2).image, alone.repeat(1, 5, 1, 1))
+
+
+def test_slices_of_a_nifti_volume_arrive_in_the_order_of_the_scan(tmp_path):
+    grays = np.array([50, 10, 200, 90], np.uint8)  # of four slices, with a bright corner that fixes the scale
+    volume = np.broadcast_to(grays[:, None, None], (4, 12, 10)).copy()
+    volume[:, 0, 0] = 255
+    mask = np.zeros_like(volume)
+    mask[2, 3:9, 2:8] = 1
+    for domain in "AB":
+        for kind, array in (("images", volume), ("masks", mask)):
+            (tmp_path / "task" / domain / kind).mkdir(parents=True)
+            path = tmp_path / "task" / domain / kind / "scan.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(array.T, np.diag([0.5, 0.5, 3.0, 1.0])), path)
+    domain = prepare(FolderTask(tmp_path / "task"), "A", 12, tmp_path / "cache")
+    batch = domain.batch(np.array([2, 0]), neighbours=1)
+    (before, own, after), first = batch.image[:, ::3, 6, 5].tolist()  # one pixel of each slice
+    assert before < after < own  # 10, 90, 200
+    assert first[0] == first[1] > first[2]  # 50, 50, 10
+    assert batch.mask.sum((1, 2, 3)).tolist() == [36, 0]

@@ -1,0 +1,79 @@
+"""Every way of using SAM on every kind of backbone it claims: from scratch, a pretrained ViT, a pretrained TinyViT."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from dgbench.errors import UsageError
+from dgbench.method import Method, resolve_hparams
+from dgbench.methods._sam import SAMMethod
+from dgbench.networks import sam
+from dgbench.registry import METHODS, get_method
+from dgbench.running import train
+from dgbench.running.conformance import check_method
+from tests.released_sam import NAME, info, release
+
+TINY = "tiny"
+FAMILY = [n for n in METHODS.names() if "backbone" in {f for f in vars(resolve_hparams(get_method(n), "check"))}]
+ON_TINY_VIT = [n for n in FAMILY if not getattr(get_method(n), "blocks_for", "adapters")]
+
+
+def on(name: str, backbone: str) -> type[Method]:
+    """The method with another backbone as its default where it is checked."""
+    base = get_method(name)
+    check = {**base.per_task.get("check", {}), "backbone": backbone, "image_size": 64, "learning_rate": 5e-3}
+    return type(base)(base.__name__, (base,), {"per_task": {"check": check}, "__module__": base.__module__})
+
+
+@pytest.fixture
+def backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == TINY:
+        release(tmp_path, monkeypatch, sam.Backbone(0, patch=16, embedding=32, weights=NAME, colours="unit"))
+    else:
+        release(tmp_path, monkeypatch)
+    yield NAME
+
+
+def test_the_family_is_there():
+    assert len(FAMILY) >= 12 and "erm" not in FAMILY
+    assert {"sam_box", "sam_decoder", "sam_full"} <= set(ON_TINY_VIT)
+
+
+@pytest.mark.parametrize(
+    "name, backbone", [*((n, "vit") for n in FAMILY), *((n, TINY) for n in ON_TINY_VIT)], indirect=["backbone"]
+)
+def test_on_a_pretrained_backbone_it_passes_the_checks(name: str, backbone: str):
+    assert check_method(on(name, backbone)) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(FAMILY) - set(ON_TINY_VIT)))
+def test_what_needs_the_blocks_of_a_plain_vit_says_so_in_one_sentence(name: str):
+    with pytest.raises(
+        UsageError, match=r"^backbone 'lite_medsam' is a TinyViT, .*this method \w+ .*\nchoose a plain ViT: vit_b"
+    ):
+        get_method(name)(info(), resolve_hparams(get_method(name), "drawn", {"backbone": "lite_medsam"}))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("backbone", ["vit"], indirect=True)
+def test_a_step_leaves_what_is_frozen_as_the_release_has_it(name: str, backbone: str):
+    cls = on(name, backbone)
+    method, files = train.build(cls, info(), resolve_hparams(cls, "check", {"batch_size": "2"}), seed=0)
+    assert list(files) == ["narrow.pth"]
+    before = {n: p.clone() for n, p in method.named_parameters()}
+    train.configure(method)
+    method.train()
+    generator = torch.Generator().manual_seed(0)
+    channels = 3 * (2 * method.neighbours + 1)
+    image = torch.rand(2, channels, 64, 64, generator=generator)
+    mask = torch.zeros(2, 1, 64, 64)
+    mask[:, :, 20:40, 24:50] = 1
+    train.step(method, train.Batch(image, mask), seed=0, t=0)
+    changed = {n for n, p in method.named_parameters() if not torch.equal(p, before[n])}
+    free = {n for n, p in method.named_parameters() if p.requires_grad}
+    assert changed <= free
+    assert bool(changed) == bool(free)
+    if isinstance(method, SAMMethod) and not any(n.startswith("image_encoder.") for n in free):
+        assert method.cache is not None

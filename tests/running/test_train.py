@@ -1,0 +1,151 @@
+"""Training continues bit-identically from any step, and says clearly why it cannot go on."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dgbench.errors import RunError
+from dgbench.images.folder_task import FolderTask
+from dgbench.images.preparation import prepare
+from dgbench.method import Batch, resolve_hparams
+from dgbench.running import train
+from tests.discs import write_discs
+from tests.pixels import Pixels
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory):
+    task = FolderTask(write_discs(tmp_path_factory.mktemp("discs"), steps=STEPS))
+    domain = prepare(task, "bright", task.image_size, tmp_path_factory.mktemp("cache"))
+    return task, train.TrainingSlices(domain, domain.slice_indices(task.split("bright")[0], foreground=False))
+
+
+def build(task, **settings):
+    hparams = resolve_hparams(Pixels, task.name, {k: str(v) for k, v in settings.items()})
+    return train.build(Pixels, task.info, hparams, seed=0)[0]
+
+
+def state(method):
+    return {n: t.clone() for n, t in method.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(slices, tmp_path_factory):
+    task, data = slices
+    method = build(task)
+    train.fit(method, data, 0, tmp_path_factory.mktemp("whole"))
+    return state(method)
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, STEPS - 1])
+def test_a_training_stopped_anywhere_ends_with_the_same_weights(slices, uninterrupted, tmp_path, stop_at):
+    task, data = slices
+    steps = iter(range(1, STEPS + 1))
+    with pytest.raises(train.Interrupted):
+        train.fit(build(task), data, 0, tmp_path, should_stop=lambda: next(steps) == stop_at)
+    torch.rand(5)  # another process has drawn other numbers before
+    method = build(task)
+    progress = train.fit(method, data, 0, tmp_path)
+    assert same(state(method), uninterrupted)
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1)) == [h["step"] for h in progress.history]
+
+
+def test_the_loop_is_the_bare_loop_and_nothing_else(slices, uninterrupted):
+    """The same weights by hand: batch, augment, loss, backward, AdamW with polynomial decay."""
+    task, data = slices
+    method = build(task)
+    train.configure(method)
+    method.train()
+    for t in range(STEPS):
+        train.step(method, data.batch(0, t, 4, torch.device("cpu")), 0, t)
+    assert same(state(method), uninterrupted)
+    assert method.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-2 * (1 / STEPS) ** 0.9)
+
+
+def test_another_seed_gives_other_weights(slices, uninterrupted, tmp_path):
+    task, data = slices
+    method = build(task)
+    train.fit(method, data, 1, tmp_path)
+    assert not same(state(method), uninterrupted)
+
+
+def corrupt(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "bit flip":
+        content[len(content) // 2] ^= 4
+    path.write_bytes({"bit flip": content, "truncated": content[: len(content) // 2], "empty": b""}[how])
+
+
+@pytest.mark.parametrize("how", ["bit flip", "truncated", "empty"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(slices, uninterrupted, tmp_path, capsys, how):
+    task, data = slices
+    for _ in range(2):
+        asked = itertools.count(1)
+        with pytest.raises(train.Interrupted):
+            train.fit(build(task), data, 0, tmp_path, should_stop=lambda n=asked: next(n) == 4)
+    kept = sorted(tmp_path.glob("checkpoint-*.safetensors"))
+    assert [p.stem for p in kept] == ["checkpoint-00000004", "checkpoint-00000008"]
+    corrupt(kept[1], how)
+    method = build(task)
+    train.fit(method, data, 0, tmp_path)
+    assert "checkpoint-00000008.safetensors is damaged" in capsys.readouterr().err
+    assert same(state(method), uninterrupted)
+
+
+def test_a_loss_that_is_nan_stops_with_the_step_and_the_cases(slices, tmp_path):
+    task, data = slices
+    with pytest.raises(RunError, match=r"the loss is nan at step 3 \(batch from cases case"):
+        train.fit(build(task, fail_at=3), data, 0, tmp_path)
+
+
+def test_running_out_of_memory_says_what_to_lower(slices, tmp_path, monkeypatch):
+    task, data = slices
+    method = build(task)
+
+    def loss(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.00 GiB")
+
+    monkeypatch.setattr(method, "loss", loss)
+    with pytest.raises(RunError, match="out of memory at batch_size 4, image_size 48"):
+        train.fit(method, data, 0, tmp_path)
+
+
+def test_training_cannot_open_a_target_file(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "images.npy").write_text("secret")
+    (tmp_path / "mask.png").write_text("secret")
+    hidden = [tmp_path / "target", tmp_path / "mask.png"]
+    with train.no_access(hidden):
+        for path in (tmp_path / "target" / "images.npy", tmp_path / "target" / ".." / "mask.png"):
+            with pytest.raises(RunError, match=r"opened .* while it was being trained"):
+                path.read_text()
+    assert (tmp_path / "mask.png").read_text() == "secret"
+
+
+def test_weights_of_another_method_are_refused(slices):
+    task, _ = slices
+    with pytest.raises(RunError, match=r"missing \['net.0.bias'"):
+        train.load_learned(build(task), {"other": torch.zeros(1)})
+
+
+def test_the_same_step_draws_the_same_augmentation(slices):
+    task, data = slices
+    method = build(task)
+    train.configure(method)
+    method.eval()
+    seen: list[Batch] = []
+    method.update = lambda batch: seen.append(batch) or {"loss": torch.zeros(())}  # type: ignore[method-assign]
+    for t in (3, 4, 3):
+        train.step(method, data.batch(0, t, 4, torch.device("cpu")), 0, t)
+    assert torch.equal(seen[0].image, seen[2].image)
+    assert not torch.equal(seen[0].image, seen[1].image)

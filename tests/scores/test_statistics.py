@@ -1,0 +1,214 @@
+"""How sure a mean, a difference and a rank are: against SciPy, scikit-posthocs, hand-worked numbers and simulation."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from dgbench.scores import statistics
+from dgbench.scores.statistics import CaseScores, Resampling, difference, estimate
+
+
+def scores(values, domain=None) -> CaseScores:
+    """(R, N) or (N,), each domain equal, its cases equal."""
+    values = np.atleast_2d(np.asarray(values, float))
+    domain = np.zeros(values.shape[1], int) if domain is None else np.asarray(domain)
+    size = np.bincount(domain)
+    return CaseScores(values, 1 / (len(size) * size[domain]), domain)
+
+
+# --- intervals -------------------------------------------------------------------------------------------------------
+
+
+def test_the_mean_weighs_domains_not_cases():
+    assert scores([0.2, 0.4, 0.9], [0, 0, 1]).mean == pytest.approx(0.6)  # (0.3 + 0.9) / 2
+
+
+def test_of_one_domain_and_one_seed_the_variance_is_that_of_a_mean():
+    values = np.array([0.1, 0.5, 0.6, 0.8])
+    found, _ = estimate(scores(values))
+    assert found.case_variance == pytest.approx(values.var(ddof=1) / 4)
+    assert found.seed_variance == 0
+
+
+def test_seeds_add_the_variance_of_their_mean():
+    # The seeds' means are 0.4, 0.5 and 0.6: variance 0.01, of their mean 0.01 / 3.
+    values = np.array([[0.3, 0.5], [0.4, 0.6], [0.5, 0.7]])
+    found, _ = estimate(scores(values))
+    assert found.seed_variance == pytest.approx(0.01 / 3)
+    assert found.case_variance == pytest.approx(0.02 / 2)  # the cases' means are 0.4 and 0.6
+
+
+def test_each_domain_varies_about_its_own_mean():
+    """Two domains far apart with no spread inside: nothing is left to chance."""
+    found, _ = estimate(scores([0.1, 0.1, 0.9, 0.9], [0, 0, 1, 1]))
+    assert (found.low, found.mean, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_of_a_domain_with_one_case_no_interval_is_known():
+    found, _ = estimate(scores([0.1, 0.2, 0.9], [0, 0, 1]))
+    assert found.mean == pytest.approx(0.525) and math.isnan(found.low) and math.isnan(found.high)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_of_30_cases_hold_the_truth_as_often_as_they_say(seeds):
+    """400 simulated studies of skewed scores, a tenth of them failures; 2 standard errors of a share of 400 are 2 %."""
+    rng = np.random.default_rng(0)
+    domain = np.arange(30) % 4
+    resampling = Resampling(domain, draws=800)
+    held = 0
+    for _ in range(400):
+        cases = np.where(rng.random(30) < 0.1, 0, rng.beta(8, 2, 30))
+        noise = rng.normal(0, 0.02, (seeds, 1)) if seeds > 1 else 0
+        found, _ = estimate(scores(cases + noise + rng.normal(0, 0.02, (seeds, 30)), domain), resampling=resampling)
+        held += found.low <= 0.9 * 0.8 <= found.high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_one_odd_case_does_not_blow_an_interval_up():
+    """Nine of ten cases score the same: most draws of SE* are tiny, and t* enormous. 6 SE is the farthest."""
+    found, _ = estimate(scores([[0.0] * 9 + [0.5]] * 3))
+    assert found.high - found.mean <= 6 * found.se * (1 + 1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=12), st.floats(-5, 5))
+def test_adding_a_constant_moves_the_interval_with_the_mean(values, constant):
+    a, _ = estimate(scores(values), resampling=Resampling(np.zeros(len(values), int), 200))
+    b, _ = estimate(scores(np.array(values) + constant), resampling=Resampling(np.zeros(len(values), int), 200))
+    assert np.allclose(np.array(b[:3]) - constant, a[:3], atol=1e-6)
+
+
+def test_the_draws_spread_as_the_standard_error_says():
+    values = np.random.default_rng(1).normal(size=(2, 12))
+    found, draws = estimate(scores(values, np.arange(12) % 3))
+    assert draws.std() == pytest.approx(found.se)
+    assert draws.mean() == pytest.approx(found.mean, abs=0.05 * found.se)
+
+
+# --- two methods -----------------------------------------------------------------------------------------------------
+
+
+def test_what_the_cases_share_does_not_blur_a_difference():
+    """Hard and easy cases differ by 0.8; one method is 0.1 better on each of them."""
+    hard = np.linspace(0.1, 0.9, 12)
+    d = difference(scores([hard + 0.1, hard + 0.1]), scores([hard, hard]))
+    assert d.estimate.mean == pytest.approx(0.1)
+    assert d.estimate.case_variance == pytest.approx(0, abs=1e-12)
+
+
+def test_wilcoxons_test_is_scipys():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.1, 1, (2, 25)), rng.normal(0, 1, (3, 25))
+    assert difference(scores(a), scores(b)).p == stats.wilcoxon(a.mean(0), b.mean(0)).pvalue
+
+
+def test_effect_size_and_improvement_by_hand():
+    # Differences 1, 2, 3 and -4: ranks up 1 + 2 + 3, down 4; three of four cases are better.
+    d = difference(scores([1, 2, 3, 0]), scores([0, 0, 0, 4]))
+    assert d.effect == pytest.approx((6 - 4) / 10)
+    assert d.improved == 0.75
+
+
+def test_equal_methods_have_no_effect_and_no_claim():
+    d = difference(scores([[0.5] * 8] * 2), scores([[0.5] * 8] * 2))
+    assert (d.p, d.effect, d.improved, d.false_claim) == (1.0, 0.0, 0.5, 0.5)
+    assert d.verdict(margin=0.01) == "equivalent"
+
+
+def test_a_false_claim_has_the_probability_of_students_t():
+    """Christodoulou et al.: P = t_(n-1)(-sqrt(n) mean / sd) of the paired differences."""
+    gain = np.array([0.3, 0.1, -0.1, 0.2, 0.0])
+    expected = stats.ttest_1samp(gain, 0, alternative="greater").pvalue
+    assert difference(scores(gain), scores(np.zeros(5))).false_claim == pytest.approx(expected)
+
+
+def verdict(gain, seeds=3, lower_is_better=False, margin=0.005):
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.3, 0.7, 40)
+    wobble = np.linspace(-0.001, 0.001, seeds)[:, None]
+    d = difference(scores(base + gain + wobble), scores(base + wobble), lower_is_better)
+    return dataclasses.replace(d, p_holm=d.p).verdict(margin)  # in a family of one, Holm changes nothing
+
+
+GAIN = 0.05 + 0.02 * np.sin(np.arange(40))
+
+
+def test_verdicts():
+    assert verdict(GAIN) == "better"
+    assert verdict(-GAIN) == "worse"
+    assert verdict(GAIN, lower_is_better=True) == "worse"  # of a distance, more is worse
+    assert verdict(0.001 * np.sin(np.arange(40))) == "equivalent"
+    assert verdict(0.1 * np.sin(np.arange(40))) == "not resolved"
+
+
+def test_nothing_is_better_by_one_seed():
+    assert verdict(GAIN, seeds=1) == "not resolved"
+
+
+def test_an_interval_without_zero_is_not_enough():
+    """Both must speak: with p above 0.05 after Holm's correction the verdict stays open."""
+    base = np.random.default_rng(0).uniform(0.3, 0.7, 40)
+    d = difference(scores([base + GAIN] * 2), scores([base] * 2))
+    assert d.estimate.low > 0
+    assert dataclasses.replace(d, p_holm=0.06).verdict(0.005) == "not resolved"
+
+
+def test_four_times_the_cases_halve_what_they_leave_open():
+    """Only cases vary; the difference is half of what these cases resolve, so four times as many are needed."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=50)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    resolved = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) / math.sqrt(50)
+    d = difference(scores([noise + resolved / 2] * 2), scores([np.zeros(50)] * 2))
+    cases, seeds = d.needed(margin=0.0)
+    assert cases == pytest.approx(200) and math.isinf(seeds)
+
+
+def test_holms_correction_is_that_of_statsmodels():
+    """statsmodels 0.15.0, multipletests(method="holm")."""
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005, 0.2]) == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.2])
+
+
+def test_a_test_that_could_not_be_made_does_not_count_in_the_family():
+    found = statistics.holm([0.02, math.nan, 0.03])
+    assert found[::2] == pytest.approx([0.04, 0.04]) and math.isnan(found[1])
+
+
+# --- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def test_equal_means_share_the_better_rank():
+    assert list(statistics.ranks([0.7, 0.9, 0.9, 0.8])) == [4, 1, 1, 3]
+    assert list(statistics.ranks([0.7, 0.9, 0.9, 0.8], lower_is_better=True)) == [1, 3, 3, 2]
+
+
+def test_methods_that_cannot_be_told_apart_share_their_interval_of_ranks():
+    rng = np.random.default_rng(0)
+    draws = np.column_stack([rng.normal(0.8, 0.01, 4000), rng.normal(0.8, 0.01, 4000), rng.normal(0.2, 0.01, 4000)])
+    assert statistics.rank_intervals(draws) == [(1, 2), (1, 2), (3, 3)]
+
+
+def formula() -> np.ndarray:
+    i, j = np.mgrid[:8, :4]
+    return np.round(0.5 + 0.3 * np.sin(1.7 * i + 0.9 * j) + 0.04 * j, 6)
+
+
+def test_friedman_and_nemenyi_are_those_of_scikit_posthocs():
+    """scikit-posthocs 0.17.1, posthoc_nemenyi_friedman, and SciPy 1.17.1, friedmanchisquare, on `formula()`."""
+    found = statistics.friedman(formula())
+    assert found.p == pytest.approx(0.8613850804045416)
+    assert found.p_pairs[0] == pytest.approx([1.0, 0.9974281002, 0.865977565, 0.9378418919], abs=1e-9)
+    assert found.p_pairs[1, 3] == pytest.approx(0.9802684764, abs=1e-9)
+    assert list(found.average_ranks) == [2.75, 2.625, 2.25, 2.375]
+    # Demsar's table: q = 2.569 for 4 methods; the difference is q sqrt(4 x 5 / (6 x 8)), with q already over sqrt(2).
+    assert found.critical == pytest.approx(2.569 * math.sqrt(20 / 48), abs=1e-3)
+
+
+def test_few_cases_are_no_ground_for_a_test_of_ranks():
+    with pytest.raises(ValueError, match="needs 5 cases"):
+        statistics.friedman(formula()[:4])

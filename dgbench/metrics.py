@@ -1,4 +1,4 @@
-"""The scales of the house: Dice and surface distances between two masks, exact, in float64.
+"""Dice and surface distances between two masks, exact, in float64; and how each of them is read and shown.
 
 A mask is a bool array (D, H, W), or (H, W); a (1, H, W) mask is measured as the 2-D image it is, since as a volume each
 of its voxels would be a border. Nothing is binarised here: any other type is a TypeError.
@@ -23,6 +23,7 @@ These are MedPy 0.5.2's `asd`, `assd` and `hd95` at connectivity 1; other librar
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,11 +31,84 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
+from dgbench.errors import require
+
 VERSION = 1  # stands in every record; raise it whenever a number could change
 SWEEP = 24  # with fewer voxels than this to each question, one transform of the box beats a tree; both are exact
 
 Mask = NDArray[np.bool_]
 Distances = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is read and shown; its values are kept as fractions (Dice) or in the unit of the spacing.
+
+    limits: the lowest and the highest value there can be. margin: two results that differ by less are equivalent.
+    scale: what a value is multiplied by where it is shown; Dice is shown in percent.
+    """
+
+    name: str
+    title: str
+    higher_is_better: bool
+    limits: tuple[float, float]
+    margin: float
+    scale: int = 1
+
+    def unit(self, of_distances: str) -> str:
+        """Of shown values: "%" for Dice, else that of the distances."""
+        return "%" if self.scale == 100 else of_distances
+
+    def points(self, of_distances: str) -> str:
+        """What a difference is counted in."""
+        return "points" if self.scale == 100 else of_distances
+
+    def number(self, value: float, std: float = math.nan) -> str:
+        """As tables show it, with two decimals; "" for NaN. std: behind ±, where it is known."""
+        if math.isnan(value):
+            return ""
+        text = f"{round(value * self.scale, 2) + 0.0:.2f}"
+        return text if math.isnan(std) else f"{text} ± {std * self.scale:.2f}"
+
+    def signed(self, value: float) -> str:
+        """A difference as tables show it, with its sign."""
+        text = self.number(value)
+        return text if not text or text.startswith("-") else f"+{text}"
+
+    def best(self, values: Sequence[float]) -> set[int]:
+        """Which values show the best number, ties among them; none when there is nothing to compare."""
+        shown = {i: round(v * self.scale, 2) for i, v in enumerate(values) if not math.isnan(v)}
+        if len(shown) < 2:
+            return set()
+        top = (max if self.higher_is_better else min)(shown.values())
+        return {i for i, v in shown.items() if v == top}
+
+    def cost(self, value: float) -> float:
+        """A number that is smaller the better the value is."""
+        return -value if self.higher_is_better else value
+
+    def order(self, value: float) -> float:
+        """Sorts the best value first and NaN last."""
+        return math.inf if math.isnan(value) else self.cost(value)
+
+    def possible(self, low: float, high: float) -> tuple[float, float]:
+        """An interval, cut to the values there can be."""
+        least, most = self.limits
+        return (float(np.clip(low, least, most)), float(np.clip(high, least, most)))
+
+
+METRICS = {
+    m.name: m
+    for m in (
+        Metric("dice", "Dice", True, (0.0, 1.0), 0.005, 100),
+        *(Metric(n, n.upper(), False, (0.0, math.inf), 0.1) for n in ("asd", "assd", "hd95")),
+    )
+}
+
+
+def get_metric(name: str, known: Sequence[str] = tuple(METRICS)) -> Metric:
+    """The metric of that name. Raises `UsageError` for one that is not `known`, such as those of a protocol."""
+    return METRICS[require(name, list(known), "metric")]
 
 
 class Scores(NamedTuple):

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 Kind = Literal["methods", "datasets"]
 WORD = {"methods": "method", "datasets": "task"}
+# What a method may need beyond one image and its mask, as its class states it, and in words.
+NEEDS = {
+    "needs_batch": "batch > 1",
+    "uses_target_masks": "target masks",
+    "adapts_in_testing": "test images to adapt to",
+}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgbench.errors import DataError, UsageError
+from dgbench.errors import DataError
 from dgbench.files import read_json, sha256
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ class RunRecord:
         for name in ("task", "protocol", "method", "variant", "source", "seed"):
             object.__setattr__(self, name, self.record[name])
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of `registry.NEEDS`; records of earlier versions call one of them otherwise."""
+        earlier = {"uses_target_batch": "adapts_in_testing"}
+        return frozenset(earlier.get(name, name) for name, needed in self.record["needs"].items() if needed)
+
     def renamed(self, variant: str) -> RunRecord:
         """The same run under another name, its images' fingerprints forgotten: two folders can then be compared."""
         other = dataclasses.replace(self, record={**self.record, "variant": variant, "data": {}})
@@ -55,7 +61,7 @@ class RunRecord:
     @functools.cached_property
     def cases(self) -> pd.DataFrame:
         """cases.csv: a row for each case and structure."""
-        return _read_cases([self.path])[0]
+        return read_cases([self.path])[0]
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
@@ -97,7 +103,7 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(folder, json.loads((folder / "run.json").read_text()))
 
 
-def _read_cases(folders: Sequence[Path]) -> list[pd.DataFrame]:
+def read_cases(folders: Sequence[Path]) -> list[pd.DataFrame]:
     """cases.csv of several runs, parsed as one text: much faster for hundreds of small files."""
     import pandas as pd
 
@@ -131,41 +137,3 @@ def read_runs(results: Path, task: str, protocol: str) -> tuple[list[RunRecord],
         except (DataError, OSError, ValueError, KeyError) as error:
             left_out.append(f"Left out: {getattr(error, 'cause', error)}.")
     return records, left_out
-
-
-def load(results: Path, task: str, protocol: str) -> tuple[list[RunRecord], list[str]]:
-    """The runs of a task that may stand in one table, and a sentence on each that may not.
-
-    The newest run decides: those of other images or by another version of the metrics are left out. Raises
-    `UsageError` when there is none.
-    """
-    records, left_out = read_runs(results, task, protocol)
-    if not records:
-        where = f"no finished run of task {task} under protocol {protocol} in {results}"
-        raise UsageError(where, f"make some: dgbench run --task {task} --method ..., or give --results")
-    newest = max(records, key=lambda r: str(r.record["started"]))
-    kept = comparable(newest, records)
-    for record, cases in zip(kept, _read_cases([r.path for r in kept]), strict=True):
-        vars(record)["cases"] = cases
-    chosen = {id(r) for r in kept}
-    stale = [r for r in records if id(r) not in chosen]
-    if stale:
-        names = ", ".join(sorted({r.variant for r in stale}))
-        left_out.append(
-            f"Left out: {len(stale)} runs on other images or by other metrics than the newest run ({names})."
-        )
-    return kept, left_out
-
-
-def comparable(like: RunRecord, records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The records made from the same image files and by the same metrics as `like`."""
-    known: dict[str, str] = {}
-    for record in (like, *records):
-        for domain, fingerprint in record.record["data"].items():
-            known.setdefault(domain, fingerprint)
-    return [
-        r
-        for r in records
-        if r.record["metrics_version"] == like.record["metrics_version"]
-        and all(known[d] == f for d, f in r.record["data"].items())
-    ]

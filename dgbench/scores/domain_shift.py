@@ -12,7 +12,7 @@ import pandas as pd
 from dgbench.images import preparation
 
 if TYPE_CHECKING:
-    from dgbench.pages.tables import Matrix
+    from dgbench.scores.study import Matrix
     from dgbench.task import Task
 
 BINS = 256  # equal parts of [0, 1]

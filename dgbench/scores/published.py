@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import csv
-import functools
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from dgbench.errors import DataError, UsageError
-from dgbench.pages import tables
+from dgbench.metrics import METRICS
 from dgbench.registry import published_files
-
-if TYPE_CHECKING:
-    from dgbench.protocol import Protocol
-    from dgbench.running.records import RunRecord
+from dgbench.scores.study import Study
 
 KEY = ("task", "method", "source", "target", "structure", "metric")
 COLUMNS = (*KEY, "value", "citation", "table_or_page", "protocol", "note")
-MEANS = {"mean of sources": "mean", "mean of targets": "mean"}  # as a file says it, and as `tables.Matrix` does
+ROWS_OF_MEANS = {"mean of sources": "mean", "mean of targets": "mean"}  # as a file says it, and as `Matrix` does
 
 
 def load(task: str, files: Iterable[Path] | None = None) -> pd.DataFrame:
@@ -57,66 +53,33 @@ def _problem(row: dict[str, Any]) -> str:
         return f"it has another number of columns than {len(COLUMNS)}"
     if empty := [c for c in (*KEY, "protocol") if not row[c].strip()]:
         return f"{', '.join(empty)} is empty"
-    if row["metric"] not in tables.TITLES:
-        return f"metric '{row['metric']}' is none of {', '.join(tables.TITLES)}"
+    if row["metric"] not in METRICS:
+        return f"metric '{row['metric']}' is none of {', '.join(METRICS)}"
     try:
         value = float(row["value"])
     except ValueError:
         return f"'{row['value']}' is no number"
     if not (math.isfinite(value) and value >= 0):
         return f"{row['value']} is no score"
-    if row["metric"] == "dice" and value > 1:
-        return f"Dice {row['value']} is no fraction"
+    metric = METRICS[row["metric"]]
+    if value > metric.limits[1]:
+        return f"{metric.title} {row['value']} is no fraction"
     return "" if "https://" in row["citation"] else "the citation has no link to look the number up"
 
 
-def beside(
-    published: pd.DataFrame, cells: pd.DataFrame, records: Iterable[RunRecord], protocol: Protocol
-) -> pd.DataFrame:
-    """One row for each published number, in their order, with what was measured here for the same cell.
+def beside(published: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Published numbers, each with the same average measured here by the variant with default settings.
 
     Columns: method, paper, source, target, structure, metric, published, measured, difference (measured minus
-    published), reasons (their protocol and note; and ours, or why there is nothing to put beside it).
-    measured: of the variant with the method's default settings, averaged as the protocol does; NaN where it was not
-    run. Both are Dice in [0, 1], or distances in the unit of their own protocol.
-
-    Parameters
-    ----------
-    published: as from `load`. cells: as from `tables.cells`, of the same records.
-
-    Raises
-    ------
-    UsageError: the numbers and the runs are of two tasks.
+    published) and reasons: what is known to differ. Where nothing was measured both are NaN and reasons says why.
+    published: as from `load`. Raises `UsageError` when the numbers and the runs are of two tasks.
     """
-    runs: dict[str, list[RunRecord]] = {}
-    for record in records:
-        runs.setdefault(record.variant, []).append(record)
-    for task in {r.task for of_variant in runs.values() for r in of_variant} ^ set(published["task"]):
+    for task in {study.task} ^ set(published["task"]):
         if len(published):
             raise UsageError(f"published numbers and runs are of two tasks, one of them {task}", "give those of one")
-
-    @functools.cache
-    def matrix(variant: str, metric: str, structure: str) -> pd.DataFrame:
-        return tables.matrix(cells, protocol, variant, metric, structure).values
-
-    def measured(row: Any) -> tuple[float, str]:
-        """(value, ""), or (NaN, why there is none)."""
-        if row.method not in runs:
-            return math.nan, f"{row.method} was not run with its default settings"
-        if row.metric not in protocol.metrics:
-            return math.nan, f"{row.metric} is no metric of protocol {protocol.name}"
-        if row.structure not in cells["structure"].cat.categories:
-            return math.nan, f"structure '{row.structure}' is not in this task"
-        values = matrix(row.method, row.metric, row.structure)
-        source, target = MEANS.get(row.source, row.source), MEANS.get(row.target, row.target)
-        if strange := [name for name in (source, target) if name not in values.columns]:
-            return math.nan, f"'{strange[0]}' is no domain of this task"
-        value = float(values.loc[source, target]) if source in values.index else math.nan
-        return value, "" if not math.isnan(value) else "a run that it needs is not there, or its value is not defined"
-
     rows = []
     for row in published.itertuples(index=False):
-        value, why = measured(row)
+        value, why = _measured(row, study)
         theirs = "; ".join(filter(None, (row.protocol, row.note)))
         rows.append(
             {
@@ -124,17 +87,32 @@ def beside(
                 "published": row.value,
                 "measured": value,
                 "difference": value - row.value,
-                "reasons": f"theirs: {theirs}. ours: {why or _ours(runs[row.method], protocol)}",
+                "reasons": f"theirs: {theirs}. ours: {why or _ours(study, row.method)}",
             }
         )
     names = "method paper source target structure metric published measured difference reasons"
     return pd.DataFrame(rows, columns=names.split())
 
 
-def _ours(records: list[RunRecord], protocol: Protocol) -> str:
+def _measured(row: Any, study: Study) -> tuple[float, str]:
+    """(value, ""), or (NaN, why there is none)."""
+    if row.method not in study.runs:
+        return math.nan, f"{row.method} was not run with its default settings"
+    if row.metric not in study.protocol.metrics:
+        return math.nan, f"{row.metric} is no metric of protocol {study.protocol.name}"
+    if row.structure not in study.structures:
+        return math.nan, f"structure '{row.structure}' is not in this task"
+    values = study.matrix(row.method, row.metric, row.structure).values
+    source, target = (ROWS_OF_MEANS.get(name, name) for name in (row.source, row.target))
+    if strange := [name for name in (source, target) if name not in values.columns]:
+        return math.nan, f"'{strange[0]}' is no domain of this task"
+    value = float(values.loc[source, target]) if source in values.index else math.nan
+    return value, "" if not math.isnan(value) else "a run that it needs is not there, or its value is not defined"
+
+
+def _ours(study: Study, variant: str) -> str:
     """What a reader must know of our number to compare it."""
-    first, hparams = records[0].record, records[0].record.get("hparams", {})
-    seeds = len({r.seed for r in records})
-    steps, size = hparams.get("steps") or first.get("steps", 0), hparams.get("batch_size", 0)
-    budget = f"{steps} steps of batch {size}; {seeds} seed{'s' if seeds > 1 else ''}"
-    return f"{protocol.caption()}; initialisation {tables.initialisation(records)}; {budget}"
+    row = study.row(variant)
+    seeds = len(row.seeds)
+    budget = f"{row.steps} steps of batch {row.batch_size}; {seeds} seed{'s' if seeds > 1 else ''}"
+    return f"{study.protocol.caption()}; initialisation {row.initialisation}; {budget}"

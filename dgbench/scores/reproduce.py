@@ -14,10 +14,9 @@ from dgbench import registry
 from dgbench.errors import RunError, UsageError
 from dgbench.files import read_json
 from dgbench.running.records import RunRecord, read_run
+from dgbench.scores.study import run_scores
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dgbench.running.launchers import News, Outcome
 
 MARGIN = 0.01  # of Dice
@@ -34,8 +33,8 @@ class Reproduction:
     t-interval of the mean difference in Dice between the same target cases contains 0, and that mean is at most 1 Dice
     point (`MARGIN`) away from 0; the first alone would pass a large difference on few cases, the second alone a small
     one that goes the same way everywhere. "different": neither.
-    difference, low, high: mean over target cases of Dice now minus then (each case the mean of its structures; where
-    both masks are empty Dice counts 1), in [-1, 1], with its interval; NaN when the two were tested on different cases.
+    difference, low, high: mean over target cases of Dice now minus then, each case as `study.run_scores` has it, in
+    [-1, 1], with its interval; NaN when the two were tested on different cases.
     changed: what `differences` says of the two records, (what, then, now).
     """
 
@@ -117,24 +116,18 @@ def reproduce(
 def compare(then: RunRecord, now: RunRecord) -> Reproduction:
     """Compare two runs of one (task, protocol, variant, source, seed); see `Reproduction` for the rule."""
     changed = differences(then.record, now.record)
-    one, other = (_target_dice(r.cases) for r in (then, now))
+    one, other = (run_scores(r).dropna() for r in (then, now))
     checksums = [(read_json(r.path / "RESULT.json") or {})["files"] for r in (then, now)]
     if all(checksums[0].get(name) == checksums[1].get(name) for name in ("cases.csv", "weights.safetensors")):
         return Reproduction(then, now, "identical", 0.0, 0.0, 0.0, len(one), changed)
     if not one.index.equals(other.index):
         return Reproduction(then, now, "different", math.nan, math.nan, math.nan, len(one), changed)
-    mean, low, high = _interval((other - one).to_numpy())
+    mean, low, high = interval((other - one).to_numpy())
     within = low <= 0 <= high and abs(mean) <= MARGIN
     return Reproduction(then, now, "within interval" if within else "different", mean, low, high, len(one), changed)
 
 
-def _target_dice(cases: pd.DataFrame) -> pd.Series:
-    """Dice of each target case, by (domain, case)."""
-    targets = cases[cases["role"] == "target"]
-    return targets.assign(dice=targets["dice"].fillna(1.0)).groupby(["domain", "case"])["dice"].mean().sort_index()
-
-
-def _interval(differences: np.ndarray) -> tuple[float, float, float]:
+def interval(differences: np.ndarray) -> tuple[float, float, float]:
     """(mean, low, high): Student's 95 % interval of a mean; of one case it is unknown, unless the case is the same."""
     from scipy.stats import t
 

@@ -16,6 +16,7 @@ Efron, Tibshirani. An Introduction to the Bootstrap. 1993, ch. 12. Owen. The pig
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import zlib
 from collections.abc import Sequence
@@ -190,40 +191,6 @@ def rank_intervals(draws: Array, lower_is_better: bool = False) -> list[tuple[in
     return [(int(a), int(b)) for a, b in zip(low, high, strict=True)]
 
 
-@dataclass(frozen=True)
-class Friedman:
-    """Average ranks of M methods over N cases and the difference of them that is critical.
-
-    p: that all methods are equal (Friedman). critical: two average ranks further apart differ (Nemenyi, alpha 0.05,
-    q / sqrt(2)). p_pairs: (M, M), of Nemenyi's test.
-    """
-
-    average_ranks: Array
-    p: float
-    critical: float
-    p_pairs: Array
-    blocks: int
-
-
-def friedman(values: Array, lower_is_better: bool = False) -> Friedman:
-    """Do methods differ, and which? values: (N, M), what each of M methods scores on each of N cases (the blocks).
-
-    Source and target cells share their cases and are no blocks. Raises `ValueError` with fewer than 5 cases or 3
-    methods: too few for the test. Demsar. JMLR 2006.
-    """
-    n, m = values.shape
-    if n < 5 or m < 3:
-        raise ValueError(f"Friedman's test needs 5 cases and 3 methods; here are {n} and {m}")
-    average = stats.rankdata(values if lower_is_better else -values, axis=1).mean(axis=0)
-    deviation = math.sqrt(m * (m + 1) / (6 * n))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = float(stats.friedmanchisquare(*values.T).pvalue)
-    apart = np.abs(average[:, None] - average[None]) / deviation * math.sqrt(2)
-    pairs = stats.studentized_range.sf(apart, m, np.inf)
-    critical = float(stats.studentized_range.ppf(LEVEL, m, np.inf)) / math.sqrt(2) * deviation
-    return Friedman(average, 1.0 if math.isnan(p) else p, critical, pairs, n)
-
-
 # --- two methods -----------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +262,12 @@ def difference(
         cases=n,
         lower_is_better=lower_is_better,
     )
+
+
+def corrected(family: dict[str, Difference]) -> dict[str, Difference]:
+    """Differences that are tested together, their p-values Holm-corrected."""
+    p_holm = holm([d.p for d in family.values()])
+    return {name: dataclasses.replace(d, p_holm=p) for (name, d), p in zip(family.items(), p_holm, strict=True)}
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -1,44 +1,37 @@
 """Is one better than the other: by case, by domain, in words, and between two folders."""
 
-import re
 
 import numpy as np
 import pytest
 
 from dgbench.errors import UsageError
-from dgbench.pages import tables
 from dgbench.protocol import PROTOCOLS
 from dgbench.scores import comparison
-from tests.scores.test_ranking import BAD, DOMAINS, GOOD, study
+from dgbench.scores.study import Study
+from tests.scores.test_ranking import BAD, DOMAINS, GOOD, runs_of
 from tests.toy_runs import run
 
 SDG = PROTOCOLS["sdg"]
 
 
 def test_the_difference_is_that_of_the_means():
-    c = comparison.compare([*GOOD, *BAD], SDG, "good", "bad")
+    c = comparison.compare(Study([*GOOD, *BAD], SDG), "good", "bad")
     assert list(c.differences) == ["all targets", *DOMAINS]
     for name, d in c.differences.items():
         one, other = c.means[name]
         assert d.estimate.mean == pytest.approx(one - other) == pytest.approx(0.2)
     assert c.verdict() == "better"
-    assert comparison.compare([*GOOD, *BAD], SDG, "bad", "good").verdict() == "worse"
+    assert comparison.compare(Study([*GOOD, *BAD], SDG), "bad", "good").verdict() == "worse"
 
 
 def test_the_rows_are_one_family_of_tests():
-    c = comparison.compare([*GOOD, *BAD], SDG, "good", "bad")
+    c = comparison.compare(Study([*GOOD, *BAD], SDG), "good", "bad")
     assert c.differences["A"].p_holm == pytest.approx(min(1, 4 * c.differences["A"].p), rel=0.8)
     assert all(d.p_holm >= d.p for d in c.differences.values())
 
 
-def test_the_sentence_says_how_sure_it_is():
-    words = comparison.sentence(comparison.compare([*GOOD, *BAD], SDG, "good", "bad"))
-    assert words.startswith("good is better than bad. Difference +20.00 points (95 % interval +")
-    assert "on 24 cases with 3 and 3 seeds; 100% of the cases are better" in words
-
-
 def test_distances_are_better_when_they_are_smaller():
-    c = comparison.compare([*GOOD, *BAD], SDG, "good", "bad", "asd")
+    c = comparison.compare(Study([*GOOD, *BAD], SDG), "good", "bad", "asd")
     assert c.differences["all targets"].estimate.mean < 0 and c.verdict() == "better"
 
 
@@ -48,45 +41,25 @@ def noisy(variant: str, level: float, seeds=(0, 1, 2)):
     return [run(variant, s, {d: list(cases[d] + 0.01 * n) for d in DOMAINS}, n) for s in DOMAINS for n in seeds]
 
 
-def test_what_is_not_resolved_says_what_would_resolve_it():
-    words = comparison.sentence(
-        comparison.compare([*noisy("one", 0.7), *noisy("another", 0.69)], SDG, "one", "another")
-    )
-    assert words.startswith("one against another: not resolved.")
-    cases = re.search(r"about (\d+) cases", words)
-    assert cases and int(cases[1]) > 24
-
-
-def test_one_seed_resolves_nothing():
-    words = comparison.sentence(comparison.compare([*study("lucky", 0.9, seeds=(0,)), *BAD], SDG, "lucky", "bad"))
-    assert "not resolved" in words and "at least three" in words
-
-
 def test_half_a_matrix_is_not_compared():
     with pytest.raises(UsageError, match="partial cannot be compared: no run of source C"):
-        comparison.compare([*GOOD, *study("partial", 0.9, sources=("A", "B"))], SDG, "good", "partial")
+        comparison.compare(Study([*GOOD, *runs_of("partial", 0.9, sources=("A", "B"))], SDG), "good", "partial")
 
 
 def test_the_margin_is_the_users():
-    runs = [*GOOD, *study("nearly", 0.79)]
-    assert comparison.compare(runs, SDG, "good", "nearly", margin=0.02).verdict() == "equivalent"
-    assert comparison.compare(runs, SDG, "good", "nearly", margin=0.001).verdict() == "better"
+    runs = [*GOOD, *runs_of("nearly", 0.79)]
+    assert comparison.compare(Study(runs, SDG), "good", "nearly", margin=0.02).verdict() == "equivalent"
+    assert comparison.compare(Study(runs, SDG), "good", "nearly", margin=0.001).verdict() == "better"
 
 
 def test_two_folders_are_compared_variant_by_variant():
-    before, after = [*study("erm", 0.6), *study("gone", 0.6)], [*study("erm", 0.7), *study("new", 0.6)]
-    compared, notes = comparison.folders(before, after, SDG)
+    before, after = [*runs_of("erm", 0.6), *runs_of("gone", 0.6)], [*runs_of("erm", 0.7), *runs_of("new", 0.6)]
+    compared, notes = comparison.folders(Study(before, SDG), Study(after, SDG))
     assert [(c.one, c.other, c.verdict()) for c in compared] == [("erm (after)", "erm (before)", "better")]
     assert notes == ["gone: only before", "new: only after"]
 
 
 def test_folders_tested_on_other_cases_are_told_apart_not_averaged():
-    before, after = study("erm", 0.6), study("erm", 0.7, cases=7)
-    compared, notes = comparison.folders(before, after, SDG)
+    before, after = runs_of("erm", 0.6), runs_of("erm", 0.7, cases=7)
+    compared, notes = comparison.folders(Study(before, SDG), Study(after, SDG))
     assert not compared and "different cases of domain 'A'" in notes[0]
-
-
-def test_the_table_has_a_row_for_each_target():
-    t = comparison.table(comparison.compare([*GOOD, *BAD], SDG, "good", "bad"))
-    assert [row[0].text for row in t.rows] == ["all targets (24 cases)", *(f"{d} (8 cases)" for d in DOMAINS)]
-    assert "good minus bad" in tables.markdown([t])

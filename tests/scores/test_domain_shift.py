@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
-from dgbench.pages import tables
 from dgbench.protocol import PROTOCOLS
 from dgbench.registry import get_task
 from dgbench.scores import domain_shift
 from dgbench.scores.domain_shift import BINS, CENTRES, Intensities
+from dgbench.scores.study import Study
 from tests.discs import DOMAINS, write_discs
 from tests.toy_runs import run
 
@@ -89,7 +89,7 @@ def test_the_padding_around_a_long_image_is_no_dark_ground(discs, tmp_path: Path
 
 def test_a_loss_is_the_validation_dice_minus_that_of_the_target():
     records = [run("erm", "A", {"A": [0.9], "B": [0.8, 0.6], "C": [0.3]})]
-    m = tables.matrix(tables.cells(records, PROTOCOLS["sdg"]), PROTOCOLS["sdg"], "erm", "dice")
+    m = Study(records, PROTOCOLS["sdg"]).matrix("erm")
     domains = {"A": domain(0.5, 0.5), "B": domain(0.75, 0.5), "C": domain(0.5, 0.5)}
     found = domain_shift.losses([m], domains).set_index("target")
     assert found.loc["B", "loss"] == pytest.approx(0.2)

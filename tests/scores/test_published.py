@@ -5,10 +5,10 @@ import math
 import pytest
 
 from dgbench.errors import DataError, UsageError
-from dgbench.pages import tables
 from dgbench.protocol import PROTOCOLS
 from dgbench.scores import published
-from tests.scores.test_tables import run
+from dgbench.scores.study import Study
+from tests.toy_runs import run
 
 SDG = PROTOCOLS["sdg"]
 HEADER = ",".join(published.COLUMNS)
@@ -38,7 +38,7 @@ RECORDS = [
 
 
 def beside(numbers, records=RECORDS, protocol=SDG):
-    return published.beside(numbers, tables.cells(records, protocol), records, protocol)
+    return published.beside(numbers, Study(records, protocol))
 
 
 @pytest.mark.parametrize("task", ["prostate", "fundus"])

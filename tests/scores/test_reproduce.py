@@ -13,7 +13,7 @@ from dgbench.files import read_json
 from dgbench.images.folder_task import FolderTask
 from dgbench.running import launchers, plan
 from dgbench.running.records import find_runs, read_run
-from dgbench.scores.reproduce import _interval, compare, differences, reproduce
+from dgbench.scores.reproduce import compare, differences, interval, reproduce
 from tests.discs import write_discs
 
 PLUGIN = Path(__file__).parents[1] / "pixels.py"
@@ -139,7 +139,7 @@ def test_other_cases_are_never_averaged_into_a_verdict(finished, tmp_path):
 
 
 def test_the_interval_is_students():
-    mean, low, high = _interval(pd.Series([0.0, 0.1, 0.2]).to_numpy())
+    mean, low, high = interval(pd.Series([0.0, 0.1, 0.2]).to_numpy())
     assert (mean, high - mean) == pytest.approx((0.1, 4.302653 * 0.1 / 3**0.5))  # t(0.975, 2)
     assert low + high == pytest.approx(0.2)
 

@@ -196,19 +196,3 @@ def test_methods_that_cannot_be_told_apart_share_their_interval_of_ranks():
 def formula() -> np.ndarray:
     i, j = np.mgrid[:8, :4]
     return np.round(0.5 + 0.3 * np.sin(1.7 * i + 0.9 * j) + 0.04 * j, 6)
-
-
-def test_friedman_and_nemenyi_are_those_of_scikit_posthocs():
-    """scikit-posthocs 0.17.1, posthoc_nemenyi_friedman, and SciPy 1.17.1, friedmanchisquare, on `formula()`."""
-    found = statistics.friedman(formula())
-    assert found.p == pytest.approx(0.8613850804045416)
-    assert found.p_pairs[0] == pytest.approx([1.0, 0.9974281002, 0.865977565, 0.9378418919], abs=1e-9)
-    assert found.p_pairs[1, 3] == pytest.approx(0.9802684764, abs=1e-9)
-    assert list(found.average_ranks) == [2.75, 2.625, 2.25, 2.375]
-    # Demsar's table: q = 2.569 for 4 methods; the difference is q sqrt(4 x 5 / (6 x 8)), with q already over sqrt(2).
-    assert found.critical == pytest.approx(2.569 * math.sqrt(20 / 48), abs=1e-3)
-
-
-def test_few_cases_are_no_ground_for_a_test_of_ranks():
-    with pytest.raises(ValueError, match="needs 5 cases"):
-        statistics.friedman(formula()[:4])

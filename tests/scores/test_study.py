@@ -1,12 +1,10 @@
-"""Averages worked out by hand, what is blank and why, what never mixes, and the tables as they are written."""
+"""Averages worked out by hand, what is blank and why, and what never mixes."""
 
-import csv
 import dataclasses
-import io
 import itertools
+import json
 import math
 import random
-import re
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -15,20 +13,19 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from dgbench.errors import DataError, DgbenchError, UsageError
-from dgbench.pages import tables
+from dgbench.files import sha256
 from dgbench.protocol import PROTOCOLS
 from dgbench.running.records import RunRecord
+from dgbench.scores.study import Study, run_scores
 from tests.toy_runs import DIAGONAL, Score, changed, run
 
 SDG, DAPSAM = PROTOCOLS["sdg"], PROTOCOLS["dapsam"]
-GOLDEN = Path(__file__).parent / "golden_tables"
 
 
 def matrix(records: list[RunRecord], protocol=SDG, metric: str = "dice", structure: str | None = None, variant="erm"):
-    return tables.matrix(tables.cells(records, protocol), protocol, variant, metric, structure)
+    return Study(records, protocol).matrix(variant, metric, structure)
 
 
 # --- averages --------------------------------------------------------------------------------------------------------
@@ -64,8 +61,7 @@ def test_a_domain_that_a_source_is_never_tested_on_is_blank_and_in_no_average():
     assert m.values.loc["A", "mean"] == pytest.approx(0.6)
     assert m.mean == pytest.approx(0.7)
     assert math.isnan(m.values.loc["mean", "A"])
-    every = tables.cells([a, b], SDG)
-    assert tables.summary(every, [a, b], SDG)["worst_target"].item() == "C"
+    assert Study([a, b], SDG).row("erm").worst == "C"
 
 
 def test_validation_cases_stand_apart_and_are_in_no_average():
@@ -131,7 +127,7 @@ def test_a_falsely_found_structure_costs_the_diagonal_too():
 
 
 def test_a_case_empty_in_both_masks_is_left_out_and_counted():
-    cells = tables.cells([run("erm", "A", {"A": [0.9], "B": [0.8, "both_empty"], "C": [0.7]})], SDG)
+    cells = Study([run("erm", "A", {"A": [0.9], "B": [0.8, "both_empty"], "C": [0.7]})], SDG).cells
     cell = cells[(cells["target"] == "B") & (cells["metric"] == "dice")].iloc[0]
     assert (cell["value"], cell["n_cases"], cell["n_both_empty"], cell["n_missed"]) == (0.8, 2, 1, 0)
 
@@ -214,40 +210,40 @@ def test_the_average_is_that_of_nested_loops(scores: dict[tuple[str, str], list[
 def test_two_tasks_protocols_or_metric_versions_never_meet_in_one_table(difference: dict):
     records = [run("erm", "A", UNEQUAL), run("other", "A", UNEQUAL, **difference)]
     with pytest.raises(DgbenchError, match=f"cannot mix .*{next(iter(difference)).partition('_')[0]}") as error:
-        tables.cells(records, SDG)
+        _ = Study(records, SDG).cells
     assert "erm/A-seed0" in error.value.cause and "other/A-seed0" in error.value.cause
 
 
 def test_runs_are_read_by_their_own_protocol():
     with pytest.raises(UsageError, match="runs of protocol sdg, not dapsam"):
-        tables.cells([run("erm", "A", UNEQUAL)], DAPSAM)
+        _ = Study([run("erm", "A", UNEQUAL)], DAPSAM).cells
 
 
 def test_runs_tested_on_different_cases_are_not_compared():
     with pytest.raises(DataError, match="different cases of domain 'C'"):
-        tables.cells([run("erm", "A", UNEQUAL), run("other", "A", {**UNEQUAL, "C": [0.9]})], SDG)
+        _ = Study([run("erm", "A", UNEQUAL), run("other", "A", {**UNEQUAL, "C": [0.9]})], SDG).cells
 
 
 def test_a_run_counts_once():
     with pytest.raises(DataError, match="one run twice"):
-        tables.cells([run("erm", "A", UNEQUAL), run("erm", "A", UNEQUAL)], SDG)
+        _ = Study([run("erm", "A", UNEQUAL), run("erm", "A", UNEQUAL)], SDG).cells
 
 
 def test_a_case_counts_once():
     once = run("erm", "A", UNEQUAL)
     twice = changed(once, cases=pd.concat([once.cases, once.cases.iloc[:1]]))
     with pytest.raises(DataError, match="case A-0 of domain 'A' twice"):
-        tables.cells([twice], SDG)
+        _ = Study([twice], SDG).cells
 
 
 def test_a_domain_that_the_task_does_not_have_is_an_error():
     with pytest.raises(DataError, match="domain 'D'"):
-        tables.cells([run("erm", "A", {**UNEQUAL, "D": [0.5]})], SDG)
+        _ = Study([run("erm", "A", {**UNEQUAL, "D": [0.5]})], SDG).cells
 
 
 def test_no_run_is_no_table():
     with pytest.raises(UsageError, match="no complete run"):
-        tables.cells([], SDG)
+        _ = Study([], SDG).cells
 
 
 # --- one row per variant ---------------------------------------------------------------------------------------------
@@ -271,10 +267,10 @@ def several() -> list[RunRecord]:
 
 
 def overview(records: list[RunRecord]) -> pd.DataFrame:
-    return tables.summary(tables.cells(records, SDG), records, SDG).set_index("variant")
+    return Study(records, SDG).summary().set_index("variant")
 
 
-def test_a_summary_names_the_worst_target_and_what_is_lost_by_leaving_home():
+def test_a_summary_names_the_worst_target_and_what_is_lost_outside_the_source():
     row = overview([run("erm", "A", UNEQUAL)]).loc["erm"]
     assert (row["worst_target"], row["worst_dice"]) == ("B", pytest.approx(0.7))
     assert row["gap"] == pytest.approx(0.95 - 0.8)
@@ -303,147 +299,96 @@ def test_an_incomplete_variant_has_no_mean_and_no_worst_target():
     assert math.isnan(row["dice"]) and row["worst_target"] == ""
 
 
-def test_the_best_number_is_bold_ties_too_and_an_oracle_never():
-    scores = {"tied": 0.80001, "also tied": 0.80002, "worse": 0.7, "prompted": 0.99}
-    records = [run(v, "A", {"A": [0.9], "B": [x], "C": [x]}) for v, x in scores.items()]
-    every = tables.cells(records, SDG)
-    shown = tables.sources_table([tables.matrix(every, SDG, v, "dice") for v in scores], {"prompted"}, "", "", "")
-    bold = {row[0].text for row in shown.rows if len(row) > 1 and row[1].style == "best"}
-    assert bold == {"tied", "also tied"}
+# --- derived once ----------------------------------------------------------------------------------------------------
 
 
-def test_one_variant_alone_is_not_the_best():
-    assert "**" not in tables.markdown([sources_table_of(run("erm", "A", UNEQUAL))])
+def test_every_number_is_derived_once():
+    study = Study(several(), SDG)
+    assert study.cells is study.cells and study.cases is study.cases
+    assert study.matrix("erm", "asd") is study.matrix("erm", "asd")
+    assert study.row("erm") is study.row("erm")
 
 
-def sources_table_of(*records: RunRecord) -> tables.Table:
-    return tables.sources_table([matrix(list(records))], set(), "name", "heading", "context")
-
-
-# --- formats ---------------------------------------------------------------------------------------------------------
-
-
-def test_dice_is_shown_in_percent_points_and_a_distance_as_it_is():
-    assert tables.number(0.788712, "dice") == "78.87"
-    assert tables.number(0.788712, "dice", 0.0041) == "78.87 ± 0.41"
-    assert tables.number(2.5, "asd") == "2.50"
-    assert tables.number(math.nan, "dice") == ""
-    assert tables.number(-0.00001, "dice") == "0.00"
-
-
-def table_with(name: str) -> tables.Table:
-    return tables.Table("t", f"about {name}", ("source", name), ((tables.Entry(name), tables.Entry("1.00", "best")),))
-
-
-def test_latex_specials_are_escaped():
-    text = tables.latex([table_with(r"50% of_A & B #1 {x} ~^ \cmd $5 [a] ±")])
-    assert (
-        r"50\% of\_A \& B \#1 \{x\} \textasciitilde{}\textasciicircum{} \textbackslash{}cmd \$5 {[}a{]} $\pm$" in text
-    )
-    assert r"\textbf{1.00} \\" in text
-
-
-def test_markdown_cells_cannot_break_out_of_their_table():
-    text = tables.markdown([table_with("a|b\n<script> *c* _d_ of_e")])
-    assert r"a\|b \<script\> \*c\* \_d\_ of_e" in text
-    assert len(text.splitlines()) == 5
-
-
-@pytest.mark.parametrize("name", ["=1+1", "+A", "-A", "@SUM(A1)", "\tA"])
-def test_a_name_is_never_a_formula_in_a_spreadsheet(name: str):
-    text = tables.csv_text(pd.DataFrame({name: [name], "value": [-0.5]}))
-    frame = pd.read_csv(io.StringIO(text))
-    assert list(frame.columns) == [f"'{name}", "value"]
-    assert frame.iloc[0].tolist() == [f"'{name}", -0.5]
-
-
-def test_csv_numbers_lose_no_digit(tmp_path: Path):
-    third = 1 / 3
-    tables.write([run("erm", "A", {"A": [0.9], "B": [third], "C": [0.1 + 0.2]})], SDG, tmp_path)
-    rows = list(csv.DictReader((tmp_path / "cells.csv").open()))
-    assert [float(r["value"]) for r in rows if r["metric"] == "dice"] == [0.9, third, 0.1 + 0.2]
-    first = next(csv.DictReader((tmp_path / "dice.csv").open()))
-    assert (first["A"], float(first["B"]), float(first["validation"])) == ("", third, 0.9)
-
-
-def test_a_caption_says_all_that_makes_two_numbers_comparable():
+def test_the_order_of_the_runs_changes_nothing():
     records = several()
-    text = tables.context(tables.cells(records, SDG), records, SDG)
-    for fact in (
-        "Task toy",
-        "protocol sdg",
-        "each domain equal",
-        "Seeds: 0, 1",
-        "B 2, C 3",
-        "36 tested structures: 1 missed",
-        "Metrics version 1",
-    ):
-        assert fact in text
-    assert tables.heading(tables.cells(records, SDG), records, SDG, "asd", None) == "ASD (mm) of prostate"
-
-
-def test_distances_of_the_network_grid_are_in_voxels():
-    assert tables.unit([run("erm", "A", UNEQUAL)], DAPSAM, "asd") == "voxels"
-
-
-def test_every_row_of_a_latex_table_has_its_columns(tmp_path: Path):
-    tables.write(several(), SDG, tmp_path)
-    for path in tmp_path.glob("*.tex"):
-        for columns, body in re.findall(
-            r"\\begin\{tabular\}\{(l?r*)\}\n(.*?)\\end\{tabular\}", path.read_text(), re.DOTALL
-        ):
-            rows = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
-            assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
-        assert path.read_text().count("{") == path.read_text().count("}")
-
-
-def test_the_order_of_the_runs_changes_nothing(tmp_path: Path):
-    records = several()
-    once = {p.name: p.read_bytes() for p in tables.write(records, SDG, tmp_path / "once")}
     random.Random(0).shuffle(records)
     shuffled = [changed(r, cases=r.cases.sample(frac=1, random_state=1)) for r in records]
-    assert {p.name: p.read_bytes() for p in tables.write(shuffled, SDG, tmp_path / "again")} == once
+    pd.testing.assert_frame_equal(Study(shuffled, SDG).cells, Study(several(), SDG).cells)
 
 
-def printed(records: list[RunRecord], protocol=SDG) -> str:
-    screen = io.StringIO()
-    tables.print_matrix(Console(width=80, file=screen), records, protocol)
-    return screen.getvalue()
+def test_a_case_scores_the_same_wherever_it_is_asked_for():
+    """In a mean over seeds, in one run, on a leaderboard: a case empty in both masks is in none of them."""
+    one = run("erm", "A", {"A": [0.9], "B": [0.8, "both_empty"], "C": [0.7, 0.5]})
+    study = Study([one], SDG)
+    expected = {("B", "B-0"): 0.8, ("C", "C-0"): 0.7, ("C", "C-1"): 0.5}
+    assert run_scores(one).to_dict() == pytest.approx(expected)
+    assert study.case_means().droplevel("variant").to_dict() == pytest.approx(expected)
+    found, cases, _ = study.target_cases()
+    weighing = zip(cases, found["erm"].of_case, found["erm"].weight, strict=True)
+    assert {case: score for case, score, weight in weighing if weight} == pytest.approx(expected)
 
 
-def test_the_terminal_shows_the_matrix_with_the_sources_own_cases_in_brackets():
-    text = printed(several())
-    assert re.search(r"A +\[94\.00\] +55\.00 +65\.00 +60\.00 +1", text)  # erm from A: B (40 + 70) / 2, C (60 + 70) / 2
-    assert "dapsam[memory=64;steps=500]" in text  # brackets are no markup
+def test_a_case_with_a_missed_structure_has_no_distance_in_protocol_dapsam():
+    two = {"disc": ["missed"], "cup": [0.5]}
+    one = run("erm", "A", {"B": two, "C": two})
+    lost = run("erm", "A", {"B": two, "C": two}, protocol="dapsam")
+    assert math.isnan(run_scores(lost, "asd")["B", "B-0"])
+    assert run_scores(one, "asd")["B", "B-0"] == pytest.approx((DIAGONAL + 5) / 2)
 
 
-def test_six_domains_fit_a_terminal_of_80_columns():
-    domains = ["BIDMC", "BMC", "HK", "I2CVB", "RUNMC", "UCL"]
-    records = [
-        run(v, s, {d: [0.5, "missed"] for d in domains}, seed, domains=domains)
-        for v in ("erm", "dapsam[image_size=384;memory=256;steps=2000]")
-        for s in domains
-        for seed in (0, 1)
-    ]
-    text = printed(records)
-    assert max(map(len, text.splitlines())) <= 80
-    assert text.count("[25.00]") == 12
-    assert re.search(r"mean +(25\.00 +){7}60", text)  # 6 sources, 5 targets, 2 seeds, one missed each
+# --- from folders ----------------------------------------------------------------------------------------------------
+
+LEVELS = {"A": [0.9], "B": [0.8], "C": [0.7]}
 
 
-# --- as written ------------------------------------------------------------------------------------------------------
+def on_disk(results: Path, *runs: RunRecord) -> Path:
+    """The run folders, as `dgbench run` leaves them, but for weights and predictions."""
+    for r in runs:
+        folder = results / Path(*r.path.parts[1:])
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"started": "2026-01-01", "data": {"A": "1f"}, **r.record}))
+        r.cases.to_csv(folder / "cases.csv", index=False)
+        (folder / "history.jsonl").write_text("")
+        files = {n: sha256(folder / n) for n in ("run.json", "cases.csv", "history.jsonl")}
+        (folder / "RESULT.json").write_text(json.dumps({"schema": 1, "files": files}))
+    return results
 
-SHORT = dataclasses.replace(SDG, metrics=("dice", "asd"))
+
+def every_source(variant: str, levels: dict = LEVELS, **record: Any) -> list[RunRecord]:
+    return [run(variant, source, levels, **record) for source in levels]
 
 
-def test_tables_are_written_as_before(tmp_path: Path):
-    written = tables.write(several(), SHORT, tmp_path)
-    assert sorted(p.name for p in written) == sorted(p.name for p in GOLDEN.iterdir())
-    for path in written:
-        assert path.read_text() == (GOLDEN / path.name).read_text(), (
-            f"if {path.name} changed on purpose: python -m tests.test_tables"
-        )
+def test_a_folder_that_was_changed_is_left_out_and_named(tmp_path: Path):
+    on_disk(tmp_path, *every_source("good"), *every_source("bad"))
+    (tmp_path / "toy/sdg/bad/A-seed0/cases.csv").write_text("nothing")
+    study = Study.load(tmp_path, "toy", "sdg")
+    assert len(study.records) == 5
+    assert len(study.left_out) == 1 and "A-seed0: cases.csv missing or changed" in study.left_out[0]
 
 
-if __name__ == "__main__":
-    tables.write(several(), SHORT, GOLDEN)
+def test_scores_are_all_that_need_be_passed_on(tmp_path: Path):
+    for path in on_disk(tmp_path, *every_source("good")).rglob("history.jsonl"):
+        path.unlink()
+    study = Study.load(tmp_path, "toy", "sdg")
+    assert len(study.records) == 3 and not study.left_out
+    assert study.records[0].history.empty and not study.records[0].has_predictions
+
+
+def test_runs_on_older_images_are_left_out_and_counted(tmp_path: Path):
+    on_disk(tmp_path, *every_source("old", data={"A": "0a"}, started="2025"), *every_source("good"))
+    study = Study.load(tmp_path, "toy", "sdg")
+    assert list(study.runs) == ["good"]
+    assert study.left_out == ("Left out: 3 runs on other images or by other metrics than the newest run (old).",)
+
+
+def test_a_domain_added_to_the_task_leaves_older_variants_out_and_names_them(tmp_path: Path):
+    more = {**LEVELS, "D": [0.6]}
+    on_disk(tmp_path, *every_source("old", started="2025"), *every_source("new", more, domains=list(more)))
+    study = Study.load(tmp_path, "toy", "sdg")
+    assert list(study.runs) == ["new"] and study.domains == ["A", "B", "C", "D"]
+    assert study.left_out == ("Left out: 3 runs with other domains than the newest run (old).",)
+
+
+def test_no_runs_is_an_error_with_a_remedy(tmp_path: Path):
+    with pytest.raises(UsageError, match="no finished run of task toy"):
+        Study.load(tmp_path, "toy", "sdg")

@@ -1,0 +1,596 @@
+"""Study: the runs of one table, and every number that tables, plots, reports and comparisons take from them.
+
+Each number is derived once and kept. Two tasks, protocols or versions of the metrics never meet in one study, a missing
+cell is blank, and so is every average over it. The order of the runs changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dgbench.errors import DataError, UsageError, require
+from dgbench.metrics import METRICS
+from dgbench.protocol import Protocol, get_protocol
+from dgbench.registry import NEEDS
+from dgbench.running.records import RunRecord, read_cases, read_runs
+from dgbench.scores.statistics import CaseScores
+
+TOLD = (  # columns of the summary that a row has by the same name
+    "missed", "false_positive", "both_empty", "tested", "missed_rate", "initialisation", "needs", "parameters",
+    "trained", "train_seconds", "test_seconds",
+)  # fmt: skip
+APART, AGAIN = "make one table for each", "run the older ones again with --rerun all"
+
+
+# --- what a case scores ----------------------------------------------------------------------------------------------
+
+
+def scored(cases: pd.DataFrame, metric: str, protocol: Protocol) -> pd.Series:
+    """What each row of `cases` (a case and structure, as in cases.csv) adds to a mean, by the protocol.
+
+    "penalty": a missed or falsely found structure is as far away as the image's diagonal, and a row where both masks
+    are empty is left out. "nan": all of these are NaN, and so is every mean over them.
+    """
+    values = cases[metric].astype(float)
+    if protocol.missed == "penalty":
+        return values.where(~np.isinf(values), cases["diagonal"])[cases["flag"] != "both_empty"]
+    return values.where(~np.isinf(values))
+
+
+def case_means(cases: pd.DataFrame, metric: str, protocol: Protocol, by: Sequence[str]) -> pd.Series:
+    """The mean of `scored` over the target rows that share the columns `by`; NaN where one of them is NaN."""
+    targets = cases[cases["role"] == "target"]
+    values = scored(targets, metric, protocol)
+    found = targets.loc[values.index, list(by)].assign(value=values).groupby(list(by))["value"]
+    return found.mean().where(found.count() == found.size())
+
+
+def run_scores(run: RunRecord, metric: str = "dice") -> pd.Series:
+    """What a run scores on each target case, indexed by (domain, case): the mean over structures, by its protocol."""
+    return case_means(run.cases, metric, get_protocol(run.protocol), ("domain", "case"))
+
+
+# --- what a study gives ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Source x target averages of one variant, metric and structure (None: the mean of all).
+
+    values, found, std: one row per source and a last row "mean", one column per domain and a last column "mean"; std is
+    over seeds (divided by n - 1; NaN for one seed); found is the mean over found cases. A source's own column is NaN.
+    validation: the source's held-out cases, one value per source and "mean"; it is in no other average.
+    seeds, missed, tested: per source, the number of seeds and, over seeds and targets, of missed and of all structures.
+    """
+
+    variant: str
+    metric: str
+    structure: str | None
+    values: pd.DataFrame
+    found: pd.DataFrame
+    std: pd.DataFrame
+    validation: pd.Series
+    seeds: pd.Series
+    missed: pd.Series
+    tested: pd.Series
+
+    @property
+    def mean(self) -> float:
+        """The average over everything, by the protocol's rule."""
+        return float(self.values.iloc[-1, -1])
+
+    @property
+    def seeds_text(self) -> str:
+        """The number of seeds of each source: "3", or "1-3" where sources differ."""
+        low, high = self.seeds.min(), self.seeds.max()
+        return f"{low}" if low == high else f"{low}-{high}"
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """One variant by one metric: what it reaches, what that rests on, and what it costs.
+
+    Dice is in [0, 1], distances are in the study's unit; NaN is not known. targets: mean over sources, by target
+    domain. worst: the target where it does worst, "" if one is not known. found: the mean without missed structures.
+    gap: how much worse it does on the targets than on the source's validation cases. missed, false_positive,
+    both_empty, tested: structures of target cases, over all runs. train_seconds, test_seconds: mean over runs;
+    memory_mb: the most. needed: names of `registry.NEEDS`. steps and batch_size: of the first run.
+    """
+
+    variant: str
+    method: str
+    mean: float
+    found: float
+    targets: dict[str, float]
+    worst: str
+    seeds: tuple[int, ...]
+    seeds_text: str
+    seed_std: float
+    validation: float
+    gap: float
+    missed: int
+    false_positive: int
+    both_empty: int
+    tested: int
+    parameters: int
+    trained: int
+    train_seconds: float
+    test_seconds: float
+    memory_mb: float
+    device: str
+    steps: int
+    batch_size: int
+    initialisation: str
+    needed: frozenset[str]
+
+    @property
+    def oracle(self) -> bool:
+        """Does it see the targets' reference masks?"""
+        return "uses_target_masks" in self.needed
+
+    @property
+    def needs(self) -> str:
+        """What it needs beyond one image and its mask, in words."""
+        return ", ".join(words for name, words in NEEDS.items() if name in self.needed)
+
+    @property
+    def present(self) -> int:
+        """Structures that were there to be found."""
+        return self.tested - self.false_positive - self.both_empty
+
+    @property
+    def missed_rate(self) -> float:
+        """Share of the structures that were there, in [0, 1]; NaN if there were none."""
+        return self.missed / self.present if self.present else math.nan
+
+    @property
+    def worst_value(self) -> float:
+        """The mean on the worst target."""
+        return self.targets.get(self.worst, math.nan)
+
+
+class TargetCases(NamedTuple):
+    """What each variant scores on each target case, by seed. cases: (domain, case); domain: (N,) its number."""
+
+    scores: dict[str, CaseScores]
+    cases: list[tuple[str, str]]
+    domain: np.ndarray
+
+
+class Study:
+    """The runs of one table.
+
+    records: sorted by variant, source, seed. left_out: a sentence on each run that may not stand in the table.
+    domains, structures: in the task's order. sources: those that were trained on, or that the task has.
+    """
+
+    def __init__(self, records: Iterable[RunRecord], protocol: Protocol, left_out: Sequence[str] = ()):
+        """Raises `UsageError` or `DataError` unless the runs may stand in one table: one task, protocol, unit and
+        metrics version, the same images, structures and domains, and no run twice."""
+        self.records = tuple(sorted(records, key=lambda r: (r.variant, r.source, r.seed)))
+        self.protocol, self.left_out = protocol, tuple(left_out)
+        _check_alike(self.records, protocol)
+        record = self.records[0].record
+        self.task: str = record["task"]
+        self.domains: list[str] = list(record["domains"])
+        self.structures: list[str] = list(record["structures"])
+        trained = {r.source for r in self.records}
+        self.sources = [d for d in self.domains if d in trained or d in record.get("sources", ())]
+        self.targets = [d for d in self.domains if any(d in r.record["targets"] for r in self.records)]
+        self.metrics_version: int = record["metrics_version"]
+        self.runs: dict[str, tuple[RunRecord, ...]] = {
+            variant: tuple(of) for variant, of in itertools.groupby(self.records, key=lambda r: r.variant)
+        }
+        self._matrices: dict[tuple[str, str, str | None], Matrix] = {}
+        self._rows: dict[tuple[str, str], VariantRow] = {}
+        self._target_cases: dict[str, TargetCases] = {}
+
+    @classmethod
+    def load(cls, results: Path, task: str, protocol: str, like: RunRecord | None = None) -> Study:
+        """The finished runs of a task that may stand in one table with `like`, by default with the newest of them.
+
+        Runs on other images, domains or structures, or by other metrics, are left out and named. Raises `UsageError`
+        when there is none.
+        """
+        rules = get_protocol(protocol)
+        found, left_out = read_runs(results, task, protocol)
+        if not found:
+            where = f"no finished run of task {task} under protocol {protocol} in {results}"
+            raise UsageError(where, f"make some: dgbench run --task {task} --method ..., or give --results")
+        like = like or max(found, key=lambda r: str(r.record["started"]))
+        kept = [r for r in found if not _difference(like, r, found)]
+        for record, cases in zip(kept, read_cases([r.path for r in kept]), strict=True):
+            vars(record)["cases"] = cases
+        others: dict[str, list[RunRecord]] = {}
+        for r in found:
+            if what := _difference(like, r, found):
+                others.setdefault(what, []).append(r)
+        for what, runs in others.items():
+            n, names = len(runs), ", ".join(sorted({r.variant for r in runs}))
+            left_out.append(f"Left out: {n} run{'s' if n > 1 else ''} {what} than the newest run ({names}).")
+        return cls(kept, rules, left_out)
+
+    def among(self, records: Iterable[RunRecord]) -> Study:
+        """A study of some of the runs."""
+        return Study(records, self.protocol, self.left_out)
+
+    def only(self, variants: Iterable[str]) -> Study:
+        """A study of some of the variants."""
+        kept = set(variants)
+        return self.among(r for r in self.records if r.variant in kept)
+
+    @functools.cached_property
+    def variants(self) -> tuple[str, ...]:
+        """Best mean Dice first, without a mean last; oracles, which see target masks, after all others."""
+        rows = [self.row(v) for v in self.runs]
+        rows.sort(key=lambda r: (r.oracle, METRICS["dice"].order(r.mean), r.variant))
+        return tuple(r.variant for r in rows)
+
+    @functools.cached_property
+    def cases(self) -> pd.DataFrame:
+        """Every row of every run's cases.csv, with the columns variant, method, source, seed and run (its number).
+
+        Raises `DataError` when a run was tested on what the task does not have, on a case twice, or on other cases of
+        a domain than another run.
+        """
+        return _all_cases(self.records)
+
+    @functools.cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row per variant, source, target, structure, seed and metric: the tidy form of all tables.
+
+        Columns: variant, method, source, target, role ("target", "validation" where the target is the source itself, ""
+        for a domain that the task never tests this source on), structure, seed, metric, value (Dice in [0, 1],
+        distances in the protocol's unit), found_value (mean over the cases where the structure was neither missed nor
+        falsely found), n_cases, n_missed, n_both_empty, n_false_positive. source, target, structure and metric are
+        categories in the task's order. A target without cases has value NaN.
+        """
+        cases, records = self.cases, self.records
+        shape = (len(records), len(self.domains), len(self.structures))
+        number = {"domain": self.domains, "structure": self.structures}
+        domain, structure = (pd.Categorical(cases[n], order).codes for n, order in number.items())
+        cell = np.ravel_multi_index((cases["run"], domain, structure), shape)
+
+        def count(rows: pd.Index) -> np.ndarray:
+            return np.bincount(cell[rows], minlength=math.prod(shape))
+
+        def mean(values: pd.Series) -> np.ndarray:  # NaN among a cell's cases makes it NaN, and so does having none
+            with np.errstate(invalid="ignore"):
+                return np.bincount(cell[values.index], values, minlength=math.prod(shape)) / count(values.index)
+
+        flags = ("missed", "both_empty", "false_positive")
+        counts = {"n_cases": count(cases.index)} | {f"n_{f}": count(cases.index[cases["flag"] == f]) for f in flags}
+        keys = pd.MultiIndex.from_product(
+            [range(shape[0]), self.domains, self.structures], names=["run", "target", "structure"]
+        )
+        frames = []
+        for metric in self.protocol.metrics:
+            found = cases.loc[cases["flag"] == "", metric].astype(float)
+            means = {"value": mean(scored(cases, metric, self.protocol)), "found_value": mean(found)}
+            frames.append(keys.to_frame(index=False).assign(metric=metric, **means, **counts))
+        table = pd.concat(frames, ignore_index=True).sort_values("run", kind="stable", ignore_index=True)
+        for name in ("variant", "method", "source", "seed"):
+            table[name] = [getattr(records[i], name) for i in table["run"]]
+        roles = {(r.source, d): "target" for r in records for d in r.record["targets"]}
+        roles |= {(s, s): "validation" for s in self.sources}
+        table["role"] = [roles.get(pair, "") for pair in zip(table["source"], table["target"], strict=True)]
+        names = {"source": self.sources, "target": self.domains, "structure": self.structures}
+        for name, order in (names | {"metric": list(self.protocol.metrics)}).items():
+            table[name] = pd.Categorical(table[name], order)
+        columns = "variant method source target role structure seed metric value found_value"
+        return table[[*columns.split(), *counts]]
+
+    def matrix(self, variant: str, metric: str = "dice", structure: str | None = None) -> Matrix:
+        """Source x target: cells averaged over structures, seeds, targets by the protocol, and sources.
+
+        Raises `UsageError` for an unknown variant, metric or structure.
+        """
+        key = (variant, metric, structure)
+        if key not in self._matrices:
+            require(variant, list(self.runs), "variant")
+            require(metric, list(self.protocol.metrics), f"metric of protocol {self.protocol.name}")
+            if structure is not None:
+                require(structure, self.structures, "structure")
+            self._matrices[key] = _Averaging(self, variant, metric, structure).matrix()
+        return self._matrices[key]
+
+    def target_cases(self, metric: str = "dice") -> TargetCases:
+        """What each variant scores on each target case, by seed.
+
+        Weights are those of the protocol's mean, so that the weighted mean is that of `matrix`. Only variants with the
+        same sources for every seed are in it.
+        """
+        if metric not in self._target_cases:
+            self._target_cases[metric] = _target_cases(self, metric)
+        return self._target_cases[metric]
+
+    def case_means(self, metric: str = "dice", structure: str | None = None) -> pd.Series:
+        """What each target case scores, by domain, variant and case: the mean over structures, sources and seeds."""
+        cases = self.cases if structure is None else self.cases[self.cases["structure"] == structure]
+        return case_means(cases, metric, self.protocol, ("domain", "variant", "case"))
+
+    def row(self, variant: str, metric: str = "dice") -> VariantRow:
+        """All there is to say of a variant in one row."""
+        key = (variant, metric)
+        if key not in self._rows:
+            self._rows[key] = _row(self, variant, metric)
+        return self._rows[key]
+
+    def summary(self) -> pd.DataFrame:
+        """One row per variant, in their order: every metric with its spread over seeds, counts and costs."""
+        rows = []
+        for variant in self.variants:
+            dice = self.row(variant)
+            of_metric = {m: self.row(variant, m) for m in self.protocol.metrics}
+            values = {m: {m: r.mean, f"{m}_std": r.seed_std, f"{m}_found": r.found} for m, r in of_metric.items()}
+            rows.append(
+                {"variant": variant, "method": dice.method, "oracle": dice.oracle}
+                | functools.reduce(dict.__or__, values.values())
+                | {
+                    "worst_target": dice.worst,
+                    "worst_dice": dice.worst_value,
+                    "validation_dice": dice.validation,
+                    "gap": dice.gap,
+                    **{name: getattr(dice, name) for name in TOLD},
+                    "peak_memory_mb": dice.memory_mb,
+                    "seeds": dice.seeds_text,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    @property
+    def unit_of_distances(self) -> str:
+        """The spacing's unit, or voxels of the network's grid."""
+        return "voxels" if self.protocol.distances == "voxel" else str(self.records[0].record["unit"])
+
+    def unit(self, metric: str) -> str:
+        """What a metric is shown in: percent for Dice, else `unit_of_distances`."""
+        return METRICS[metric].unit(self.unit_of_distances)
+
+
+# --- which runs, which cases -----------------------------------------------------------------------------------------
+
+
+def _difference(like: RunRecord, run: RunRecord, everyone: Sequence[RunRecord]) -> str:
+    """What keeps a run from standing in one table with `like`, as "on other images", or ""."""
+    if run.record["metrics_version"] != like.record["metrics_version"]:
+        return "on other images or by other metrics"
+    for key in ("domains", "structures", "unit"):
+        if run.record[key] != like.record[key]:
+            return f"with other {key}" if key != "unit" else "with another unit"
+    known = dict(like.record["data"])
+    for other in everyone:
+        for domain, fingerprint in other.record["data"].items():
+            known.setdefault(domain, fingerprint)
+    return "" if all(known[d] == f for d, f in run.record["data"].items()) else "on other images or by other metrics"
+
+
+def _check_alike(records: Sequence[RunRecord], protocol: Protocol) -> None:
+    if not records:
+        raise UsageError("no complete run to make a table of", "start some with `dgbench run`")
+
+    def alike(key: str, what: str, error: type[UsageError | DataError], remedy: str) -> None:
+        seen = {str(r.record[key]): r for r in records}
+        if len(seen) > 1:
+            (a, one), (b, other), *_ = sorted(seen.items(), key=lambda item: item[0])
+            raise error(f"one table cannot mix {what} {a} ({one.path}) and {b} ({other.path})", remedy)
+
+    alike("task", "task", UsageError, APART)
+    alike("protocol", "protocol", UsageError, APART)
+    if records[0].protocol != protocol.name:
+        raise UsageError(f"these are runs of protocol {records[0].protocol}, not {protocol.name}", APART)
+    alike("metrics_version", "metrics version", DataError, AGAIN)
+    for key in ("structures", "domains", "unit"):
+        alike(key, key, DataError, AGAIN)
+    images: dict[str, tuple[str, RunRecord]] = {}
+    for r in records:
+        for domain, fingerprint in r.record.get("data", {}).items():
+            known, first = images.setdefault(domain, (fingerprint, r))
+            if known != fingerprint:
+                raise DataError(f"{first.path} and {r.path} saw different images of domain '{domain}'", AGAIN)
+    for one, other in itertools.pairwise(records):
+        if (one.variant, one.source, one.seed) == (other.variant, other.source, other.seed):
+            raise DataError(f"one run twice: {one.path} and {other.path}", "keep one of them")
+
+
+def _all_cases(records: Sequence[RunRecord]) -> pd.DataFrame:
+    cases = pd.concat([r.cases for r in records], ignore_index=True)
+    run = np.repeat(np.arange(len(records)), [len(r.cases) for r in records])
+    for name in ("variant", "method", "source", "seed"):
+        cases[name] = np.array([getattr(r, name) for r in records], dtype=int if name == "seed" else object)[run]
+    cases["run"] = run
+    cases["flag"] = cases["flag"].fillna("")
+    cases = cases.sort_values(["run", "domain", "case", "structure"], ignore_index=True)
+    record = records[0].record
+    strange = cases[~(cases["domain"].isin(record["domains"]) & cases["structure"].isin(record["structures"]))]
+    for _, row in strange.head(1).iterrows():
+        where = f"domain '{row['domain']}', structure '{row['structure']}'"
+        raise DataError(f"{records[row['run']].path} was tested on what its task does not have: {where}", AGAIN)
+    twice = cases[cases.duplicated(["run", "domain", "case", "structure"])]
+    for _, row in twice.head(1).iterrows():
+        raise DataError(f"{records[row['run']].path} has case {row['case']} of domain '{row['domain']}' twice", AGAIN)
+    tested: dict[tuple, tuple[frozenset, int]] = {}
+    for (role, domain, i), ids in cases.groupby(["role", "domain", "run"])["case"].agg(frozenset).items():
+        theirs, other = tested.setdefault((role, domain), (ids, i))
+        if theirs != ids:
+            where = f"{records[other].path} and {records[i].path}"
+            raise DataError(f"{where} were tested on different cases of domain '{domain}'", AGAIN)
+    return cases
+
+
+# --- averages --------------------------------------------------------------------------------------------------------
+
+
+class _Averaging:
+    """The averages of one variant by one metric: over structures, targets by the protocol, seeds, and sources."""
+
+    def __init__(self, study: Study, variant: str, metric: str, structure: str | None):
+        self.study, self.variant, self.metric, self.structure = study, variant, metric, structure
+        self.structures = study.structures if structure is None else [structure]
+        cells = study.cells
+        part = cells[(cells["variant"] == variant) & (cells["metric"] == metric)]
+        self.part = part = part[part["structure"].isin(self.structures)]
+        pairs = [*zip(part["source"].cat.codes, part["seed"], strict=True)]
+        self.runs = sorted(set(pairs))
+        position = {run: i for i, run in enumerate(self.runs)}
+        structure_of = [self.structures.index(s) for s in part["structure"]]
+        self.place = ([position[p] for p in pairs], structure_of, part["target"].cat.codes.to_numpy())
+        tested = {(r.source, d) for r in study.records for d in r.record["targets"]}
+        trained = {r.source for r in study.records}
+        # In no average: a source's own cases, and a domain that the task never tests it on. (sources, domains)
+        self.apart = np.array(
+            [[s == d or (s in trained and (s, d) not in tested) for d in study.domains] for s in study.sources]
+        )
+        self.source_of = np.array([s for s, _ in self.runs])
+        self.seed_of = np.array([seed for _, seed in self.runs])
+
+    def cube(self, column: pd.Series) -> np.ndarray:
+        """(runs, structures, domains), NaN where there is no cell."""
+        filled = np.full((len(self.runs), len(self.structures), len(self.study.domains)), np.nan)
+        filled[self.place] = column
+        return filled
+
+    def over_targets(self, values: pd.Series, n: pd.Series) -> np.ndarray:
+        """(runs, domains and their mean)."""
+        each, own = self.cube(values), self.apart[self.source_of][:, None, :]
+        weight = self.cube(n) if self.study.protocol.mean == "cases" else np.ones_like(each)
+        mean = _mean(each, weight, ~own, axis=2).mean(axis=1)
+        return np.column_stack([np.where(own[:, 0], np.nan, each.mean(axis=1)), mean])
+
+    def over_sources(self, rows: np.ndarray) -> np.ndarray:
+        """(sources, columns) -> one more row."""
+        own = np.column_stack([self.apart[:, : rows.shape[1] - 1], np.zeros(len(rows), bool)])
+        return np.vstack([rows, _mean(rows, np.ones_like(rows), ~own, axis=0)])
+
+    def by_source(self, rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], least: int) -> np.ndarray:
+        """(runs, columns) -> (sources, columns): a statistic over the seeds of a source that has at least so many."""
+        each = [rows[self.source_of == s] for s in range(len(self.study.sources))]
+        return np.array([statistic(r) if len(r) >= least else np.full(rows.shape[1], np.nan) for r in each])
+
+    def averaged(self, rows: np.ndarray) -> np.ndarray:
+        """(runs, columns) -> (sources and their mean, columns)."""
+        return self.over_sources(self.by_source(rows, lambda r: r.mean(axis=0), 1))
+
+    def deviation(self, rows: np.ndarray) -> np.ndarray:
+        """(runs, columns) -> (sources and their mean, columns); of the mean over the seeds that every source has."""
+        each = self.by_source(rows, lambda r: r.std(axis=0, ddof=1), 2)
+        seeds = [set(self.seed_of[self.source_of == s]) for s in range(len(self.study.sources))]
+        shared = sorted(set.intersection(*seeds))
+        of_mean = np.array([self.over_sources(rows[self.seed_of == seed])[-1] for seed in shared])
+        last = of_mean.std(axis=0, ddof=1) if len(shared) > 1 else np.full(rows.shape[1], np.nan)
+        return np.vstack([each, last])
+
+    def matrix(self) -> Matrix:
+        """All of it."""
+        study, part = self.study, self.part
+        excluded = part["n_both_empty"] if study.protocol.missed == "penalty" else 0
+        values = self.over_targets(part["value"], part["n_cases"] - excluded)
+        n_found = part["n_cases"] - part["n_missed"] - part["n_both_empty"] - part["n_false_positive"]
+        found = self.over_targets(part["found_value"], n_found)
+        home = [study.domains.index(study.sources[s]) for s in self.source_of]
+        validation = self.cube(part["value"])[range(len(self.runs)), :, home].mean(axis=1)
+        counted = part[part["role"] == "target"].groupby("source", observed=False)[["n_missed", "n_cases"]].sum()
+        rows, seeds = [*study.sources, "mean"], [int((self.source_of == s).sum()) for s in range(len(study.sources))]
+        frame = functools.partial(pd.DataFrame, index=rows, columns=[*study.domains, "mean"])
+        return Matrix(
+            self.variant,
+            self.metric,
+            self.structure,
+            values=frame(self.averaged(values)),
+            found=frame(self.averaged(found)),
+            std=frame(self.deviation(values)),
+            validation=pd.Series(self.averaged(validation[:, None])[:, 0], rows),
+            seeds=pd.Series(seeds, study.sources),
+            missed=pd.Series(counted["n_missed"].to_numpy(), study.sources),
+            tested=pd.Series(counted["n_cases"].to_numpy(), study.sources),
+        )
+
+
+def _mean(values: np.ndarray, weight: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+    """Weighted mean of the values that count; NaN when one of them is NaN, whatever its weight, or when none counts."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = np.where(counts, weight, 0).sum(axis=axis)
+        return np.where(counts, values * weight, 0).sum(axis=axis) / total
+
+
+def _row(study: Study, variant: str, metric: str) -> VariantRow:
+    m, records, rule = study.matrix(variant, metric), study.runs[variant], METRICS[metric]
+    cells = study.cells
+    tested = cells[(cells["variant"] == variant) & (cells["role"] == "target") & (cells["metric"] == metric)]
+    targets = {str(d): float(v) for d, v in m.values.iloc[-1, :-1].items() if d in study.targets}
+    known = targets and not any(math.isnan(v) for v in targets.values())
+    validation, costs = float(m.validation.iloc[-1]), [r.record["costs"] for r in records]
+    first: dict[str, Any] = records[0].record
+    hparams = first.get("hparams", {})
+    devices = {str(r.record.get("environment", {}).get("device", "")).partition(":")[0] for r in records}
+    return VariantRow(
+        variant=variant,
+        method=records[0].method,
+        mean=m.mean,
+        found=float(m.found.iloc[-1, -1]),
+        targets=targets,
+        worst=max(targets, key=lambda d: rule.cost(targets[d])) if known else "",
+        seeds=tuple(sorted({r.seed for r in records})),
+        seeds_text=m.seeds_text,
+        seed_std=float(m.std.iloc[-1, -1]),
+        validation=validation,
+        gap=rule.cost(m.mean) - rule.cost(validation),
+        **{n: int(tested[f"n_{n}"].sum()) for n in ("missed", "false_positive", "both_empty")},
+        tested=int(tested["n_cases"].sum()),
+        parameters=max(c["parameters"] for c in costs),
+        trained=max(c["trained"] for c in costs),
+        train_seconds=float(np.mean([c["train_seconds"] for c in costs])),
+        test_seconds=float(np.mean([c["test_seconds"] for c in costs])),
+        memory_mb=max(c["peak_memory_mb"] for c in costs),
+        device=", ".join(sorted(devices)),
+        steps=hparams.get("steps") or first.get("steps", 0),
+        batch_size=hparams.get("batch_size", 0),
+        initialisation=initialisation(records),
+        needed=frozenset().union(*(r.needs for r in records)),
+    )
+
+
+def initialisation(records: Iterable[RunRecord]) -> str:
+    """ "scratch", or the files that pretrained weights were read from (a record holds their sha256 with them)."""
+    started = [r.record["initialisation"] for r in records]
+    return ", ".join(sorted({name for names in started for name in ([names] if isinstance(names, str) else names)}))
+
+
+def _target_cases(study: Study, metric: str) -> TargetCases:
+    frame = study.cases[study.cases["role"] == "target"]
+    column, cases = pd.factorize(pd.MultiIndex.from_frame(frame[["domain", "case"]]), sort=True)
+    values = scored(frame, metric, study.protocol)
+    frame = frame.assign(column=column).loc[values.index, ["run", "domain", "structure", "column"]]
+    pooled = study.protocol.mean == "cases"
+    group = ["run", "structure"] if pooled else ["run", "domain", "structure"]
+    size = frame.groupby(group, observed=True)["column"].transform("size").to_numpy()
+    targets = np.array([1 if pooled else len(r.record["targets"]) for r in study.records])
+    sources = {v: len({r.source for r in of}) for v, of in study.runs.items()}
+    run = frame["run"].to_numpy()
+    over = size * targets[run] * np.array([sources[r.variant] for r in study.records])[run]
+    weight = 1 / (over * len(study.structures))
+    of_run = np.zeros((2, len(study.records), len(cases)))
+    np.add.at(of_run, (0, run, frame["column"].to_numpy()), weight * values.to_numpy())
+    np.add.at(of_run, (1, run, frame["column"].to_numpy()), weight)
+    domain = pd.factorize(cases.get_level_values(0))[0].astype(np.int64)
+    found = {}
+    for variant, of in study.runs.items():
+        seeds = sorted({r.seed for r in of})
+        rows = [[i for i, r in enumerate(study.records) if r.variant == variant and r.seed == s] for s in seeds]
+        if any(len(r) != sources[variant] for r in rows):
+            continue
+        sums, weights = (np.array([of_run[k][r].sum(axis=0) for r in rows]) for k in (0, 1))
+        mean = weights.mean(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            of_case = np.where(mean > 0, sums / mean, 0.0)
+        found[variant] = CaseScores(of_case, mean / mean.sum(), domain)
+    return TargetCases(found, [(str(d), str(c)) for d, c in cases], domain)

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dgbench.images.find_task import get_task
 from dgbench.images.preparation import prepare
 from dgbench.method import resolve_hparams
-from dgbench.registry import get_method, get_task
+from dgbench.registry import get_method
 from dgbench.running import train
 from dgbench.seeding import batch_indices, generator
 from dgbench.task import Case, Task

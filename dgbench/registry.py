@@ -21,7 +21,6 @@ from dgbench.errors import UsageError, require
 
 if TYPE_CHECKING:
     from dgbench.method import Method
-    from dgbench.task import Task
 
 Kind = Literal["methods", "datasets"]
 WORD = {"methods": "method", "datasets": "task"}
@@ -60,29 +59,43 @@ class Plugin:
     def facts(self) -> dict[str, str]:
         """What the file's classes state of themselves in plain values: paper, pretrained, and what they need.
 
-        A class also states what those classes of a shared `_x.py` do that it derives from.
+        A class also states what the classes of other plug-in files do that it derives from.
         """
         return _stated(self.path) if self.path else {}
 
 
-def _stated(path: Path) -> dict[str, str]:
+def _stated(path: Path, only: str = "") -> dict[str, str]:
+    """By the classes of a file, or by one of them; those of its own file and of other plug-in files count as well."""
     try:
         nodes = ast.parse(path.read_text(encoding="utf-8")).body
     except (SyntaxError, ValueError, OSError):
         return {}
-    imported = [n for n in nodes if isinstance(n, ast.ImportFrom) and "._" in (n.module or "")]
-    shared = {alias.name: str(n.module).rpartition(".")[2] for n in imported for alias in n.names}
+    classes = {n.name: n for n in nodes if isinstance(n, ast.ClassDef)}
+    imported = {
+        alias.asname or alias.name: (file, alias.name)
+        for n in nodes
+        if isinstance(n, ast.ImportFrom) and (file := _plugin_file(n.module or "", path))
+        for alias in n.names
+    }
     stated: dict[str, str] = {}
-    for node in (n for n in nodes if isinstance(n, ast.ClassDef)):
-        for base in node.bases:
-            if isinstance(base, ast.Name) and base.id in shared:
-                stated |= _stated(path.with_name(f"{shared[base.id]}.py"))
+    for node in [classes[only]] if only in classes else classes.values():
+        for base in (b.id for b in reversed(node.bases) if isinstance(b, ast.Name)):
+            file, name = imported.get(base, (path if base in classes else None, base))
+            stated |= _stated(file, name) if file and (file, name) != (path, node.name) else {}
         for line in node.body:
             if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant):
                 name = ast.unparse(line.targets[0])
                 stated.pop(name, None)
                 stated |= {name: str(line.value.value)} if line.value.value else {}
     return stated
+
+
+def _plugin_file(module: str, importer: Path) -> Path | None:
+    """The file of a plug-in's module, one of ours or one that lies beside its importer; nothing is imported."""
+    package, _, name = module.rpartition(".")
+    kinds = {f"dgbench.{registry.kind}": registry.folder() for registry in (METHODS, TASKS)}
+    file = kinds.get(package, importer.parent) / f"{name}.py"
+    return file if (package in kinds or not package) and file.is_file() else None
 
 
 @dataclass
@@ -126,6 +139,7 @@ class Registry:
         return dict(sorted(found.items()))
 
     def names(self) -> list[str]:
+        """Sorted."""
         return list(self.plugins())
 
     def get(self, name: str) -> type:
@@ -226,20 +240,6 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
     combined: type[Method] = type(f"{base.__name__}And{other.__name__}", (ideas[0], base), body)
     combined.name = f"{base.name}+{other.name}"
     return combined
-
-
-def get_task(name: str, data: Path | None = None) -> Task:
-    """The task of that name, or a folder of images when `name` is a path. `data`: where the task's files lie."""
-    if is_folder(name):
-        from dgbench.images.folder_task import FolderTask
-
-        return FolderTask(Path(name))
-    return TASKS.get(name)(data)
-
-
-def is_folder(name: str) -> bool:
-    """Is this the path of a folder of images rather than a task's name?"""
-    return "/" in name or "\\" in name or (name not in TASKS.names() and Path(name).is_dir())
 
 
 def code_hash(cls: type) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dgbench.method import Batch, Hparams, Method
-from dgbench.networks import sam, weights
+from dgbench.networks import checkpoints, sam, weights
 from dgbench.networks.augmentation import augment
 from dgbench.networks.embeddings import EmbeddingCache
 from dgbench.networks.unet import resize
@@ -60,10 +60,10 @@ class SAMMethod(Method):
             return {}
         path = weights.find(name)
         state = sam.fit_release(
-            weights.load_state(path), self.backbone, self.image_size, self.mask_tokens, self.load_mask_head
+            checkpoints.load_state(path), self.backbone, self.image_size, self.mask_tokens, self.load_mask_head
         )
         head = () if self.load_mask_head else tuple(f"{prefix}*" for prefix in sam.MASK_HEAD)
-        weights.load_into(self, state, path, allow_missing=(*self.added, *head))
+        checkpoints.load_into(self, state, path, allow_missing=(*self.added, *head))
         checksum = weights.WEIGHTS[name].sha256
         self.freeze()
         if not any(p.requires_grad for p in self.image_encoder.parameters()):

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from dgbench.errors import UsageError
 from dgbench.losses import dice_bce
 from dgbench.method import Batch, Hparams, Method
-from dgbench.networks import sam, weights
+from dgbench.networks import checkpoints, sam, weights
 from dgbench.networks.augmentation import BASE, Augmentation, augment
 from dgbench.networks.unet import normalise, resize
 from dgbench.task import TaskInfo
@@ -190,7 +190,7 @@ class DAPSAM(Method):
             return {}
         h, path = self.hparams, weights.find(self.backbone.weights)
         state = sam.fit_release(
-            weights.load_state(path), self.backbone, self.image_size, len(self.task.structures), h.load_mask_head
+            checkpoints.load_state(path), self.backbone, self.image_size, len(self.task.structures), h.load_mask_head
         )
         frequencies = "pe_layer.positional_encoding_gaussian_matrix"
         if h.position_encoding == "sam":
@@ -198,7 +198,7 @@ class DAPSAM(Method):
         missing = ["image_encoder.*adapter.*", "prompt_generator.*"]
         if not h.load_mask_head:
             missing += [f"{prefix}*" for prefix in sam.MASK_HEAD]
-        weights.load_into(self, state, path, allow_missing=missing, allow_unexpected=["prompt_encoder.*"])
+        checkpoints.load_into(self, state, path, allow_missing=missing, allow_unexpected=["prompt_encoder.*"])
         self.freeze()
         return {path.name: weights.WEIGHTS[self.backbone.weights].sha256}
 

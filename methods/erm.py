@@ -22,8 +22,8 @@ from dgbench.errors import UsageError
 from dgbench.files import sha256
 from dgbench.method import Batch, Hparams, Method
 from dgbench.networks.augmentation import augment
+from dgbench.networks.checkpoints import load_into, load_state
 from dgbench.networks.unet import FeatureUNet, Norm, UNet, normalise, published_weights
-from dgbench.networks.weights import load_into, load_state
 from dgbench.task import TaskInfo
 
 

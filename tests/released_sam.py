@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dgbench.files import sha256
 from dgbench.method import Method
-from dgbench.networks import sam, weights
+from dgbench.networks import checkpoints, sam, weights
 from dgbench.task import TaskInfo
 
 NAME = "narrow"
@@ -32,7 +32,7 @@ def release(folder: Path, monkeypatch: pytest.MonkeyPatch, backbone: sam.Backbon
     known = weights.Weights(path.name, "https://host/narrow.pth", sha256(path), path.stat().st_size, "")
     monkeypatch.setitem(weights.WEIGHTS, NAME, known)
     monkeypatch.setitem(sam.BACKBONES, NAME, backbone)
-    return weights.load_state(path)
+    return checkpoints.load_state(path)
 
 
 def info(structures: int = 1, image_size: int = 64) -> TaskInfo:

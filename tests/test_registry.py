@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from dgbench.errors import UsageError
+from dgbench.images.find_task import get_task
 from dgbench.method import Method
-from dgbench.registry import METHODS, TASKS, Registry, add_plugin, code_hash, defines, get_method, get_task
+from dgbench.registry import METHODS, TASKS, Registry, add_plugin, code_hash, defines, get_method
 from dgbench.task import Task
 
 METHOD = '''"""A method of my own."""
@@ -224,3 +225,20 @@ def test_the_command_line_lists_entry_points_and_plugins(installed: Path, tmp_pa
 
 def test_a_registry_without_plugins_of_the_user_knows_ours_only():
     assert set(Registry("methods").names()) == {n for n, p in METHODS.plugins().items() if p.origin == "dgbench"}
+
+
+def test_what_a_method_needs_is_listed_though_the_method_that_it_derives_from_says_it(tmp_path):
+    """Told from the files alone: of one of ours, of one beside it, and of the class that is derived from only."""
+    child = "from dgbench.methods.sam_box import SAMBox\n\nclass Mine(SAMBox):\n    pretrained = ''\n"
+    add_plugin(written(tmp_path, "mine.py", '"""Mine."""\nfrom dgbench.method import Method\n' + child))
+    add_plugin(
+        written(
+            tmp_path,
+            "grandchild.py",
+            "from dgbench.method import Method\nfrom mine import Mine as M\n\nclass G(M):\n    paper = 'p'\n",
+        )
+    )
+    plugins = METHODS.plugins()
+    assert plugins["mine"].facts()["uses_target_masks"] == "True"
+    assert plugins["grandchild"].facts() == {**plugins["mine"].facts(), "paper": "p"}
+    assert "uses_target_masks" not in plugins["erm"].facts()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dgbench.errors import UsageError
 from dgbench.method import Batch
+from dgbench.networks.unet import one_channel
 
 Range = tuple[float, float]
 
@@ -98,11 +99,59 @@ def augment(batch: Batch, rng: torch.Generator, ranges: Augmentation = BASE) -> 
     for a GPU; with `rng` on the GPU its one draw does.
     """
     seed, noise_seed = torch.randint(2**62, (2,), generator=rng, device=rng.device).tolist()
-    host = torch.Generator().manual_seed(seed)
-    count, device = len(batch.image), batch.image.device
+    drawn = _draw(ranges, len(batch.image), torch.Generator().manual_seed(seed))
+    if not torch.stack([drawn.warped, *(fires for fires, _ in drawn.others)]).any():
+        return batch
+    image = one_channel(batch.image).clone(memory_format=torch.contiguous_format)
+    mask = batch.mask.clone(memory_format=torch.contiguous_format)
+    _move(image, mask, drawn)
+    noise = torch.Generator(image.device).manual_seed(noise_seed)
+    _recolour(image, drawn, noise, radius=math.ceil(3 * ranges.blur[1]))
+    return Batch(image.expand_as(batch.image), mask)
 
-    def draw(p: float, span: Range = (0.0, 0.0), neutral: float = 0.0) -> tuple[Tensor, Tensor]:
-        """(N,) which images draw the transform, and (N,) how strongly, `neutral` where they do not."""
+
+Strength = tuple[Tensor, Tensor]  # (N,) which images draw a transform, and (N,) how strongly, neutral where they do not
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What is drawn for a batch, all of it on the CPU and always the same number of numbers."""
+
+    mirrored: Strength
+    upside_down: Strength
+    warped: Tensor  # (N,) by any of angle, scale, shift and bend
+    angle: Tensor
+    scale: Tensor
+    shift: Tensor  # (N, 2)
+    bent: Strength
+    spacing: Tensor
+    control: Tensor  # (N, 2, G, G)
+    noisy: Strength
+    blurred: Strength
+    brighter: Strength
+    contrasted: Strength
+    coarse: Strength
+    inverted: Strength
+    curved: Strength
+
+    @property
+    def others(self) -> tuple[Strength, ...]:
+        """All transforms that do not warp."""
+        moved = (self.mirrored, self.upside_down)
+        return (
+            *moved,
+            self.noisy,
+            self.blurred,
+            self.brighter,
+            self.contrasted,
+            self.coarse,
+            self.inverted,
+            self.curved,
+        )
+
+
+def _draw(ranges: Augmentation, count: int, host: torch.Generator) -> _Draw:
+    def draw(p: float, span: Range = (0.0, 0.0), neutral: float = 0.0) -> Strength:
         fires, u = torch.rand(2, count, generator=host)
         low, high = span
         value = low + (high - low) * u
@@ -116,51 +165,60 @@ def augment(batch: Batch, rng: torch.Generator, ranges: Augmentation = BASE) -> 
     scaled, scale = draw(ranges.p_scale, ranges.scale, 1.0)
     moved_x, shift_x = draw(ranges.p_translate, ranges.translate)
     moved_y, shift_y = draw(ranges.p_translate, ranges.translate)
-    bent, bend = draw(ranges.p_elastic, ranges.elastic)
+    bent = draw(ranges.p_elastic, ranges.elastic)
     spacing = draw(1.0, ranges.elastic_spacing)[1]
     points = math.ceil(1 / ranges.elastic_spacing[0]) + 3
-    control = torch.rand(count, 2, points, points, generator=host) * 2 - 1
-    noisy = draw(ranges.p_noise, ranges.noise)
-    blurred = draw(ranges.p_blur, ranges.blur)
-    brighter = draw(ranges.p_brightness, ranges.brightness)
-    contrasted = draw(ranges.p_contrast, ranges.contrast)
-    coarse, zoom = draw(ranges.p_low_resolution, ranges.low_resolution)
-    inverted = draw(ranges.p_gamma_inverted, ranges.gamma)
-    curved = draw(ranges.p_gamma, ranges.gamma)
+    return _Draw(
+        mirrored,
+        upside_down,
+        rotated | scaled | moved_x | moved_y | bent[0],
+        angle,
+        scale,
+        torch.stack([shift_x, shift_y], 1),
+        bent,
+        spacing,
+        control=torch.rand(count, 2, points, points, generator=host) * 2 - 1,
+        noisy=draw(ranges.p_noise, ranges.noise),
+        blurred=draw(ranges.p_blur, ranges.blur),
+        brighter=draw(ranges.p_brightness, ranges.brightness),
+        contrasted=draw(ranges.p_contrast, ranges.contrast),
+        coarse=draw(ranges.p_low_resolution, ranges.low_resolution),
+        inverted=draw(ranges.p_gamma_inverted, ranges.gamma),
+        curved=draw(ranges.p_gamma, ranges.gamma),
+    )
 
-    warped = rotated | scaled | moved_x | moved_y | bent
-    others = (mirrored, upside_down, noisy, blurred, brighter, contrasted, inverted, curved)
-    if not torch.stack([warped, coarse, *(fires for fires, _ in others)]).any():
-        return batch
-    gray = batch.image.stride(1) == 0
-    image = (batch.image[:, :1] if gray else batch.image).clone(memory_format=torch.contiguous_format)
-    mask = batch.mask.clone(memory_format=torch.contiguous_format)
-    channels, size = image.shape[1], image.shape[-2:]
 
-    turn, shift = linear_map(size, angle, scale), torch.stack([shift_x, shift_y], 1)
-    for rows in _parts(warped, device):
-        grid = sampling_grid(size, turn[rows].to(device), shift[rows].to(device))
-        if bent[rows].any():
-            grid += elastic_shift(size, *(v[rows].to(device) for v in (turn, bend, spacing, control)))
+def _move(image: Tensor, mask: Tensor, drawn: _Draw) -> None:
+    """Warp and flip both, in place."""
+    channels, size, device = image.shape[1], image.shape[-2:], image.device
+    turn = linear_map(size, drawn.angle, drawn.scale)
+    for rows in _parts(drawn.warped, device):
+        grid = sampling_grid(size, turn[rows].to(device), drawn.shift[rows].to(device))
+        if drawn.bent[0][rows].any():
+            bend = (turn, drawn.bent[1], drawn.spacing, drawn.control)
+            grid += elastic_shift(size, *(v[rows].to(device) for v in bend))
         both = torch.cat([planes[i] for i in rows.tolist() for planes in (image, mask)]).view(len(rows), -1, *size)
         both = F.grid_sample(both, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
         image[rows] = both[:, :channels].clamp_(0, 1)
         mask[rows] = (both[:, channels:] >= 0.5).to(mask.dtype)
     for planes in (image, mask):
-        _change(planes, mirrored, lambda x, _: x.flip(-1))
-        _change(planes, upside_down, lambda x, _: x.flip(-2))
+        _change(planes, drawn.mirrored, lambda x, _: x.flip(-1))
+        _change(planes, drawn.upside_down, lambda x, _: x.flip(-2))
 
-    generator = torch.Generator(device).manual_seed(noise_seed)
-    _change(image, noisy, lambda x, deviation: _add_noise(x, deviation, generator))
-    _change(image, blurred, lambda x, sigma: gaussian_blur(x, sigma, math.ceil(3 * ranges.blur[1])))
-    _change(image, brighter, lambda x, factor: (x * factor).clamp_(0, 1))
-    _change(image, contrasted, _contrast)
-    for i in coarse.nonzero().squeeze(1).tolist():  # one by one: each has a size of its own
+
+def _recolour(image: Tensor, drawn: _Draw, noise: torch.Generator, radius: int) -> None:
+    """Change the intensities, in place; `radius`: of the blur, in pixels."""
+    size = image.shape[-2:]
+    _change(image, drawn.noisy, lambda x, deviation: _add_noise(x, deviation, noise))
+    _change(image, drawn.blurred, lambda x, sigma: gaussian_blur(x, sigma, radius))
+    _change(image, drawn.brighter, lambda x, factor: (x * factor).clamp_(0, 1))
+    _change(image, drawn.contrasted, _contrast)
+    fires, zoom = drawn.coarse
+    for i in fires.nonzero().squeeze(1).tolist():  # one by one: each has a size of its own
         small = F.interpolate(image[i : i + 1], [max(1, round(zoom[i].item() * s)) for s in size], mode="nearest-exact")
         image[i] = F.interpolate(small, size, mode="bicubic", align_corners=False)[0].clamp_(0, 1)
-    _change(image, inverted, lambda x, gamma: 1 - (1 - x) ** gamma)
-    _change(image, curved, lambda x, gamma: x**gamma)
-    return Batch(image.expand_as(batch.image), mask)
+    _change(image, drawn.inverted, lambda x, gamma: 1 - (1 - x) ** gamma)
+    _change(image, drawn.curved, lambda x, gamma: x**gamma)
 
 
 def linear_map(size: Sequence[int], angle: Tensor, scale: Tensor) -> Tensor:
@@ -229,7 +287,7 @@ def _parts(fires: Tensor, device: torch.device) -> list[Tensor]:
     return list(rows.split(2 if device.type == "cpu" else len(rows))) if len(rows) else []
 
 
-def _change(planes: Tensor, drawn: tuple[Tensor, Tensor], change: Callable[[Tensor, Tensor], Tensor]) -> None:
+def _change(planes: Tensor, drawn: Strength, change: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Rewrite those planes (N, C, H, W) that drew the transform, given their strengths as (n, 1, 1, 1)."""
     fires, value = drawn
     for rows in _parts(fires, planes.device):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dgbench.files import cache_folder, make_folder
+from dgbench.networks.unet import one_channel
 
 
 class EmbeddingCache:
@@ -33,8 +34,7 @@ class EmbeddingCache:
         return torch.stack([self._one(i, compute) for i in image])
 
     def _one(self, image: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        seen = image[0] if image.stride(0) == 0 else image  # gray, repeated
-        content = seen.detach().cpu().contiguous().numpy()
+        content = one_channel(image[None]).detach().cpu().contiguous().numpy()
         path = self.folder / f"{hashlib.blake2b(content.data, digest_size=20).hexdigest()}.npy"
         with suppress(OSError, ValueError, EOFError):  # not there, or damaged: computed below
             return torch.from_numpy(np.load(path, allow_pickle=False)).to(image.device).float()

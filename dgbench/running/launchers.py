@@ -304,7 +304,7 @@ def make(
 def _build(run: Run, cls: type[Method], task: Task, hparams: Any, device: str) -> tuple[Method, dict[str, str]]:
     if run.checkpoint is None:
         return train.build(cls, task.info, hparams, run.seed, device)
-    from dgbench.networks.weights import load_into, load_state
+    from dgbench.networks.checkpoints import load_into, load_state
 
     method, files = train.build(cls, task.info, hparams, run.seed, device, pretrained=False)
     path = Path(run.checkpoint)

@@ -15,6 +15,7 @@ from dgbench import metrics, registry
 from dgbench.errors import DataError, UsageError, require
 from dgbench.files import cache_folder, make_folder, read_json, sha256
 from dgbench.images import preparation
+from dgbench.images.find_task import get_task
 from dgbench.method import Hparams, Method, changed_hparams, resolve_hparams
 from dgbench.protocol import get_protocol
 from dgbench.running.records import SCHEMA, broken_files
@@ -46,7 +47,7 @@ class Run:
         return f"{self.task}/{self.protocol}/{self.variant}/{self.source}-seed{self.seed}"
 
     def load_task(self) -> Task:
-        return registry.get_task(self.task_reference, Path(self.data) if self.data else None)
+        return get_task(self.task_reference, Path(self.data) if self.data else None)
 
     def load_method(self) -> tuple[type[Method], Hparams]:
         for plugin in self.plugins:

@@ -14,6 +14,7 @@ from dgbench import registry
 from dgbench.errors import DataError, UsageError
 from dgbench.files import make_folder, read_json
 from dgbench.images import formats, preparation
+from dgbench.images.find_task import get_task
 from dgbench.method import Method, resolve_hparams
 from dgbench.running import launchers, train
 from dgbench.running.records import RunRecord, broken_files, read_run
@@ -52,7 +53,7 @@ def predict_files(
             "give a run of another method",
         )
     if task is None and record.task in registry.TASKS.names():
-        task = registry.get_task(record.task)
+        task = get_task(record.task)
     reader = task if isinstance(task, formats.FileTask) else None
     stems = [formats.stem(p) for p in paths]
     if repeated := sorted({s for s in stems if stems.count(s) > 1}):

@@ -13,6 +13,7 @@ import numpy as np
 from dgbench import registry
 from dgbench.errors import RunError, UsageError
 from dgbench.files import read_json
+from dgbench.images.find_task import get_task, is_folder
 from dgbench.running.records import RunRecord, read_run
 from dgbench.scores.study import run_scores
 
@@ -116,11 +117,11 @@ def _planned(folder: Path, then: RunRecord, given: _Given) -> tuple[Task, Run]:
         raise UsageError(f"method '{then.method}' of {folder} is not known", "give its file with --plugin")
     if told["checkpoint"] and given.checkpoint is None:
         raise UsageError(f"{folder} tested given weights, {told['checkpoint']}", "give them with --checkpoint FILE")
-    loaded = registry.get_task(given.task, given.data)
+    loaded = get_task(given.task, given.data)
     (run,) = plan.plan(
         loaded,
         [then.method],
-        task_reference=str(Path(given.task).resolve()) if registry.is_folder(given.task) else given.task,
+        task_reference=str(Path(given.task).resolve()) if is_folder(given.task) else given.task,
         sources=[then.source],
         seeds=[then.seed],
         protocol=then.protocol,

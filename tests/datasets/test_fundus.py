@@ -12,8 +12,8 @@ from PIL import Image
 
 from dgbench.datasets.fundus import Fundus
 from dgbench.errors import DataError, UsageError
+from dgbench.images.find_task import get_task
 from dgbench.images.preparation import prepare
-from dgbench.registry import get_task
 
 BASES = ("MESSIDOR_Base1", "MESSIDOR_Base2", "MESSIDOR_Base3")
 LISTS = {  # image1 is in every sub-folder

@@ -10,7 +10,7 @@ import pytest
 
 from dgbench.datasets import phantom
 from dgbench.errors import UsageError
-from dgbench.registry import get_task
+from dgbench.images.find_task import get_task
 from dgbench.task import Case, case_problems
 
 TASK = get_task("phantom")
@@ -51,7 +51,7 @@ def test_the_drawn_numbers_stay_what_they_are_on_every_machine(domain, mean, dev
 
 def test_another_process_draws_the_same_case():
     code = (
-        "import hashlib; from dgbench.registry import get_task; c = get_task('phantom').load('D', 'case07');"
+        "import hashlib; from dgbench.images.find_task import get_task; c = get_task('phantom').load('D', 'case07');"
         "print(hashlib.sha256(c.image.tobytes() + c.mask.tobytes()).hexdigest())"
     )
     drawn = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

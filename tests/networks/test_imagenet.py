@@ -11,8 +11,8 @@ from dgbench.errors import DataError
 from dgbench.files import sha256
 from dgbench.images.folder_task import FolderTask
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.networks.checkpoints import load_state
 from dgbench.networks.unet import FeatureUNet
-from dgbench.networks.weights import load_state
 from dgbench.running import launchers, plan, records, train
 from dgbench.task import TaskInfo
 from tests.discs import write_discs

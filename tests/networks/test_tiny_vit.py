@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dgbench.errors import UsageError
 from dgbench.files import sha256
+from dgbench.networks.checkpoints import load_state
 from dgbench.networks.tiny_vit import TinyViTEncoder, from_release
-from dgbench.networks.weights import load_state
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny_vit_mobile_sam.npz"
 LITE_MEDSAM_SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"

@@ -18,9 +18,11 @@ from torch import nn
 
 from dgbench import cli, files
 from dgbench.errors import DataError, UsageError
-from dgbench.files import sha256
+from dgbench.files import cache_folder, sha256
 from dgbench.networks import weights
-from dgbench.networks.weights import fetch, find, load_into, load_state
+from dgbench.networks.checkpoints import load_into, load_state
+from dgbench.networks.download import fetch
+from dgbench.networks.weights import find
 
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.zeros(2)}
 
@@ -89,6 +91,8 @@ def test_weights_lie_in_the_folder_the_user_chose_or_in_the_cache(monkeypatch):
     assert weights.folder() == Path("/cache/dgbench/weights")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert weights.folder() == Path.home() / ".cache/dgbench/weights"
+    monkeypatch.setenv("DGBENCH_CACHE", "/elsewhere")
+    assert weights.folder() == cache_folder() / "weights" == Path("/elsewhere/weights")
 
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB: more than one portion

@@ -3,10 +3,6 @@
 
 import csv
 import io
-import itertools
-import json
-import math
-import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,14 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dgbench.errors import DataError, UsageError
-from dgbench.files import sha256
-from dgbench.pages import tables
 from dgbench.protocol import PROTOCOLS
-from dgbench.running import records
 from dgbench.scores import ranking
-from dgbench.scores.ranking import build
-from tests.toy_runs import changed, run
 
 SDG, DAPSAM = PROTOCOLS["sdg"], PROTOCOLS["dapsam"]
 GOLDEN = Path(__file__).parent / "golden_leaderboard"

@@ -4,25 +4,19 @@
 import csv
 import dataclasses
 import io
-import itertools
 import math
 import random
 import re
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from rich.console import Console
 
-from dgbench.errors import DataError, DgbenchError, UsageError
 from dgbench.pages import tables
 from dgbench.protocol import PROTOCOLS
 from dgbench.running.records import RunRecord
-from tests.toy_runs import DIAGONAL, Score, changed, run
+from tests.toy_runs import changed, run
 
 SDG, DAPSAM = PROTOCOLS["sdg"], PROTOCOLS["dapsam"]
 GOLDEN = Path(__file__).parent / "golden_tables"

@@ -65,8 +65,8 @@ from dgbench import registry
 from dgbench.running import launchers, plan
 registry.add_plugin(Path({str(PLUGIN)!r}))
 root, results = {str(discs.root)!r}, Path({str(tmp_path / "r")!r})
-planned = plan.plan(registry.get_task(root), ["pixels"], task_reference=root, sources=["dim"], results=results)
-print([outcome.status for outcome in launchers.launch(registry.get_task(root), planned)])
+planned = plan.plan(get_task(root), ["pixels"], task_reference=root, sources=["dim"], results=results)
+print([outcome.status for outcome in launchers.launch(get_task(root), planned)])
 """
     done = subprocess.run([sys.executable], input=program, capture_output=True, text=True, check=True)
     assert done.stdout == "['done']\n"

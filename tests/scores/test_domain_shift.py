@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
+from dgbench.images.find_task import get_task
 from dgbench.protocol import PROTOCOLS
-from dgbench.registry import get_task
 from dgbench.scores import domain_shift
 from dgbench.scores.domain_shift import BINS, CENTRES, Intensities
 from dgbench.scores.study import Study

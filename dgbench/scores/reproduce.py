@@ -92,7 +92,6 @@ def reproduce(
     (run,) = plan.plan(
         loaded,
         [then.method],
-        task_reference=str(Path(reference).resolve()) if registry.is_folder(reference) else reference,
         sources=[then.source],
         seeds=[then.seed],
         protocol=then.protocol,

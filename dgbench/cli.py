@@ -42,13 +42,6 @@ class Kind(StrEnum):
     weights = "weights"
 
 
-NEEDS = {
-    "needs_batch": "batch > 1",
-    "uses_target_masks": "target masks (oracle)",
-    "uses_target_batch": "several test images, or adapts to them",
-}
-
-
 class Again(StrEnum):
     missing = "missing"
     failed = "failed"
@@ -119,7 +112,6 @@ def run(
         planned = plan.plan(
             loaded,
             _split(method),
-            task_reference=str(Path(reference).resolve()) if registry.is_folder(reference) else reference,
             sources=_split(source),
             seeds=_seeds(seed),
             protocol=protocol,
@@ -136,7 +128,8 @@ def run(
             with present.Progress(console) as progress:
                 outcomes = launchers.launch(loaded, planned, rerun.value, options, progress.report)
         except KeyboardInterrupt:
-            errors.print("interrupted: the same command continues", style="yellow")
+            over = "would start over; without --rerun all it " if rerun is Again.all else ""
+            errors.print(f"interrupted: the same command {over}continues", style="yellow")
             raise SystemExit(130) from None
         present.show(loaded, planned, results, console)
         failed |= present.failures(outcomes, errors)
@@ -156,9 +149,9 @@ def list_(
 
     table = Table(box=None, pad_edge=False)
     if kind is Kind.runs:
-        from dgbench.pages.cards import finished
+        from dgbench.running.records import find_runs
 
-        for path in finished(results):
+        for path in find_runs(results):
             console.print(escape(str(path)), highlight=False, soft_wrap=True)
         return
     if kind is Kind.weights:
@@ -168,7 +161,7 @@ def list_(
     table.add_column("what it is")
     for item in (registry.METHODS if kind is Kind.methods else registry.TASKS).plugins().values():
         facts = item.facts()
-        needs = [f"needs {text}" for name, text in NEEDS.items() if name in facts]
+        needs = [f"needs {text}" for name, text in registry.NEEDS.items() if name in facts]
         details = filter(None, [*needs, facts.get("pretrained"), facts.get("paper", "").removeprefix("https://")])
         summary = re.sub(r"^[A-Z][\w-]{1,11}: ", "", item.summary())  # the name stands before it
         table.add_row(item.name, escape(summary))

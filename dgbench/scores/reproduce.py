@@ -13,7 +13,7 @@ import numpy as np
 from dgbench import registry
 from dgbench.errors import RunError, UsageError
 from dgbench.files import read_json
-from dgbench.images.find_task import get_task, is_folder
+from dgbench.images.find_task import get_task
 from dgbench.running.records import RunRecord, read_run
 from dgbench.scores.study import run_scores
 
@@ -121,7 +121,6 @@ def _planned(folder: Path, then: RunRecord, given: _Given) -> tuple[Task, Run]:
     (run,) = plan.plan(
         loaded,
         [then.method],
-        task_reference=str(Path(given.task).resolve()) if is_folder(given.task) else given.task,
         sources=[then.source],
         seeds=[then.seed],
         protocol=then.protocol,

@@ -90,9 +90,9 @@ def run(
             if dry_run:
                 say(*(f"{planned.status:12} {planned}" for planned in ran.runs))
                 continue
-            from dgbench.pages import present
+            from dgbench.pages.progress import failures
 
-            failed |= present.failures(ran.outcomes, errors)
+            failed |= failures(ran.outcomes, errors)
     if failed:
         raise SystemExit(4)
 
@@ -139,13 +139,16 @@ def leaderboard(
     """
     board = face.ranking(task, metric=metric, against=against, protocol=protocol, results=results)
     from dgbench.pages import leaderboard as pages
-    from dgbench.pages import table as tables
+    from dgbench.pages.table import show
+    from dgbench.scores import published
 
+    quoted = published.load(board.study.task)
+    beside = published.beside(quoted, board.study) if len(quoted) else None
     if format_ != "table":
-        print(pages.render(board, format_), end="")
+        print(pages.render(board, format_, beside), end="")
         return
-    for table in pages.tables_of(board):
-        tables.show(table, console)
+    for table in pages.board_tables(board, beside):
+        show(table, console)
     console.print(escape(pages.conclusion(board)), style="bold", highlight=False)
 
 
@@ -167,12 +170,12 @@ def compare(
     Example: dgbench compare erm dapsam --task phantom
     """
     compared = face.compare(one, other, task, metric=metric, margin=margin, protocol=protocol, results=results)
-    from dgbench.pages import comparison as pages
-    from dgbench.pages import table as tables
+    from dgbench.pages.table import show
+    from dgbench.pages.verdict import comparison_table, sentence
 
     for found in compared.comparisons:
-        tables.show(pages.table(found), console)
-        console.print(escape(pages.sentence(found)), style="bold", highlight=False)
+        show(comparison_table(found), console)
+        console.print(escape(sentence(found)), style="bold", highlight=False)
     for note in compared.notes:
         console.print(escape(note), highlight=False)
 
@@ -214,10 +217,10 @@ def reproduce(
 ) -> None:
     """Make a run again from its record: identical, within its interval, or different; and what changed around it."""
     face.add_plugins(plugin or ())
-    from dgbench.pages import present
+    from dgbench.pages.progress import Progress
     from dgbench.scores.reproduce import reproduce
 
-    with present.Progress(console) as progress:
+    with Progress(console) as progress:
         report = progress.report
         found = reproduce(run_folder, out, task=task, data=data, checkpoint=checkpoint, device=device, report=report)
     say(*(f"{what}: {then} -> {now}" for what, then, now in found.changed))
@@ -336,12 +339,12 @@ def weights_fetch(names: Annotated[list[str], typer.Argument(help="Names: see `d
     Example: dgbench weights fetch sam_vit_b
     """
     from dgbench.networks import weights
-    from dgbench.pages import present
+    from dgbench.pages.progress import Download
 
     entries = {name: weights.known_weights(name) for name in names}
     with _interruptible(CONTINUES):
         for name, known in entries.items():
-            with present.Download(console, known.file, known.size) as progress:
+            with Download(console, known.file, known.size) as progress:
                 path = weights.fetch(name, progress.report)
             say(f"{name}: {path}", before="[green]here[/] ")
 

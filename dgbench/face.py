@@ -115,7 +115,7 @@ def run(
                        variant source  seed status
     0  constant[image_size=32]      A     0   done
     """
-    from dgbench.pages import present
+    from dgbench.pages.progress import Progress, show
     from dgbench.running import launchers, plan
 
     add_plugins(plugin)
@@ -135,9 +135,9 @@ def run(
     if dry_run:
         return Ran(tuple(planned))
     options = launchers.Options(device=device, jobs=jobs, save_every=save_every)
-    with present.Progress(console) as progress:
+    with Progress(console) as progress:
         outcomes = launchers.launch(loaded, planned, rerun, options, progress.report)
-    return Ran(tuple(planned), tuple(outcomes), tuple(present.show(loaded, planned, results, console)))
+    return Ran(tuple(planned), tuple(outcomes), tuple(show(loaded, planned, results, console)))
 
 
 # --- what finished runs say ------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class Compared:
     @property
     def sentence(self) -> str:
         """The verdict in words, with the numbers it rests on; a line for each comparison."""
-        from dgbench.pages.comparison import sentence
+        from dgbench.pages.verdict import sentence
 
         return "\n".join(map(sentence, self.comparisons))
 

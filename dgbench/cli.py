@@ -5,19 +5,19 @@ Nothing slow is imported at the top: torch, pandas and matplotlib are imported i
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from dgbench import registry
-from dgbench.errors import DgbenchError, UsageError
+from dgbench import face, registry
+from dgbench.errors import DataError, DgbenchError, UsageError
 
 app = typer.Typer(
     name="dgbench",
@@ -34,33 +34,14 @@ app.add_typer(weights_app, name="weights")
 console = Console()
 errors = Console(stderr=True)
 
-
-class Kind(StrEnum):
-    methods = "methods"
-    tasks = "tasks"
-    runs = "runs"
-    weights = "weights"
-
-
-class Again(StrEnum):
-    missing = "missing"
-    failed = "failed"
-    all = "all"
-
-
-class Format(StrEnum):
-    table = "table"
-    md = "md"
-    csv = "csv"
-    tex = "tex"
-    html = "html"
-
-
 Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a folder of images (PATH).")]
+TaskArgument = Annotated[str, typer.Argument(help="Task name or folder.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the task's files.", show_default="./data/TASK")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
 Protocol = Annotated[str, typer.Option("--protocol", help="sdg, or dapsam (as the paper's code).")]
 Metric = Annotated[str, typer.Option("--metric", help="dice, asd, assd or hd95.")]
+Against = Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")]
+Format = Literal["table", "md", "csv", "tex", "html"]
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A method or task of your own: a .py file.")]
 
 
@@ -70,14 +51,10 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except DgbenchError as error:
-        fail(error)
-
-
-def fail(error: DgbenchError) -> NoReturn:
-    errors.print(f"[bold red]error:[/] {escape(error.cause)}", soft_wrap=True)
-    if error.remedy:
-        errors.print(f"[bold]try:[/]   {escape(error.remedy)}", soft_wrap=True)
-    raise SystemExit(error.exit_code)
+        errors.print(f"[bold red]error:[/] {escape(error.cause)}", soft_wrap=True)
+        if error.remedy:
+            errors.print(f"[bold]try:[/]   {escape(error.remedy)}", soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
 
 
 @app.command()
@@ -87,86 +64,63 @@ def run(
     source: Annotated[list[str] | None, typer.Option("--source", help="Train on this domain only.")] = None,
     seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds, e.g. 0,1,2.", show_default="0")] = None,
     protocol: Protocol = "sdg",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value: a hyperparameter.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value: a hyperparameter.")] = None,
     data: Data = None,
-    results: Results = Path("results"),
+    results: Results = face.RESULTS,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Test these weights, do not train.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs made at the same time.")] = 1,
     save_every: Annotated[float, typer.Option("--save-every", help="Seconds between checkpoints.")] = 60.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
-    rerun: Annotated[Again, typer.Option("--rerun", help="Make also the failed runs again, or all.")] = Again.missing,
+    rerun: Annotated[face.Rerun, typer.Option("--rerun", help="Make also the failed runs again, or all.")] = "missing",
     plugin: Plugins = None,
 ) -> None:
     """Train on each source domain, test on all others; print and write the tables and plots.
 
     Example: dgbench run --method dapsam,erm --task phantom
     """
-    _add_plugins(plugin)
-    from dgbench.pages import present
-    from dgbench.running import launchers, plan
-
     failed = False
-    for reference in _split(task):
-        loaded = registry.get_task(reference, data)
-        planned = plan.plan(
-            loaded,
-            _split(method),
-            sources=_split(source),
-            seeds=_seeds(seed),
-            protocol=protocol,
-            settings=_settings(set_),
-            checkpoint=checkpoint,
-            results=results,
-        )
-        if dry_run:
-            for item in planned:
-                console.print(f"{item.status:12} {escape(str(item))}", highlight=False, soft_wrap=True)
-            continue
-        options = launchers.Options(device=device, jobs=jobs, save_every=save_every)
-        try:
-            with present.Progress(console) as progress:
-                outcomes = launchers.launch(loaded, planned, rerun.value, options, progress.report)
-        except KeyboardInterrupt:
-            over = "would start over; without --rerun all it " if rerun is Again.all else ""
-            errors.print(f"interrupted: the same command {over}continues", style="yellow")
-            raise SystemExit(130) from None
-        present.show(loaded, planned, results, console)
-        failed |= present.failures(outcomes, errors)
+    with _interruptible("without --rerun all the same command continues" if rerun == "all" else CONTINUES):
+        for name in face.several(task, lambda text: Path(text).exists()):
+            ran = face.run(
+                method, name, source=source or (), seed=seed or 0, protocol=protocol, data=data, results=results,
+                settings=_settings(settings or ()), checkpoint=checkpoint, device=device, jobs=jobs,
+                save_every=save_every, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
+            )  # fmt: skip
+            if dry_run:
+                say(*(f"{planned.status:12} {planned}" for planned in ran.runs))
+                continue
+            from dgbench.pages.progress import failures
+
+            failed |= failures(ran.outcomes, errors)
     if failed:
         raise SystemExit(4)
 
 
 @app.command("list")
 def list_(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
-    results: Results = Path("results"),
+    kind: Annotated[Literal["methods", "tasks", "runs", "weights"], typer.Argument(help="What to list.")],
+    results: Results = face.RESULTS,
     plugin: Plugins = None,
 ) -> None:
     """List methods, tasks, finished runs or pretrained weights. Imports no method and no task."""
-    _add_plugins(plugin)
+    if kind == "weights":
+        return weights_list()
+    if kind == "runs":
+        from dgbench.pages.cards import finished
+
+        return say(*map(str, finished(results)))
     from rich.table import Table
 
+    face.add_plugins(plugin or ())
     table = Table(box=None, pad_edge=False)
-    if kind is Kind.runs:
-        from dgbench.running.records import find_runs
-
-        for path in find_runs(results):
-            console.print(escape(str(path)), highlight=False, soft_wrap=True)
-        return
-    if kind is Kind.weights:
-        weights_list()
-        return
-    table.add_column(kind.value[:-1], style="bold", no_wrap=True)
+    table.add_column(kind[:-1], style="bold", no_wrap=True)
     table.add_column("what it is")
-    for item in (registry.METHODS if kind is Kind.methods else registry.TASKS).plugins().values():
-        facts = item.facts()
-        needs = [f"needs {text}" for name, text in registry.NEEDS.items() if name in facts]
-        details = filter(None, [*needs, facts.get("pretrained"), facts.get("paper", "").removeprefix("https://")])
-        summary = re.sub(r"^[A-Z][\w-]{1,11}: ", "", item.summary())  # the name stands before it
-        table.add_row(item.name, escape(summary))
-        if line := "; ".join(details):
-            table.add_row("", escape(line), style="dim")
+    for row in face.listing("methods" if kind == "methods" else "datasets"):
+        needs = f"needs {row['needs']}" if row["needs"] else ""
+        table.add_row(row[kind[:-1]], escape(row["what"]))
+        if details := "; ".join(filter(None, (needs, row["pretrained"], row["paper"].removeprefix("https://")))):
+            table.add_row("", escape(details), style="dim")
     console.print(table)
 
 
@@ -174,32 +128,28 @@ def list_(
 def leaderboard(
     task: Task,
     metric: Metric = "dice",
-    format_: Annotated[Format, typer.Option("--format", help="On the terminal, or as text to copy.")] = Format.table,
-    reference: Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")] = None,
+    format_: Annotated[Format, typer.Option("--format", help="On the terminal, or as text to copy.")] = "table",
+    against: Against = None,
     protocol: Protocol = "sdg",
-    results: Results = Path("results"),
+    results: Results = face.RESULTS,
 ) -> None:
     """Rank the finished runs of a task: intervals, tests, costs, and what papers report.
 
     Example: dgbench leaderboard --task phantom --against erm
     """
-    from dgbench.pages import tables
-    from dgbench.protocol import get_protocol
-    from dgbench.running import records
-    from dgbench.scores import published, ranking
+    board = face.ranking(task, metric=metric, against=against, protocol=protocol, results=results)
+    from dgbench.pages import leaderboard as pages
+    from dgbench.pages.table import show
+    from dgbench.scores import published
 
-    found, left_out = records.load(results, _task_name(task), protocol)
-    rules = get_protocol(protocol)
-    board = ranking.build(found, rules, metric, reference, left_out=left_out)
-    quoted = published.load(board.task)
-    beside = published.beside(quoted, board.cells, found, rules) if len(quoted) else None
-    papers = None if beside is None else ranking.published_table(beside, board)
-    if format_ is not Format.table:
-        print(ranking.render(board, format_.value, papers), end="")
+    quoted = published.load(board.study.task)
+    beside = published.beside(quoted, board.study) if len(quoted) else None
+    if format_ != "table":
+        print(pages.render(board, format_, beside), end="")
         return
-    for table in [*ranking.board_tables(board), *([papers] if papers else [])]:
-        tables.show(table, console)
-    console.print(escape(ranking.conclusion(board)), style="bold", highlight=False)
+    for table in pages.board_tables(board, beside):
+        show(table, console)
+    console.print(escape(pages.conclusion(board)), style="bold", highlight=False)
 
 
 @app.command()
@@ -213,29 +163,20 @@ def compare(
         typer.Option("--margin", help="Equivalent within: Dice points, or mm.", show_default="0.5 points, 0.1 mm"),
     ] = None,
     protocol: Protocol = "sdg",
-    results: Results = Path("results"),
+    results: Results = face.RESULTS,
 ) -> None:
     """Is A better than B? Paired by case, with interval, test, and what would settle it if it is open.
 
     Example: dgbench compare erm dapsam --task phantom
     """
-    from dgbench.pages import tables
-    from dgbench.protocol import get_protocol
-    from dgbench.running import records
-    from dgbench.scores import comparison
+    compared = face.compare(one, other, task, metric=metric, margin=margin, protocol=protocol, results=results)
+    from dgbench.pages.table import show
+    from dgbench.pages.verdict import comparison_table, sentence
 
-    name, scale = _task_name(task), 100 if metric == "dice" else 1
-    within = None if margin is None else margin / scale
-    if Path(one).is_dir() and Path(other).is_dir():
-        before, after = (records.load(Path(folder), name, protocol)[0] for folder in (one, other))
-        compared, notes = comparison.folders(before, after, get_protocol(protocol), metric, within)
-    else:
-        finished, notes = records.load(results, name, protocol)
-        compared = [comparison.compare(finished, get_protocol(protocol), one, other, metric, within)]
-    for found in compared:
-        tables.show(comparison.table(found), console)
-        console.print(escape(comparison.sentence(found)), style="bold", highlight=False)
-    for note in notes:
+    for found in compared.comparisons:
+        show(comparison_table(found), console)
+        console.print(escape(sentence(found)), style="bold", highlight=False)
+    for note in compared.notes:
         console.print(escape(note), highlight=False)
 
 
@@ -243,30 +184,14 @@ def compare(
 def report(
     task: Task,
     data: Data = None,
-    reference: Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")] = None,
+    against: Against = None,
     protocol: Protocol = "sdg",
-    results: Results = Path("results"),
+    results: Results = face.RESULTS,
     plugin: Plugins = None,
 ) -> None:
     """Write one HTML page with everything: leaderboard, plots, worst cases, costs, how each number was made."""
-    _add_plugins(plugin)
-    from dgbench.pages import report
-    from dgbench.protocol import get_protocol
-    from dgbench.running import records
-    from dgbench.scores import ranking
-
-    name = _task_name(task)
-    known = registry.is_folder(task) or name in registry.TASKS.names()
-    found, left_out = records.load(results, name, protocol)
-    board = ranking.build(found, get_protocol(protocol), reference=reference, left_out=left_out)
-    path = report.write(
-        registry.get_task(task, data) if known else None,
-        found,
-        get_protocol(protocol),
-        board,
-        results / name / protocol,
-    )
-    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    page = face.report(task, data=data, against=against, protocol=protocol, results=results, plugin=plugin or ())
+    say(f"wrote {page}")
 
 
 @app.command()
@@ -275,12 +200,7 @@ def verify(results: Annotated[Path, typer.Argument(help="Folder of results, or o
     from dgbench.scores.verify import verify
 
     count, problems = verify(results)
-    for problem in problems:
-        console.print(f"[red]-[/] {escape(problem)}", highlight=False, soft_wrap=True)
-    if problems:
-        errors.print(f"{len(problems)} problem(s) in {count} runs", style="bold red")
-        raise SystemExit(3)
-    console.print(f"all is well: {count} runs")
+    _all_well(problems, f"{count} runs")
 
 
 @app.command()
@@ -296,16 +216,15 @@ def reproduce(
     plugin: Plugins = None,
 ) -> None:
     """Make a run again from its record: identical, within its interval, or different; and what changed around it."""
-    _add_plugins(plugin)
-    from dgbench.pages import present
+    face.add_plugins(plugin or ())
+    from dgbench.pages.progress import Progress
     from dgbench.scores.reproduce import reproduce
 
-    with present.Progress(console) as progress:
+    with Progress(console) as progress:
         report = progress.report
         found = reproduce(run_folder, out, task=task, data=data, checkpoint=checkpoint, device=device, report=report)
-    for what, then, now in found.changed:
-        console.print(escape(f"{what}: {then} -> {now}"), highlight=False, soft_wrap=True)
-    console.print(escape(found.sentence()), style="bold", highlight=False, soft_wrap=True)
+    say(*(f"{what}: {then} -> {now}" for what, then, now in found.changed))
+    say(found.sentence(), style="bold")
     if found.verdict == "different":
         raise SystemExit(4)
 
@@ -327,28 +246,24 @@ def new(
     from dgbench.running.new_method import write_method
 
     path = write_method(name, folder)
-    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    console.print(f"next: dgbench check {name} --plugin {path}", highlight=False, soft_wrap=True)
+    say(f"wrote {path}", f"next: dgbench check {name} --plugin {path}")
 
 
 @app.command()
-def check(
-    name: Annotated[str, typer.Argument(help="Name of the method.")],
-    plugin: Plugins = None,
-) -> None:
+def check(name: Annotated[str, typer.Argument(help="Name of the method.")], plugin: Plugins = None) -> None:
     """Run the conformance tests on a method; each failure says what to change."""
     if not plugin and name not in registry.METHODS.names() and Path(f"{name}.py").is_file():
         plugin = [Path(f"{name}.py")]
-    _add_plugins(plugin)
+    face.add_plugins(plugin or ())
     from dgbench.running.conformance import run_checks
 
-    failures = 0
+    failed = False
     for title, ok, advice in run_checks(registry.get_method(name)):
-        console.print(f"[{'green' if ok else 'red'}]{'ok  ' if ok else 'FAIL'}[/] {escape(title)}", highlight=False)
+        say(title, before="[green]ok  [/] " if ok else "[red]FAIL[/] ")
         if not ok:
-            failures += 1
-            console.print(f"     {escape(advice)}", highlight=False, soft_wrap=True)
-    if failures:
+            failed = True
+            say(advice, before="     ")
+    if failed:
         raise SystemExit(4)
 
 
@@ -361,11 +276,10 @@ def predict(
     plugin: Plugins = None,
 ) -> None:
     """Apply a run's weights to images of your own; writes one mask per image and structure."""
-    _add_plugins(plugin)
+    face.add_plugins(plugin or ())
     from dgbench.running.predict import predict_files
 
-    for path in predict_files(run_folder, images, out, device):
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    say(*(f"wrote {path}" for path in predict_files(run_folder, images, out, device)))
 
 
 @app.command()
@@ -373,45 +287,41 @@ def doctor() -> None:
     """Show versions, devices and folders: what to paste into a bug report."""
     from dgbench.pages.cards import environment
 
-    for name, value in environment().items():
-        console.print(f"{name:14} {escape(str(value))}", highlight=False, soft_wrap=True)
+    say(*(f"{name:14} {value}" for name, value in environment().items()))
 
 
 @data_app.command("describe")
-def data_describe(task: Annotated[str, typer.Argument(help="Task name or folder.")], data: Data = None) -> None:
+def data_describe(task: TaskArgument, data: Data = None) -> None:
     """Show a task's data card: domains, cases, structures, intensity rule, licence, where to get the data."""
+    from dgbench.images.find_task import get_task
     from dgbench.pages.cards import card
 
-    for name, value in card(registry.get_task(task, data)).items():
-        console.print(f"[bold]{name:12}[/] {escape(str(value))}", highlight=False, soft_wrap=True)
+    for name, value in card(get_task(task, data)).items():
+        say(value, before=f"[bold]{name:12}[/] ")
 
 
 @data_app.command("verify")
-def data_verify(task: Annotated[str, typer.Argument(help="Task name or folder.")], data: Data = None) -> None:
+def data_verify(task: TaskArgument, data: Data = None) -> None:
     """Read every case and list all that is wrong, at once."""
-    problems = registry.get_task(task, data).verify()
-    for problem in problems:
-        console.print(f"[red]-[/] {escape(problem)}", highlight=False, soft_wrap=True)
-    if problems:
-        errors.print(f"{len(problems)} problem(s)", style="bold red")
-        raise SystemExit(3)
-    console.print("all is well")
+    from dgbench.images.find_task import get_task
+
+    _all_well(get_task(task, data).verify())
 
 
 @data_app.command("prepare")
 def data_prepare(
-    task: Annotated[str, typer.Argument(help="Task name or folder.")],
+    task: TaskArgument,
     data: Data = None,
     image_size: Annotated[int | None, typer.Option("--image-size", help="Side of the network's input.")] = None,
 ) -> None:
     """Read every case into the cache that runs train and test from."""
+    from dgbench.images.find_task import get_task
     from dgbench.images.preparation import prepare
 
-    loaded = registry.get_task(task, data)
+    loaded = get_task(task, data)
     for domain in loaded.domains:
         prepared = prepare(loaded, domain, image_size or loaded.image_size)
-        count = f"{len(prepared.cases)} cases, {len(prepared.images)} slices"
-        console.print(f"{domain}: {count} in {prepared.folder}", highlight=False, soft_wrap=True)
+        say(f"{domain}: {len(prepared.cases)} cases, {len(prepared.images)} slices in {prepared.folder}")
 
 
 @weights_app.command("list")
@@ -422,9 +332,8 @@ def weights_list() -> None:
 
     for name in weights.WEIGHTS:
         card = weights_card(name)
-        console.print(f"[bold]{escape(card.pop('weights'))}[/]", highlight=False)
-        for what, value in card.items():
-            console.print(f"  {what:8} {escape(value)}", highlight=False, soft_wrap=True)
+        say(card.pop("weights"), style="bold")
+        say(*(f"  {what:8} {value}" for what, value in card.items()))
 
 
 @weights_app.command("fetch")
@@ -433,18 +342,15 @@ def weights_fetch(names: Annotated[list[str], typer.Argument(help="Names: see `d
 
     Example: dgbench weights fetch sam_vit_b
     """
-    from dgbench.networks import weights
-    from dgbench.pages import present
+    from dgbench.networks import download, weights
+    from dgbench.pages.progress import Download
 
     entries = {name: weights.known_weights(name) for name in names}
-    try:
+    with _interruptible(CONTINUES):
         for name, known in entries.items():
-            with present.Download(console, known.file, known.size) as progress:
-                path = weights.fetch(name, progress.report)
-            console.print(f"[green]here[/] {name}: {escape(str(path))}", highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        errors.print("interrupted: the same command continues", style="yellow")
-        raise SystemExit(130) from None
+            with Download(console, known.file, known.size) as progress:
+                path = download.fetch(name, progress.report)
+            say(f"{name}: {path}", before="[green]here[/] ")
 
 
 @weights_app.command("verify")
@@ -454,53 +360,51 @@ def weights_verify(
     ] = None,
 ) -> None:
     """Read weights and compare their checksums; ends in exit code 3 when any is damaged, or named and missing."""
-    from dgbench.errors import DataError
     from dgbench.networks import weights
 
-    wrong = 0
+    problems = []
     for name in names or weights.WEIGHTS:
         if not names and not weights.place(name).exists():
-            console.print(f"missing {name}", highlight=False)
+            say(f"missing {name}")
             continue
         try:
-            path = weights.find(name)
+            say(f"{name}: {weights.find(name)}", before="[green]here[/] ")
         except DataError as error:
-            wrong += 1
-            console.print(f"[red]-[/] {escape(error.cause)}", highlight=False, soft_wrap=True)
-            console.print(f"  {escape(error.remedy)}", highlight=False, soft_wrap=True)
-        else:
-            console.print(f"[green]here[/] {name}: {escape(str(path))}", highlight=False, soft_wrap=True)
-    if wrong:
-        errors.print(f"{wrong} problem(s)", style="bold red")
+            problems.append(f"{error.cause}\n  {error.remedy}")
+    if problems:
+        _all_well(problems)
+
+
+CONTINUES = "the same command continues"
+
+
+def say(*lines: str, before: str = "", style: str | None = None) -> None:
+    """Print lines as they are, however long; `before` may hold markup."""
+    for line in lines:
+        console.print(before + escape(line), style=style, highlight=False, soft_wrap=True)
+
+
+def _all_well(problems: Sequence[str], of: str = "") -> None:
+    """List all problems and end in exit code 3, or say that there is none."""
+    for problem in problems:
+        say(problem, before="[red]-[/] ")
+    if problems:
+        errors.print(f"{len(problems)} problem(s){f' in {of}' if of else ''}", style="bold red")
         raise SystemExit(3)
+    say(f"all is well{f': {of}' if of else ''}")
 
 
-def _task_name(reference: str) -> str:
-    """The name runs are stored under; the images themselves need not be there any more."""
-    return registry.get_task(reference).name if registry.is_folder(reference) else reference
-
-
-def _add_plugins(paths: list[Path] | None) -> None:
-    for path in paths or []:
-        registry.add_plugin(path)
-
-
-def _split(values: list[str] | None) -> list[str]:
-    """Repeated options and commas alike, each value once; a path that holds a comma stays whole."""
-    parts = [p for v in values or [] for p in ([v] if Path(v).exists() else v.split(","))]
-    return list(dict.fromkeys(p.strip() for p in parts if p.strip()))
-
-
-def _seeds(values: list[str] | None) -> list[int]:
+@contextmanager
+def _interruptible(advice: str) -> Iterator[None]:
     try:
-        return [int(v) for v in _split(values)] or [0]
-    except ValueError:
-        raise UsageError(f"seeds must be whole numbers, got {', '.join(values or [])}", "e.g. --seed 0,1,2") from None
+        yield
+    except KeyboardInterrupt:
+        errors.print(f"interrupted: {advice}", style="yellow")
+        raise SystemExit(130) from None
 
 
-def _settings(values: list[str] | None) -> dict[str, str]:
-    pairs = dict(v.partition("=")[::2] for v in values or [])
-    for value in values or []:
+def _settings(values: Sequence[str]) -> dict[str, str]:
+    for value in values:
         if "=" not in value:
             raise UsageError(f"--set {value} has no value", f"give --set {value}=VALUE")
-    return pairs
+    return dict(value.partition("=")[::2] for value in values)

@@ -1,7 +1,11 @@
 """The command line: what it prints, what it writes, and how it ends."""
 
+import contextlib
+import html
+import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,7 +13,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from dgbench import cli, face
+from dgbench.registry import METHODS
 from tests.discs import write_discs
 
 PLUGIN = Path(__file__).parent / "pixels.py"
@@ -23,8 +30,27 @@ def home(tmp_path_factory):
 
 
 def dgbench(home, *arguments, code=0, **variables):
-    """Run the real command in a process of its own; returns what it printed."""
-    environment = {**os.environ, "DGBENCH_CACHE": str(home / "cache"), "COLUMNS": "100", **variables}
+    """What a command prints, in this process: starting one for each would take longer than all they do."""
+    METHODS.extra.clear()  # a plug-in of the call before
+    variables |= {"DGBENCH_CACHE": str(home / "cache"), "COLUMNS": "100"}
+    printed, ended = io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(home):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["dgbench", *map(str, arguments)])
+        patch.setattr("signal.signal", lambda *_: None)
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            try:
+                cli.main()
+            except SystemExit as end:
+                ended = end.code or 0
+    assert ended == code, printed.getvalue()
+    return printed.getvalue()
+
+
+def in_a_process(home, *arguments, code=0):
+    """What the real command prints, as a user starts it."""
+    environment = {**os.environ, "DGBENCH_CACHE": str(home / "cache"), "COLUMNS": "100"}
     command = [sys.executable, "-m", "dgbench", *map(str, arguments)]
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == code, done.stdout + done.stderr
@@ -34,7 +60,7 @@ def dgbench(home, *arguments, code=0, **variables):
 
 @pytest.fixture(scope="module")
 def first(home):
-    return dgbench(home, "run", "-m", "pixels,constant", "--plugin", PLUGIN, "-t", "./discs", "--jobs", "2")
+    return in_a_process(home, "run", "-m", "pixels,constant", "--plugin", PLUGIN, "-t", "./discs", "--jobs", "2")
 
 
 def test_run_prints_the_matrices_and_writes_tables_and_plots(home, first):
@@ -82,8 +108,6 @@ def test_predict_applies_a_run_to_an_image(home, first):
     run = home / "results" / "discs" / "sdg" / "pixels" / "bright-seed0"
     text = dgbench(home, "predict", run, image, "--out", "masks", "--plugin", PLUGIN)
     assert "wrote" in text
-    from PIL import Image
-
     (mask,) = (home / "masks").rglob("*.png")
     assert Image.open(mask).size == Image.open(image).size
 
@@ -91,7 +115,6 @@ def test_predict_applies_a_run_to_an_image(home, first):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["run", "-m", "dapsan", "-t", "./discs"], 2, ["unknown method 'dapsan'", "did you mean 'dapsam'"]),
         (["run", "-m", "erm", "-t", "phantm"], 2, ["unknown task 'phantm'", "did you mean 'phantom'"]),
         (["run", "-m", "erm", "-t", "./nowhere"], 3, ["nowhere"]),
         (["run", "-m", "erm", "-t", "./discs", "--source", "dimm"], 2, ["'dimm'", "did you mean 'dim'"]),
@@ -116,21 +139,8 @@ def test_a_mistake_ends_in_a_cause_a_remedy_and_an_exit_code(home, arguments, co
 
 
 def test_a_failed_run_ends_in_exit_code_4_with_a_summary(home):
-    text = dgbench(
-        home,
-        "run",
-        "-m",
-        "pixels",
-        "--plugin",
-        PLUGIN,
-        "-t",
-        "./discs",
-        "--source",
-        "dim",
-        "--set",
-        "fail_at=1",
-        code=4,
-    )
+    how = ("--plugin", PLUGIN, "-t", "./discs", "--source", "dim")
+    text = dgbench(home, "run", "-m", "pixels", *how, "--set", "fail_at=1", code=4)
     assert "the loss is nan at step 1" in text
     assert "1 of 1 runs are not finished" in text
 
@@ -149,11 +159,42 @@ def test_verify_lists_every_problem_at_once(home, tmp_path):
 def test_new_writes_a_method_that_runs(home):
     dgbench(home, "new", "my_method")
     dgbench(home, "new", "my_method", code=2)
-    settings = ["--set", "steps=4", "--set", "width=4"]
-    text = dgbench(
-        home, "run", "-m", "my_method", "--plugin", "my_method.py", "-t", "./discs", "--source", "dim", *settings
-    )
-    assert "my_method" in text
+    how = ("-t", "./discs", "--source", "dim", "--set", "steps=4", "--set", "width=4")
+    assert "done my_method" in dgbench(home, "run", "-m", "my_method", "--plugin", "my_method.py", *how)
+
+
+def test_the_command_itself_ends_a_mistake_in_two_lines_and_its_exit_code(home):
+    cause, remedy = in_a_process(home, "run", "-m", "dapsan", "-t", "./discs", code=2).splitlines()
+    assert cause == "error: unknown method 'dapsan'" and "did you mean 'dapsam'" in remedy
+
+
+@pytest.mark.parametrize(("rerun", "advice"), [("missing", "the same"), ("all", "without --rerun all the same")])
+def test_what_is_interrupted_says_how_to_go_on(home, monkeypatch, rerun, advice):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(face, "run", interrupted)
+    text = dgbench(home, "run", "-m", "erm", "-t", "./discs", "--rerun", rerun, code=130)
+    assert text == f"interrupted: {advice} command continues\n"
+
+
+def test_a_domain_whose_name_holds_a_comma_is_named_as_it_is_also_by_the_report(home, tmp_path):
+    folder = write_discs(tmp_path / "a, b")
+    (folder / "dim").rename(folder / "c,d")
+    (folder / "task.toml").write_text((folder / "task.toml").read_text().replace('"discs"', '"commas"'))
+    how = ("-m", "constant", "-t", folder, "--results", "commas")
+    assert "done constant c,d-seed0" in dgbench(home, "run", *how, "--source", "c,d")
+    both = dgbench(home, "run", *how, "--source", "c,d", "--source", "bright,inverted", "--dry-run")
+    assert re.findall(r"(?m)^(\w+) .*/(.+)-seed0$", both) == [
+        ("done", "c,d"),
+        ("missing", "bright"),
+        ("missing", "inverted"),
+    ]
+    dgbench(home, "report", "-t", folder, "--results", "commas")
+    page = html.unescape((home / "commas/commas/sdg/report.html").read_text(encoding="utf-8"))
+    (command,) = re.findall(r"dgbench (run --method constant .*?)\s*<", page)
+    again = in_a_process(home, *shlex.split(command), "--results", "commas", "--dry-run")
+    assert re.findall(r"(?m)^(\w+) .*/(.+)-seed0$", again) == [("done", "c,d")]
 
 
 def test_data_describe_and_doctor_answer(home):

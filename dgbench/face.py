@@ -1,0 +1,349 @@
+"""The face: what `import dgbench` offers a script or a notebook. The command line calls the same functions.
+
+Plain arguments in, small frozen objects and pandas frames out; the defaults are those of the command line. Several
+names are given as a list, or with commas. A mistake raises an error of `dgbench.errors`, with a cause and a remedy.
+
+The examples run beside a folder `results` with the scores of two methods on the phantom that come with dgbench (see
+results/README.md).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from dgbench import registry
+from dgbench.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dgbench.running.launchers import Outcome
+    from dgbench.running.plan import Run
+    from dgbench.scores.comparison import Comparison
+    from dgbench.scores.ranking import Ranking
+    from dgbench.scores.study import Study
+
+Names = str | Path | int | Iterable[str | Path | int]
+Rerun = Literal["missing", "failed", "all"]
+RESULTS = Path("results")
+
+
+# --- run -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a call of `run` planned, and what came of it.
+
+    runs: one for each method, source and seed. outcomes: how each ended, in the order they did; none after a dry run.
+    files: the tables and plots that were written.
+    """
+
+    runs: tuple[Run, ...]
+    outcomes: tuple[Outcome, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    @functools.cached_property
+    def study(self) -> Study:
+        """Those of the runs that are finished: every number of their tables. Raises `UsageError` when none is."""
+        from dgbench.protocol import get_protocol
+        from dgbench.running.records import read_run
+        from dgbench.scores.study import Study
+
+        done = [read_run(Path(r.folder)) for r in self.runs if r.status == "done"]
+        if not done:
+            raise UsageError("none of these runs is finished", "see `frame` for what became of them")
+        return Study(done, get_protocol(self.runs[0].protocol))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row for each run: variant, source, seed, status, message (of a run that failed) and folder."""
+        import pandas as pd
+
+        ended = {outcome.run: outcome for outcome in self.outcomes}
+        rows = []
+        for r in self.runs:
+            status, message = (ended[r].status, ended[r].message) if r in ended else (r.status, "")
+            rows.append((r.variant, r.source, r.seed, status, message, r.folder))
+        return pd.DataFrame(rows, columns=["variant", "source", "seed", "status", "message", "folder"])
+
+
+def run(
+    method: Names,
+    task: str | Path,
+    *,
+    source: Names = (),
+    seed: Names = 0,
+    protocol: str = "sdg",
+    settings: Mapping[str, Any] | None = None,
+    data: str | Path | None = None,
+    results: str | Path = RESULTS,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    jobs: int = 1,
+    save_every: float = 60.0,
+    dry_run: bool = False,
+    rerun: Rerun = "missing",
+    plugin: Names = (),
+    quiet: bool = False,
+) -> Ran:
+    """Train methods on each source domain of a task, test them on all others; write tables and plots.
+
+    Runs that are finished are kept. A run that fails stops no other: `Ran.frame` says which did, and why.
+
+    Parameters
+    ----------
+    method: names; `a+b` puts the idea of b over a. task: a name, or the path of a folder of images.
+    source: domains to train on, all by default. seed: whole numbers.
+    settings: hyperparameters that differ from a method's defaults: {"steps": 100}.
+    data: the folder with the task's files, ./data/<task> by default. results: the folder that runs are written to.
+    checkpoint: weights to test instead of training; `source` then names the domain they were trained on.
+    jobs: runs made at the same time. save_every: seconds between two checkpoints of a run.
+    dry_run: plan only. rerun: make also the failed runs again, or all.
+    plugin: .py files with methods or tasks of your own. quiet: print neither progress nor tables.
+
+    >>> import dgbench
+    >>> ran = dgbench.run("constant", "phantom", source="A", settings={"image_size": 32}, results="mine", quiet=True)
+    >>> ran.frame[["variant", "source", "seed", "status"]]
+                       variant source  seed status
+    0  constant[image_size=32]      A     0   done
+    """
+    from dgbench.images.find_task import get_task
+    from dgbench.pages.progress import Progress, show
+    from dgbench.running import launchers, plan
+
+    add_plugins(plugin)
+    name, results, console = str(task), Path(results), Console(quiet=quiet)
+    loaded = get_task(name, None if data is None else Path(data))
+    planned = plan.plan(
+        loaded,
+        several(method, registry.METHODS.names()),
+        sources=several(source, loaded.domains),
+        seeds=_seeds(seed),
+        protocol=protocol,
+        settings={key: _text(value) for key, value in (settings or {}).items()},
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        results=results,
+    )
+    if dry_run:
+        return Ran(tuple(planned))
+    options = launchers.Options(device=device, jobs=jobs, save_every=save_every)
+    with Progress(console) as progress:
+        outcomes = launchers.launch(loaded, planned, rerun, options, progress.report)
+    return Ran(tuple(planned), tuple(outcomes), tuple(show(loaded, planned, results, console)))
+
+
+# --- what finished runs say ------------------------------------------------------------------------------------------
+
+
+def leaderboard(
+    task: str | Path,
+    *,
+    metric: str = "dice",
+    against: str | None = None,
+    protocol: str = "sdg",
+    results: str | Path = RESULTS,
+) -> pd.DataFrame:
+    """Rank the finished runs of a task: one row per variant, with intervals, tests and costs, in full precision.
+
+    Dice is in [0, 1], distances are in the unit of the row. What cannot be ranked has no rank, and its reason.
+    against: the variant to test all others against; the first of the ranking by default.
+
+    >>> import dgbench
+    >>> dgbench.leaderboard("phantom", against="erm")[["variant", "mean", "verdict"]].round(3)
+      variant   mean verdict
+    0   ccsdg  0.698  better
+    1     erm  0.461
+    """
+    return ranking(task, metric, against, protocol, results).frame()
+
+
+def ranking(
+    task: str | Path,
+    metric: str = "dice",
+    against: str | None = None,
+    protocol: str = "sdg",
+    results: str | Path = RESULTS,
+) -> Ranking:
+    """What `leaderboard` makes its table of, for tables and statistics of one's own."""
+    from dgbench.scores.ranking import rank
+    from dgbench.scores.study import Study
+
+    return rank(Study.load(Path(results), task_name(task), protocol), metric, against)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two variants; or, of two folders of results, each variant that both have. notes: what was left out or differs."""
+
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words, with the numbers it rests on; a line for each comparison."""
+        from dgbench.pages.verdict import sentence
+
+        return "\n".join(map(sentence, self.comparisons))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """For each comparison a row for all targets and one for each target, in full precision: Dice is in [0, 1]."""
+        import pandas as pd
+
+        frames = [c.frame().rename(columns={c.one: "mean_one", c.other: "mean_other"}) for c in self.comparisons]
+        for c, frame in zip(self.comparisons, frames, strict=True):
+            frame.insert(0, "one", c.one)
+            frame.insert(1, "other", c.other)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def compare(
+    one: str | Path,
+    other: str | Path,
+    task: str | Path,
+    *,
+    metric: str = "dice",
+    margin: float | None = None,
+    protocol: str = "sdg",
+    results: str | Path = RESULTS,
+) -> Compared:
+    """Is one variant better than another? Paired by case; what would settle it, where it is open.
+
+    one, other: variants; or two folders of results, made before and after. margin: two results are equivalent within
+    it, in Dice points or in the unit of the distances; 0.5 and 0.1 by default.
+
+    >>> import dgbench
+    >>> print(dgbench.compare("ccsdg", "erm", "phantom").sentence.partition(".")[0])
+    ccsdg is better than erm
+    """
+    from dgbench.metrics import get_metric
+    from dgbench.scores import comparison
+    from dgbench.scores.study import Study
+
+    name = task_name(task)
+    within = None if margin is None else margin / get_metric(metric).scale
+    if Path(one).is_dir() and Path(other).is_dir():
+        before, after = (Study.load(Path(folder), name, protocol) for folder in (one, other))
+        found, notes = comparison.folders(before, after, metric, within)
+        return Compared(tuple(found), tuple(notes))
+    study = Study.load(Path(results), name, protocol)
+    return Compared((comparison.compare(study, str(one), str(other), metric, within),), tuple(study.left_out))
+
+
+def report(
+    task: str | Path,
+    *,
+    data: str | Path | None = None,
+    against: str | None = None,
+    protocol: str = "sdg",
+    results: str | Path = RESULTS,
+    plugin: Names = (),
+) -> Path:
+    """Write one HTML page with everything: leaderboard, plots, worst cases, costs, how each number was made.
+
+    The pictures need the task's images; without them the page says so. Returns its path.
+
+    >>> import dgbench
+    >>> print(dgbench.report("phantom", against="erm"))
+    results/phantom/sdg/report.html
+    """
+    from dgbench.images.find_task import get_task, is_folder
+    from dgbench.pages import report as pages
+
+    add_plugins(plugin)
+    name = task_name(task)
+    known = is_folder(str(task)) or name in registry.TASKS.names()
+    board = ranking(task, "dice", against, protocol, results)
+    loaded = get_task(str(task), None if data is None else Path(data)) if known else None
+    return pages.write(loaded, board, Path(results) / name / protocol)
+
+
+# --- what there is ---------------------------------------------------------------------------------------------------
+
+
+def methods(plugin: Names = ()) -> pd.DataFrame:
+    """The methods by name: what each is, what it needs, what it starts from, its paper. Imports none of them.
+
+    >>> import dgbench
+    >>> print(dgbench.methods().loc["erm", "what"])
+    plain training on the source, what every other method is compared with.
+    """
+    return _listed("methods", plugin)
+
+
+def tasks(plugin: Names = ()) -> pd.DataFrame:
+    """The tasks by name, and what each is. Imports none of them.
+
+    >>> import dgbench
+    >>> list(dgbench.tasks().index)
+    ['fundus', 'phantom', 'prostate']
+    """
+    return _listed("datasets", plugin).drop(columns=["needs", "pretrained", "paper"])
+
+
+def _listed(kind: registry.Kind, plugin: Names) -> pd.DataFrame:
+    import pandas as pd
+
+    add_plugins(plugin)
+    return pd.DataFrame(listing(kind)).set_index(registry.WORD[kind])
+
+
+def listing(kind: registry.Kind) -> list[dict[str, str]]:
+    """What `methods` and `tasks` make their frames of, and `dgbench list` its table, which may not wait for pandas."""
+    rows = []
+    for plugin in (registry.METHODS if kind == "methods" else registry.TASKS).plugins().values():
+        facts = plugin.facts()
+        rows.append(
+            {
+                registry.WORD[kind]: plugin.name,
+                "what": re.sub(r"^[A-Z][\w-]{1,11}: ", "", plugin.summary()),  # the name stands before it
+                "needs": "; ".join(words for name, words in registry.NEEDS.items() if name in facts),
+                "pretrained": facts.get("pretrained", ""),
+                "paper": facts.get("paper", ""),
+            }
+        )
+    return rows
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def task_name(task: str | Path) -> str:
+    """The name that runs are stored under; the images themselves need not be there any more."""
+    from dgbench.images.find_task import get_task, is_folder
+
+    return get_task(str(task)).name if is_folder(str(task)) else str(task)
+
+
+def add_plugins(plugin: Names) -> None:
+    """Make methods and tasks of one's own known, by the paths of their files."""
+    for path in [plugin] if isinstance(plugin, str | Path | int) else plugin:
+        registry.add_plugin(Path(str(path)))
+
+
+def several(given: Names, known: Sequence[str] | Callable[[str], bool] = ()) -> list[str]:
+    """Names in a list and with commas alike, each once; one that is known, and itself holds a comma, stays whole."""
+    whole = known if callable(known) else known.__contains__
+    texts = [str(g) for g in ([given] if isinstance(given, str | Path | int) else given)]
+    parts = [part.strip() for text in texts for part in ([text] if whole(text) else text.split(","))]
+    return list(dict.fromkeys(filter(None, parts)))
+
+
+def _seeds(given: Names) -> list[int]:
+    try:
+        return [int(seed) for seed in several(given)]
+    except ValueError:
+        raise UsageError(f"seeds must be whole numbers, got {given}", "e.g. --seed 0,1,2") from None
+
+
+def _text(value: Any) -> str:
+    """A setting as `--set` would give it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

@@ -22,7 +22,8 @@ from typing import ClassVar
 import numpy as np
 
 from dgbench.errors import DataError, require
-from dgbench.images.formats import FileTask, Pixels, read_case, to_unit, values_of
+from dgbench.images.file_task import FileTask
+from dgbench.images.formats import Pixels, read_case, to_unit, values_of
 from dgbench.task import Case
 
 SOURCES = ("BinRushed", "Magrabia")

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from dgbench.errors import DataError, require
-from dgbench.images.formats import FileTask, Pixels, channels_first, is_image, read, read_case, values_of, window
+from dgbench.images.file_task import FileTask
+from dgbench.images.formats import Pixels, channels_first, is_image, read, read_case, values_of, window
 from dgbench.task import Case
 
 SITES: dict[str, Iterable[int]] = {  # case numbers as the release has them

@@ -109,7 +109,7 @@ class Task(ABC):
 
     @property
     def location(self) -> str:
-        """What `registry.get_task` finds the task by: its name, or the folder of images."""
+        """What `images.find_task` finds the task by: its name, or the folder of images."""
         return self.name
 
     def code_fingerprint(self) -> str:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import dgbench
 from dgbench import face, registry
 from dgbench.cli import app
+from dgbench.images.find_task import get_task
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "results/README.md", *sorted(
@@ -38,7 +39,7 @@ def methods() -> list[str]:
 def tasks() -> list[str]:
     lines = ["| name | domains | structures | the data are from |", "|---|---|---|---|"]
     for name in registry.TASKS.names():
-        task = registry.get_task(name)
+        task = get_task(name)
         tested = [d for d in task.domains if d not in task.source_domains]
         domains = ", ".join(task.source_domains) + (f"; only as targets: {', '.join(tested)}" if tested else "")
         link = re.search(r"https://\S+", task.download)

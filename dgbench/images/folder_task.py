@@ -21,18 +21,8 @@ from typing import Any
 import numpy as np
 
 from dgbench.errors import DataError, UsageError, require
-from dgbench.images.formats import (
-    NIFTI,
-    FileTask,
-    Pixels,
-    Spacing,
-    channels_first,
-    is_image,
-    read,
-    read_case,
-    stem,
-    values_of,
-)
+from dgbench.images.file_task import FileTask
+from dgbench.images.formats import NIFTI, Pixels, Spacing, channels_first, is_image, read, read_case, stem, values_of
 from dgbench.registry import TASKS
 from dgbench.task import Case
 

@@ -16,6 +16,7 @@ from dgbench import registry
 from dgbench.errors import DataError, UsageError
 from dgbench.files import make_folder, read_json
 from dgbench.images import formats, preparation
+from dgbench.images.file_task import FileTask
 from dgbench.images.find_task import get_task
 from dgbench.method import Batch, Hparams, Method, hparams_class
 from dgbench.running import train
@@ -81,7 +82,7 @@ def _intensities(record: RunRecord, task: Task | None) -> Callable[[formats.Pixe
     if task is None and record.task in registry.TASKS.names():
         task = get_task(record.task)
     if task is not None:
-        return task.intensities if isinstance(task, formats.FileTask) else formats.to_unit
+        return task.intensities if isinstance(task, FileTask) else formats.to_unit
     if "intensity_range" not in record.record:
         raise UsageError(
             f"how images of task '{record.task}' are read is not known: no such task is here, nor does the run say it",

@@ -1,0 +1,42 @@
+"""A task whose cases are image files in a folder: where the folder lies, and how a file's numbers become [0, 1]."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from dgbench.errors import DataError
+from dgbench.images.formats import Pixels, by_range
+from dgbench.task import Task
+
+
+class FileTask(Task):
+    """A task whose cases are image files in a folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie: the folder given (or its sub-folder named as the task), else $DGBENCH_DATA/<task>,
+        else ./data/<task>. Raises `DataError` that says what to download."""
+        name = self.name or type(self).__module__.rpartition(".")[2]
+        if self.data is None:
+            path = Path(os.environ.get("DGBENCH_DATA") or "data") / name
+        else:
+            path = Path(self.data)
+            path = path / name if (path / name).is_dir() else path
+        if not path.is_dir():
+            raise DataError(f"task '{name}' has no data: no folder {path}", f"{self.download} (or use --data DIR)")
+        return path
+
+    def intensities(self, pixels: Pixels) -> np.ndarray:
+        """The file's numbers by the task's intensity rule: float32 (D, C, H, W) in [0, 1]."""
+        return by_range(pixels, self.intensity_range)
+
+    def verify(self) -> list[str]:
+        """As every task's, but a folder that is missing is said once and not for each of its cases."""
+        try:
+            _ = self.folder
+        except DataError as error:
+            return [f"{error.cause}: {error.remedy}"]
+        return list(dict.fromkeys(super().verify()))

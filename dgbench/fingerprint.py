@@ -24,6 +24,7 @@ UNCOUNTED = {
     "dgbench.files": "bytes are written and read back as they are",
     "dgbench.fingerprint": "it looks at the others",
     "dgbench.protocol": "its values are in the fingerprint of a run by themselves",
+    "dgbench.networks.torchvision_ops": "it lets torchvision be imported where its operators cannot be loaded",
     "dgbench.registry": "what it finds is in the fingerprint by its own code",
     "dgbench.running.conformance": "checks of a method, beside its runs",
     "dgbench.running.description": "what is written about a run",
@@ -171,6 +172,7 @@ class _Reader:
             return "|".join(map(self._reference, dotted))
         if isinstance(node, ast.Name) and node.id in self.own:
             self.names.add((self.module, node.id))
+            return node.id
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             return f"Raise({self.text(node.exc.func)})"
         ignored = IGNORED | {"annotation"} if isinstance(node, ast.arg) else IGNORED
@@ -186,8 +188,7 @@ class _Reader:
     def _reference(self, dotted: str) -> str:
         if place := _place(dotted, self.module):
             self.names.add(place)
-            if place[0].startswith("dgbench."):
-                return dotted.removeprefix(f"{place[0]}.")
+            return dotted.removeprefix(f"{place[0]}.")
         return dotted
 
 

@@ -170,8 +170,7 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
     """
     root = make_folder((cache or cache_folder()) / "prepared")
     fingerprint = content_fingerprint(task, domain, root)
-    code = of_code("dgbench.images.preparation:_build")
-    folder = root / f"{task.name}-{size}-{code[:8]}-{domain}-{fingerprint[:16]}"
+    folder = root / f"{task.name}-{size}-{code_fingerprint()[:8]}-{domain}-{fingerprint[:16]}"
     if folder.is_dir():
         try:
             return PreparedDomain(folder)
@@ -186,6 +185,11 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return PreparedDomain(folder)
+
+
+def code_fingerprint() -> str:
+    """sha256 of the code that makes arrays of cases."""
+    return of_code("dgbench.images.preparation:_build")
 
 
 def content_fingerprint(task: Task, domain: str, root: Path) -> str:

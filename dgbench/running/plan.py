@@ -16,7 +16,7 @@ from dgbench.errors import DataError, UsageError, require
 from dgbench.files import cache_folder, make_folder, read_json, sha256
 from dgbench.fingerprint import of_code
 from dgbench.images.find_task import get_task
-from dgbench.images.preparation import content_fingerprint
+from dgbench.images.preparation import code_fingerprint, content_fingerprint
 from dgbench.method import Hparams, Method, changed_hparams, resolve_hparams
 from dgbench.protocol import get_protocol
 from dgbench.running.records import SCHEMA, broken_files
@@ -98,6 +98,7 @@ def plan(
             changed["checkpoint"] = sha256(Path(checkpoint))[:8]
         variant = variant_name(name, changed)
         folder = Path(results).resolve() / task.name / protocol / variant
+        decisive = _decisive(cls, hparams, task, protocol)
         for source in sources or task.source_domains:
             first = Run(
                 task=task.name,
@@ -112,7 +113,7 @@ def plan(
                 checkpoint=str(Path(checkpoint).resolve()) if checkpoint else None,
                 plugins=tuple(str(p) for p in registry.METHODS.extra),
                 folder="",
-                fingerprint=_fingerprint(cls, hparams, task, source, protocol),
+                fingerprint=_fingerprint(decisive, task, source),
             )
             runs += [replace(first, seed=n, folder=str(folder / f"{safe(source)}-seed{n}")) for n in seeds]
     return runs
@@ -129,13 +130,17 @@ def _check_domains(task: Task, sources: Sequence[str]) -> None:
         )
 
 
-def _fingerprint(cls: type[Method], hparams: Hparams, task: Task, source: str, protocol: str) -> str:
-    """Of all that decides the run's numbers: code, settings, and the images of each domain."""
-    code = of_code("dgbench.running.worker:make", "dgbench.images.preparation:prepare", cls, type(task))
-    domains = {d: _domain_fingerprint(task, d) for d in (source, *task.targets(source))}
-    settings = [asdict(hparams), task.image_size, task.steps, asdict(get_protocol(protocol))]
+def _decisive(cls: type[Method], hparams: Hparams, task: Task, protocol: str) -> list[Any]:
+    """What decides a run's numbers besides the images: code and settings."""
+    code = [of_code("dgbench.running.worker:make", cls, type(task)), code_fingerprint()]
     order = [c.__name__ for c in cls.__mro__]  # a combination of two methods is no class in any file
-    return hashlib.sha256(json.dumps([SCHEMA, metrics.VERSION, code, settings, order, domains]).encode()).hexdigest()
+    settings = [asdict(hparams), task.image_size, task.steps, asdict(get_protocol(protocol))]
+    return [SCHEMA, metrics.VERSION, code, order, settings]
+
+
+def _fingerprint(decisive: list[Any], task: Task, source: str) -> str:
+    domains = {d: _domain_fingerprint(task, d) for d in (source, *task.targets(source))}
+    return hashlib.sha256(json.dumps([decisive, domains]).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=256)

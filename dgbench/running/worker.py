@@ -193,9 +193,9 @@ def _test(order: Order, method: Method, task: Task, source: PreparedDomain, watc
     """The source's validation cases first, then every case of every target."""
     run, (_, validation) = order.run, task.split(order.run.source)
     targets = [PreparedDomain(order.prepared[d]) for d in task.targets(run.source)]
-    work = [("validation", source, validation)] + [("target", t, list(t.cases)) for t in targets]
-    total, tested = sum(len(ids) for _, _, ids in work), []
-    for role, domain, ids in work:
+    parts = [("validation", source, validation)] + [("target", t, list(t.cases)) for t in targets]
+    total, tested = sum(len(ids) for _, _, ids in parts), []
+    for role, domain, ids in parts:
         for case in measure_domain(method, domain, ids, role, get_protocol(run.protocol), run.seed):
             tested.append(case)
             watch.report("test", len(tested), total, domain.name)

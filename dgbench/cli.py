@@ -103,7 +103,8 @@ def run(
     Example: dgbench run --method dapsam,erm --task phantom
     """
     _add_plugins(plugin)
-    from dgbench.pages import present
+    from dgbench.pages import after_run
+    from dgbench.pages.progress import Progress
     from dgbench.running import launchers, plan
 
     failed = False
@@ -125,14 +126,14 @@ def run(
             continue
         options = launchers.Options(device=device, jobs=jobs, save_every=save_every)
         try:
-            with present.Progress(console) as progress:
+            with Progress(console) as progress:
                 outcomes = launchers.launch(loaded, planned, rerun.value, options, progress.report)
         except KeyboardInterrupt:
             over = "would start over; without --rerun all it " if rerun is Again.all else ""
             errors.print(f"interrupted: the same command {over}continues", style="yellow")
             raise SystemExit(130) from None
-        present.show(loaded, planned, results, console)
-        failed |= present.failures(outcomes, errors)
+        after_run.show(loaded, planned, results, console)
+        failed |= after_run.failures(outcomes, errors)
     if failed:
         raise SystemExit(4)
 
@@ -175,7 +176,7 @@ def leaderboard(
     task: Task,
     metric: Metric = "dice",
     format_: Annotated[Format, typer.Option("--format", help="On the terminal, or as text to copy.")] = Format.table,
-    reference: Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")] = None,
+    baseline: Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")] = None,
     protocol: Protocol = "sdg",
     results: Results = Path("results"),
 ) -> None:
@@ -183,23 +184,20 @@ def leaderboard(
 
     Example: dgbench leaderboard --task phantom --against erm
     """
-    from dgbench.pages import tables
-    from dgbench.protocol import get_protocol
-    from dgbench.running import records
-    from dgbench.scores import published, ranking
+    from dgbench.pages import leaderboard, table
+    from dgbench.scores import published
+    from dgbench.scores.ranking import rank
+    from dgbench.scores.study import Study
 
-    found, left_out = records.load(results, _task_name(task), protocol)
-    rules = get_protocol(protocol)
-    board = ranking.build(found, rules, metric, reference, left_out=left_out)
-    quoted = published.load(board.task)
-    beside = published.beside(quoted, board.cells, found, rules) if len(quoted) else None
-    papers = None if beside is None else ranking.published_table(beside, board)
+    ranking = rank(Study.load(results, _task_name(task), protocol), metric, baseline)
+    quoted = published.load(ranking.study.task)
+    beside = published.beside(quoted, ranking.study)
     if format_ is not Format.table:
-        print(ranking.render(board, format_.value, papers), end="")
+        print(leaderboard.render(ranking, format_.value, beside), end="")
         return
-    for table in [*ranking.board_tables(board), *([papers] if papers else [])]:
-        tables.show(table, console)
-    console.print(escape(ranking.conclusion(board)), style="bold", highlight=False)
+    for each in leaderboard.board_tables(ranking, beside):
+        table.show(each, console)
+    console.print(escape(leaderboard.conclusion(ranking)), style="bold", highlight=False)
 
 
 @app.command()
@@ -219,22 +217,22 @@ def compare(
 
     Example: dgbench compare erm dapsam --task phantom
     """
-    from dgbench.pages import tables
-    from dgbench.protocol import get_protocol
-    from dgbench.running import records
+    from dgbench.metrics import get_metric
+    from dgbench.pages import table, verdict
     from dgbench.scores import comparison
+    from dgbench.scores.study import Study
 
-    name, scale = _task_name(task), 100 if metric == "dice" else 1
-    within = None if margin is None else margin / scale
+    name = _task_name(task)
+    within = None if margin is None else margin / get_metric(metric).scale
     if Path(one).is_dir() and Path(other).is_dir():
-        before, after = (records.load(Path(folder), name, protocol)[0] for folder in (one, other))
-        compared, notes = comparison.folders(before, after, get_protocol(protocol), metric, within)
+        before, after = (Study.load(Path(folder), name, protocol) for folder in (one, other))
+        compared, notes = comparison.folders(before, after, metric, within)
     else:
-        finished, notes = records.load(results, name, protocol)
-        compared = [comparison.compare(finished, get_protocol(protocol), one, other, metric, within)]
+        study = Study.load(results, name, protocol)
+        compared, notes = [comparison.compare(study, one, other, metric, within)], list(study.left_out)
     for found in compared:
-        tables.show(comparison.table(found), console)
-        console.print(escape(comparison.sentence(found)), style="bold", highlight=False)
+        table.show(verdict.comparison_table(found), console)
+        console.print(escape(verdict.sentence(found)), style="bold", highlight=False)
     for note in notes:
         console.print(escape(note), highlight=False)
 
@@ -243,7 +241,7 @@ def compare(
 def report(
     task: Task,
     data: Data = None,
-    reference: Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")] = None,
+    baseline: Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")] = None,
     protocol: Protocol = "sdg",
     results: Results = Path("results"),
     plugin: Plugins = None,
@@ -251,21 +249,13 @@ def report(
     """Write one HTML page with everything: leaderboard, plots, worst cases, costs, how each number was made."""
     _add_plugins(plugin)
     from dgbench.pages import report
-    from dgbench.protocol import get_protocol
-    from dgbench.running import records
-    from dgbench.scores import ranking
+    from dgbench.scores.ranking import rank
+    from dgbench.scores.study import Study
 
     name = _task_name(task)
     known = registry.is_folder(task) or name in registry.TASKS.names()
-    found, left_out = records.load(results, name, protocol)
-    board = ranking.build(found, get_protocol(protocol), reference=reference, left_out=left_out)
-    path = report.write(
-        registry.get_task(task, data) if known else None,
-        found,
-        get_protocol(protocol),
-        board,
-        results / name / protocol,
-    )
+    ranking = rank(Study.load(results, name, protocol), baseline=baseline)
+    path = report.write(registry.get_task(task, data) if known else None, ranking, results / name / protocol)
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
@@ -297,10 +287,10 @@ def reproduce(
 ) -> None:
     """Make a run again from its record: identical, within its interval, or different; and what changed around it."""
     _add_plugins(plugin)
-    from dgbench.pages import present
+    from dgbench.pages.progress import Progress
     from dgbench.scores.reproduce import reproduce
 
-    with present.Progress(console) as progress:
+    with Progress(console) as progress:
         report = progress.report
         found = reproduce(run_folder, out, task=task, data=data, checkpoint=checkpoint, device=device, report=report)
     for what, then, now in found.changed:
@@ -434,12 +424,12 @@ def weights_fetch(names: Annotated[list[str], typer.Argument(help="Names: see `d
     Example: dgbench weights fetch sam_vit_b
     """
     from dgbench.networks import weights
-    from dgbench.pages import present
+    from dgbench.pages.progress import Download
 
     entries = {name: weights.known_weights(name) for name in names}
     try:
         for name, known in entries.items():
-            with present.Download(console, known.file, known.size) as progress:
+            with Download(console, known.file, known.size) as progress:
                 path = weights.fetch(name, progress.report)
             console.print(f"[green]here[/] {name}: {escape(str(path))}", highlight=False, soft_wrap=True)
     except KeyboardInterrupt:

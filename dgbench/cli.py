@@ -90,7 +90,7 @@ def run(
             if dry_run:
                 say(*(f"{planned.status:12} {planned}" for planned in ran.runs))
                 continue
-            from dgbench.pages.progress import failures
+            from dgbench.pages.after_run import failures
 
             failed |= failures(ran.outcomes, errors)
     if failed:
@@ -107,9 +107,9 @@ def list_(
     if kind == "weights":
         return weights_list()
     if kind == "runs":
-        from dgbench.pages.cards import finished
+        from dgbench.running.records import find_runs
 
-        return say(*map(str, finished(results)))
+        return say(*map(str, find_runs(results)))
     from rich.table import Table
 
     face.add_plugins(plugin or ())

@@ -47,6 +47,8 @@ def answer_loss(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, i
 
 @dataclass(frozen=True)
 class PromptedHparams(SAMHparams):
+    """Settings of SAM prompted from a mask."""
+
     jitter: float = 0.0  # how far prompts are displaced at random at most, in sides of the image
 
 

@@ -18,6 +18,8 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class SAMHparams(Hparams):
+    """Which SAM, and the base augmentation."""
+
     learning_rate: float = 5e-4
     backbone: str = "vit_tiny"  # trained from scratch; or a pretrained one, see dgbench.networks.sam.BACKBONES
     augmentation: Literal["base", "none"] = "base"  # what all see besides their own idea, see networks.augmentation
@@ -55,6 +57,7 @@ class SAMMethod(Method):
         return max(sam.RELEASE_MASKS, len(self.task.structures))
 
     def load_pretrained(self) -> dict[str, str]:
+        """The backbone's release, fitted to this size and number of masks, then frozen where the method says so."""
         name = self.backbone.weights
         if name is None:
             return {}
@@ -112,7 +115,9 @@ class SAMMethod(Method):
         return self.decode(self.embed(image), self.no_prompt())[0][:, : len(self.task.structures)]
 
     def logits(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, K, H, W): SAM's masks, enlarged from a quarter of the image's side."""
         return resize(self.low_res_logits(image), image.shape[-2:])
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """The base augmentation, or none where embeddings are to be kept."""
         return augment(batch, rng) if self.hparams.augmentation == "base" else batch

@@ -10,6 +10,8 @@ from dgbench.methods._sam import SAMHparams, SAMMethod
 
 @dataclass(frozen=True)
 class SAMedHparams(SAMHparams):
+    """The schedule and the loss of SAMed's code."""
+
     dice_weight: float = 0.8  # of the Dice loss; the rest is the cross-entropy's
     warmup: int = 25  # steps of linear warm-up
     horizon: float = 1.25  # the learning rate would reach zero after horizon * steps: the authors stop before

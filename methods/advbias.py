@@ -25,12 +25,15 @@ from dgbench.methods._adversary import divergence, unit
 from dgbench.methods._batchnorm import untracked
 from dgbench.methods._fields import points, spread
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.networks.unet import one_channel
 
 CONTOURS = 0.5  # weight of the edges in D
 
 
 @dataclass(frozen=True)
 class AdvBiasHparams(ERMHparams):
+    """How strong the adversary's bias field may get, and how much consistency with the clean image counts."""
+
     bias: float = 0.3  # e: the field lies between 1 - e and 1 + e
     bias_spacing: float = 0.5  # of the control points, in sides of the image
     bias_step: float = 1.0
@@ -45,11 +48,14 @@ def biased(image: Tensor, control: Tensor, spacing: float) -> Tensor:
 
 
 class AdvBiasIdea(Method):
+    """Multiplies images (N, 3, H, W) by the smooth bias field that changes the prediction most, found by gradient."""
+
     hparams: AdvBiasHparams
 
     def loss(self, batch: Batch) -> Tensor:
+        """The criterion on image and disturbed image, and how far their predictions are apart: a scalar."""
         h, (image, mask) = self.hparams, batch
-        gray = image[:, :1] if image.stride(1) == 0 else image
+        gray = one_channel(image)
         logits = self.logits(image)
         low, high = log(1 - h.bias), log(1 + h.bias)
         grid = [points(side, h.bias_spacing * side) for side in image.shape[2:]]
@@ -64,5 +70,7 @@ class AdvBiasIdea(Method):
 
 
 class AdvBias(AdvBiasIdea, ERM):
+    """The idea over plain training."""
+
     hparams: AdvBiasHparams
     paper = "https://arxiv.org/abs/2006.13322"

@@ -25,20 +25,26 @@ from dgbench.method import Batch, Method
 from dgbench.methods._adversary import divergence, unit
 from dgbench.methods._batchnorm import untracked
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.networks.unet import one_channel
 
 
 @dataclass(frozen=True)
 class AdvNoiseHparams(ERMHparams):
+    """How large the adversary's noise may get, and how much consistency with the clean image counts."""
+
     noise_norm: float = 1.0  # e
     consistency: float = 1.0
 
 
 class AdvNoiseIdea(Method):
+    """Adds the noise to images (N, 3, H, W) in [0, 1] that changes the prediction most, found by gradient."""
+
     hparams: AdvNoiseHparams
 
     def loss(self, batch: Batch) -> Tensor:
+        """The criterion on image and disturbed image, and how far their predictions are apart: a scalar."""
         h, (image, mask) = self.hparams, batch
-        gray = image[:, :1] if image.stride(1) == 0 else image
+        gray = one_channel(image)
         logits = self.logits(image)
         noise = (h.noise_norm * unit(torch.randn(gray.shape, device=image.device))).requires_grad_()
         with untracked(self):
@@ -50,5 +56,7 @@ class AdvNoiseIdea(Method):
 
 
 class AdvNoise(AdvNoiseIdea, ERM):
+    """The idea over plain training."""
+
     hparams: AdvNoiseHparams
     paper = "https://arxiv.org/abs/1704.03976"

@@ -26,10 +26,13 @@ from dgbench.method import Batch, Method
 from dgbench.methods._fields import unit_range
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.augmentation import Augmentation, augment, gaussian_blur
+from dgbench.networks.unet import one_channel
 
 
 @dataclass(frozen=True)
 class BigAugHparams(ERMHparams):
+    """How likely and how strong the transforms are."""
+
     p_bigaug: float = 0.5  # of each transform
     sharpen: tuple[float, ...] = (10.0, 30.0)
     bigaug_noise: tuple[float, ...] = (0.1, 1.0)
@@ -38,14 +41,19 @@ class BigAugHparams(ERMHparams):
 
 
 class BigAugIdea(Method):
+    """Puts strong transforms of space, quality and appearance over the base augmentation, each for half of the
+    images.
+    """
+
     hparams: BigAugHparams
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """Image (N, 3, H, W) in [0, 1] and mask (N, K, H, W), the mask moved with its image."""
         h = self.hparams
         p, (smallest, largest) = h.p_bigaug, h.bigaug_size
         space = Augmentation(p_rotate=p, rotate=(-20, 20), p_scale=p, scale=(1 / largest, 1 / smallest), p_elastic=p)
         image, mask = augment(super().augment(batch, rng), rng, space)
-        gray = image[:, :1] if image.stride(1) == 0 else image
+        gray = one_channel(image)
         return Batch(self.restyle(gray, rng).expand_as(image), mask)
 
     def restyle(self, image: Tensor, rng: torch.Generator) -> Tensor:
@@ -74,5 +82,7 @@ class BigAugIdea(Method):
 
 
 class BigAug(BigAugIdea, ERM):
+    """The idea over plain training."""
+
     hparams: BigAugHparams
     paper = "https://doi.org/10.1109/TMI.2020.2973595"

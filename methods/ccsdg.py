@@ -32,7 +32,7 @@ from dgbench.method import Batch
 from dgbench.methods._curves import new_contrast
 from dgbench.methods._spectrum import mix_amplitudes
 from dgbench.methods.erm import ERM, ERMHparams
-from dgbench.networks.unet import normalise
+from dgbench.networks.unet import normalise, one_channel
 from dgbench.task import TaskInfo
 
 CELL = 4  # pixels of the image along each side of what the projector sees as one
@@ -40,6 +40,8 @@ CELL = 4  # pixels of the image along each side of what the projector sees as on
 
 @dataclass(frozen=True)
 class CCSDGHparams(ERMHparams):
+    """The prompt's temperature and optimizer, and the projector's size."""
+
     temperature: float = 0.1
     prompt_learning_rate: float = 0.01
     prompt_momentum: float = 0.99
@@ -80,6 +82,7 @@ def contrast(content: list[Tensor], style: list[Tensor]) -> Tensor:
 
 
 def first_convolution(net: nn.Module) -> nn.Conv2d:
+    """The convolution whose channels are parted: the network's first."""
     return next(m for m in net.modules() if isinstance(m, nn.Conv2d))
 
 
@@ -88,6 +91,8 @@ def _keep_content(prompt: ChannelPrompt, module: nn.Module, inputs: Any, x: Tens
 
 
 class CCSDG(ERM):
+    """ERM's network on those channels of its first feature map (N, C, h, w) that a learned prompt calls content."""
+
     hparams: CCSDGHparams
     paper = "https://arxiv.org/abs/2306.05254"
     needs_batch = True  # FDA's other image; alone, it is the image itself
@@ -100,6 +105,7 @@ class CCSDG(ERM):
         first.register_forward_hook(partial(_keep_content, self.prompt))
 
     def configure(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Two optimizers: the network's, then that of prompt and projector."""
         h = self.hparams
         theirs = [*self.prompt.parameters(), *self.projector.parameters()]
         return (
@@ -109,12 +115,13 @@ class CCSDG(ERM):
 
     def views(self, image: Tensor) -> list[Tensor]:
         """FDA's, GLA's and the image itself; the first two need not lie in [0, 1], which the z-score does not see."""
-        gray = image[:, :1] if image.stride(1) == 0 else image
+        gray = one_channel(image)
         window = round(0.05 + 0.1 * torch.rand(()).item(), 2)
         fda = mix_amplitudes(gray, gray.flip(0), gray.new_ones(len(gray)), window)
         return [fda.expand_as(image), new_contrast(gray).expand_as(image), image]
 
     def prompt_loss(self, views: list[Tensor]) -> Tensor:
+        """Contents of the views shall be alike and styles apart: a scalar. views: three times (N, 3, H, W)."""
         content: list[Tensor] = []
         style: list[Tensor] = []
         for image in views:
@@ -128,6 +135,7 @@ class CCSDG(ERM):
         return contrast(projected[: len(views)], projected[len(views) :])
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the prompt, then one of the network on each of the three views."""
         segmentation, prompting = self.optimizers
         views = self.views(batch.image)
         prompt_loss = self.prompt_loss(views)

@@ -17,6 +17,8 @@ from dgbench.task import TaskInfo
 
 
 class Constant(Method):
+    """Predicts the mean mask of its training slices for every image: the floor of every table. Nothing is trained."""
+
     inside: Tensor  # (K, H, W) in how many training images the pixel was inside the structure
     present: Tensor  # (K,) in how many there was any of it
 
@@ -27,6 +29,7 @@ class Constant(Method):
         self.register_buffer("present", torch.zeros(structures, dtype=torch.int64))
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """Unchanged: the masks' places are what it learns."""
         return batch
 
     @property
@@ -35,11 +38,13 @@ class Constant(Method):
         return self.inside / self.present.clamp(min=1)[:, None, None]
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Adds the batch's masks (N, K, H, W) to their running mean."""
         self.inside += batch.mask.sum(0).long()
         self.present += batch.mask.amax((2, 3)).sum(0).long()
         return {"loss": (self.frequency - batch.mask).square().mean()}
 
     def predict(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, K, H, W), the mean mask for each image."""
         order = self.frequency.flatten(1).argsort(dim=1, descending=True, stable=True)  # ties: upper pixels first
         area = (self.inside.sum((1, 2)) / self.present.clamp(min=1)).round()
         rank = order.argsort(dim=1).view_as(self.inside)

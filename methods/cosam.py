@@ -36,6 +36,8 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class CoSAMHparams(SAMHparams):
+    """The rounds of correction, the prompts drawn from a mask, and the losses' weights."""
+
     augmentation: Literal["base", "none"] = "none"
     rounds: int = 4  # of correction in testing; 0: the coarse mask
     points: int = 64  # that prompt a correction
@@ -61,6 +63,8 @@ class ErrorDecoder(nn.Module):
 
 
 class CoSAM(SAMMethod):
+    """SAM's frozen encoder; its decoder prompted by its own first mask, corrected by a predicted map of errors."""
+
     hparams: CoSAMHparams
     paper = "https://arxiv.org/abs/2411.10136"
     trained = ("mask_decoder.*",)

@@ -31,6 +31,8 @@ from dgbench.networks.unet import normalise
 
 @dataclass(frozen=True)
 class CSDGHparams(ERMHparams):
+    """The random networks that redraw an image, and how much the consistency of its views counts."""
+
     gin_layers: int = 4
     gin_channels: int = 2  # between the layers
     gin_kernels: tuple[int, ...] = (1, 3)
@@ -65,6 +67,8 @@ def blending_map(count: int, size: torch.Size, spacing: float, device: torch.dev
 
 
 class CSDGIdea(Method):
+    """Shows each image (N, 3, H, W) redrawn by random shallow networks, two redrawings blended by a smooth map."""
+
     hparams: CSDGHparams
 
     @torch.no_grad()
@@ -79,6 +83,7 @@ class CSDGIdea(Method):
         return [unit_range(x) for x in v]
 
     def loss(self, batch: Batch) -> Tensor:
+        """The criterion of one view, and how far the predictions of three are apart."""
         logits = self.logits(torch.cat(self.views(batch.image))).chunk(3)
         views = [log_outcomes(z) for z in logits]
         mean = mixture(views)
@@ -87,5 +92,7 @@ class CSDGIdea(Method):
 
 
 class CSDG(CSDGIdea, ERM):
+    """The idea over plain training."""
+
     hparams: CSDGHparams
     paper = "https://arxiv.org/abs/2111.12525"

@@ -17,17 +17,23 @@ import torch
 
 from dgbench.method import Batch, Method
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.networks.unet import one_channel
 
 
 @dataclass(frozen=True)
 class CutoutHparams(ERMHparams):
+    """The size of the square."""
+
     cutout_side: float = 1 / 3  # of the square, in shorter sides of the image
 
 
 class CutoutIdea(Method):
+    """Erases a square around a random pixel of each image (N, 3, H, W) with the image's mean; masks stay."""
+
     hparams: CutoutHparams
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """What the method does besides, then the squares."""
         image, mask = super().augment(batch, rng)
         sides = image.shape[-2:]
         length = round(self.hparams.cutout_side * min(sides))
@@ -37,11 +43,13 @@ class CutoutIdea(Method):
             pixel = torch.arange(side)
             inside.append((pixel >= first) & (pixel < first + length))
         square = (inside[0][:, None, :, None] & inside[1][:, None, None, :]).to(image.device)
-        gray = image[:, :1] if image.stride(1) == 0 else image
+        gray = one_channel(image)
         erased = torch.where(square, gray.mean((2, 3), keepdim=True), gray)
         return Batch(erased.expand_as(image), mask)
 
 
 class Cutout(CutoutIdea, ERM):
+    """The idea over plain training."""
+
     hparams: CutoutHparams
     paper = "https://arxiv.org/abs/1708.04552"

@@ -61,6 +61,8 @@ AUGMENTATION = Augmentation(
 
 @dataclass(frozen=True)
 class DAPSAMHparams(Hparams):
+    """The authors' settings of adapters, memory and optimizer."""
+
     learning_rate: float = 5e-4
     weight_decay: float = 0.1
     batch_size: int = 8
@@ -157,6 +159,8 @@ class PromptGenerator(nn.Module):
 
 
 class DAPSAM(Method):
+    """SAM's encoder with low-level adapters, prompted by a prototype of the source kept in a memory."""
+
     hparams: DAPSAMHparams
     paper = "https://arxiv.org/abs/2409.12522"
     pretrained = "SAM ViT-B on prostate and fundus"
@@ -186,6 +190,7 @@ class DAPSAM(Method):
         self.mask_decoder = sam.mask_decoder(self.backbone, masks)
 
     def load_pretrained(self) -> dict[str, str]:
+        """SAM's weights, fitted to this image size; what came from them is frozen but for what the paper trains."""
         if self.backbone.weights is None:
             return {}
         h, path = self.hparams, weights.find(self.backbone.weights)
@@ -233,10 +238,12 @@ class DAPSAM(Method):
         return resize(self.low_res_logits(normalise(image, "zscore").expand_as(image)), image.shape[-2:])
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """The authors' augmentation: image (N, 3, H, W) in [0, 1], mask (N, K, H, W) in {0, 1}."""
         kind = self.hparams.augmentation
         return batch if kind == "none" else augment(batch, rng, AUGMENTATION if kind == "authors" else BASE)
 
     def criterion(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """The authors' loss: cross-entropy and Dice of logits (N, K, H, W), a scalar."""
         h = self.hparams
         return mask.shape[1] * dice_bce(logits, mask, dice_weight=h.dice_weight, reduction=h.dice_reduction)
 

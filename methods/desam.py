@@ -40,6 +40,8 @@ FRAME = {"border": 50 / 256}  # of the images that the authors prepare
 
 @dataclass(frozen=True)
 class DeSAMHparams(SAMHparams):
+    """The prompt (the whole image as a box, or points), and how masks are chosen and tidied."""
+
     augmentation: Literal["base", "none"] = "none"
     mode: Literal["box", "points"] = "box"
     grid: int = 9  # points along each side in testing
@@ -54,6 +56,8 @@ class DeSAMHparams(SAMHparams):
 
 
 class DeSAM(SAMMethod):
+    """SAM's frozen encoder; masks from its features, and from the prompt their predicted IoU only."""
+
     hparams: DeSAMHparams
     cache: EmbeddingCache | None
     paper = "https://arxiv.org/abs/2306.00499"

@@ -22,6 +22,8 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class DSUHparams(ERMHparams):
+    """How likely a layer's statistics are moved."""
+
     p_uncertain: float = 0.5  # of each stage at each step
     uncertainty: float = 1.0  # factor on e; 0 leaves the features as they are
     stages: tuple[int, ...] | None = None  # of the encoder, 0 the shallowest; None: all
@@ -49,6 +51,8 @@ def shifted(x: Tensor, noise: Tensor) -> Tensor:
 
 
 class DSU(ERM):
+    """ERM's network with feature statistics (N, C) drawn anew, as uncertain as the batch says."""
+
     hparams: DSUHparams
     paper = "https://arxiv.org/abs/2202.03958"
     needs_batch = True

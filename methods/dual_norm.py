@@ -26,6 +26,7 @@ from dgbench.errors import UsageError
 from dgbench.method import Batch
 from dgbench.methods._curves import bezier
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.networks.unet import one_channel
 from dgbench.task import TaskInfo
 
 SIMILAR, DISSIMILAR = 0, 1
@@ -68,6 +69,8 @@ def double(net: nn.Module) -> int:
 
 
 class DualNormalization(ERM):
+    """Batch norm with two sets of statistics, (N, C, H, W) -> the same; one is chosen for each image."""
+
     hparams: ERMHparams
     paper = "https://arxiv.org/abs/2112.11177"
     adapts_in_testing = True  # only one image at a time, but it adapts to it: not ranked with those that do not
@@ -96,7 +99,7 @@ class DualNormalization(ERM):
 
     def loss(self, batch: Batch) -> Tensor:
         image, mask = batch
-        gray = image[:, :1] if image.stride(1) == 0 else image
+        gray = one_channel(image)
         inner = torch.rand(2, len(image), 2, 2, device=image.device)
         losses = []
         for path in (SIMILAR, DISSIMILAR):

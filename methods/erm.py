@@ -29,6 +29,8 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class ERMHparams(Hparams):
+    """The network, where it starts from, and the base augmentation."""
+
     encoder: str = "unet"  # or the name of a network in timm
     initialisation: str = "scratch"  # or "imagenet", as timm publishes it, or a .safetensors or .pth file
     width: int = 16  # channels of the (decoder's) shallowest stage, twice as many at each deeper one
@@ -38,6 +40,8 @@ class ERMHparams(Hparams):
 
 
 class ERM(Method):
+    """Plain training on the source: a network's logits, (N, 3, H, W) -> (N, K, H, W), and the default criterion."""
+
     hparams: ERMHparams
     paper = "https://arxiv.org/abs/1505.04597"
     pretrained = "ImageNet by --set initialisation"
@@ -71,4 +75,5 @@ class ERM(Method):
         return self.net(normalise(image, self.hparams.normalise))
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """The augmentation that every method on this network sees besides its own idea."""
         return augment(batch, rng) if self.hparams.augmentation == "base" else batch

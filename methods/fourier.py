@@ -22,10 +22,13 @@ import torch
 from dgbench.method import Batch, Method
 from dgbench.methods._spectrum import mix_amplitudes
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.networks.unet import one_channel
 
 
 @dataclass(frozen=True)
 class FourierHparams(ERMHparams):
+    """Which amplitudes are taken, and in which share of the images."""
+
     fourier: Literal["ampmix", "fda"] = "ampmix"
     p_fourier: float = 0.5  # of each image
     largest_share: float = 1.0  # of ampmix
@@ -33,10 +36,13 @@ class FourierHparams(ERMHparams):
 
 
 class FourierIdea(Method):
+    """Gives images (N, 3, H, W) amplitudes of another one's spectrum, of the same batch; phases and masks stay."""
+
     hparams: FourierHparams
     needs_batch = True
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """What the method does besides, then the spectra; the image stays in [0, 1]."""
         image, mask = super().augment(batch, rng)
         h, n, device = self.hparams, len(image), image.device
         fires, share = torch.rand(2, n, generator=rng)
@@ -44,7 +50,7 @@ class FourierIdea(Method):
         rows = (fires < h.p_fourier).nonzero().squeeze(1)
         if n == 1 or not len(rows):
             return Batch(image, mask)
-        gray = (image[:, :1] if image.stride(1) == 0 else image).contiguous()
+        gray = (one_channel(image)).contiguous()
         own, other = gray[rows.to(device)], gray[((rows + away[rows]) % n).to(device)]
         if h.fourier == "ampmix":
             mixed = mix_amplitudes(own, other, (share[rows] * h.largest_share).to(device))
@@ -55,5 +61,7 @@ class FourierIdea(Method):
 
 
 class Fourier(FourierIdea, ERM):
+    """The idea over plain training."""
+
     hparams: FourierHparams
     paper = "https://arxiv.org/abs/2105.11120"

@@ -37,6 +37,8 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class MASAMHparams(SAMedHparams):
+    """How many neighbouring slices are seen, and the adapters' widths."""
+
     neighbours: int = 2  # slices seen before and after each; 0: a slice alone
     rank: int = 32  # of the factors
     dropout: float = 0.1  # between the factors
@@ -89,6 +91,8 @@ def refine(decoder: Any, factor: int) -> None:
 
 
 class MASAM(SAMedMethod):
+    """SAM with adapters that convolve over neighbouring slices: image (N, 3 (2n + 1), H, W)."""
+
     hparams: MASAMHparams
     paper = "https://arxiv.org/abs/2309.08842"
     added = (

@@ -29,7 +29,7 @@ from dgbench.methods._batchnorm import untracked
 from dgbench.methods._fields import unit_range
 from dgbench.methods._style import restyled, style
 from dgbench.methods.erm import ERM, ERMHparams
-from dgbench.networks.unet import convolutions, normalise, resize
+from dgbench.networks.unet import convolutions, normalise, one_channel, resize
 from dgbench.task import TaskInfo
 
 Layer = Callable[[Tensor], Tensor]
@@ -41,6 +41,8 @@ def _same(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MaxStyleHparams(ERMHparams):
+    """The auxiliary decoder, and the search for the hardest style."""
+
     p_layer: float = 0.5  # of each layer at each step
     style_steps: int = 5
     style_rate: float = 0.1
@@ -97,6 +99,8 @@ class ImageDecoder(nn.Module):
 
 
 class MaxStyle(ERM):
+    """ERM's network, trained on images rebuilt in the style that is hardest to segment as well."""
+
     hparams: MaxStyleHparams
     paper = "https://arxiv.org/abs/2206.01737"
     needs_batch = True  # alone, the rebuilt image keeps its style
@@ -134,7 +138,8 @@ class MaxStyle(ERM):
             return self.image_decoder.finish(begun, features, clean, layers)
 
     def loss(self, batch: Batch) -> Tensor:
-        clean = batch.image[:, :1] if batch.image.stride(1) == 0 else batch.image
+        """The criterion on the noisy image and on the rebuilt one, each with how well it is rebuilt: a scalar."""
+        clean = one_channel(batch.image)
         noisy = (clean + self.hparams.noise * torch.randn_like(clean)).clamp(0, 1)
         standard, features = self.both(noisy, clean, batch)
         with untracked(self):

@@ -40,12 +40,16 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class MedPerSAMHparams(SAMHparams):
+    """The warp's network and its loss, and the rounds of prompting."""
+
     rounds: int = 3  # of prompting; 0: the prediction is the reference's warped mask
     smoothness: float = 1.0  # weight of the displacement's squared gradient, both in pixels
     warp_width: int = 32  # channels of the warping network
 
 
 class MedPerSAM(SAMMethod):
+    """SAM as released, prompted by the mask of one source image that is warped onto the test image."""
+
     hparams: MedPerSAMHparams
     paper = "https://arxiv.org/abs/2411.16123"
     added = ("warper.*", "shape.*", "reference_*")

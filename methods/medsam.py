@@ -33,12 +33,16 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class MedSAMHparams(PromptedHparams):
+    """Which box prompts it: the whole image, or (an oracle) the target's reference mask."""
+
     box: Literal["image", "reference"] = "image"
     jitter: float = 20 / 1024  # of a box of the reference, in sides of the image
     fine_tune: bool = False  # train encoder and decoder though they were pretrained
 
 
 class MedSAM(SAMBox):
+    """MedSAM as released, prompted by one box for each structure."""
+
     hparams: MedSAMHparams
     paper = "https://arxiv.org/abs/2304.12306"
     pretrained = "MedSAM by --set backbone"

@@ -23,6 +23,8 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class MixStyleHparams(ERMHparams):
+    """How likely styles are mixed, and by which Beta distribution."""
+
     p_style: float = 0.5  # of each stage at each step
     alpha: float = 0.1  # small: mostly one of both styles, seldom the middle
     stages: tuple[int, ...] = (1, 2, 3)  # of the encoder, 0 the shallowest
@@ -50,6 +52,8 @@ def mixed(x: Tensor, share: Tensor, partner: Tensor) -> Tensor:
 
 
 class MixStyle(ERM):
+    """Plain training with feature statistics (N, C) mixed between images of the batch."""
+
     hparams: MixStyleHparams
     paper = "https://arxiv.org/abs/2104.02008"
     needs_batch = True

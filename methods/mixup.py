@@ -17,27 +17,35 @@ from torch import Tensor
 
 from dgbench.method import Batch, Method
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.networks.unet import one_channel
 
 
 @dataclass(frozen=True)
 class MixupHparams(ERMHparams):
+    """The Beta distribution that weights are drawn from."""
+
     alpha: float = 0.2
 
 
 class MixupIdea(Method):
+    """Blends each image (N, 3, H, W) of a batch with another one, and the two losses by the same weight."""
+
     hparams: MixupHparams
     needs_batch = True
 
     def loss(self, batch: Batch) -> Tensor:
+        """The criterion of the blended images against both masks, (N, K, H, W), by their weights."""
         image, mask = batch
         alpha = self.hparams.alpha
         share = float(torch.distributions.Beta(alpha, alpha).sample())
         other = torch.randperm(len(image)).to(image.device)
-        gray = image[:, :1] if image.stride(1) == 0 else image
+        gray = one_channel(image)
         logits = self.logits(torch.lerp(gray[other], gray, share).expand_as(image))
         return share * self.criterion(logits, mask) + (1 - share) * self.criterion(logits, mask[other])
 
 
 class Mixup(MixupIdea, ERM):
+    """The idea over plain training."""
+
     hparams: MixupHparams
     paper = "https://arxiv.org/abs/1710.09412"

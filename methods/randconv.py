@@ -26,11 +26,13 @@ from dgbench.method import Batch, Method
 from dgbench.methods._consistency import disagreement
 from dgbench.methods._fields import unit_range
 from dgbench.methods.erm import ERM, ERMHparams
-from dgbench.networks.unet import normalise
+from dgbench.networks.unet import normalise, one_channel
 
 
 @dataclass(frozen=True)
 class RandConvHparams(ERMHparams):
+    """The filters' sizes, whether they are mixed with the image, and how much consistency counts."""
+
     randconv: Literal["mix", "image"] = "mix"
     kernel_sizes: tuple[int, ...] = (1, 3, 5, 7)
     p_original: float = 0.5  # of RC_img
@@ -44,6 +46,8 @@ def random_filter(z: Tensor, kernel_size: int) -> Tensor:
 
 
 class RandConvIdea(Method):
+    """Shows images (N, 3, H, W) in the texture that one random convolution gives them."""
+
     hparams: RandConvHparams
 
     def view(self, image: Tensor) -> Tensor:
@@ -51,12 +55,13 @@ class RandConvIdea(Method):
         h = self.hparams
         if h.randconv == "image" and torch.rand(()) < h.p_original:
             return image
-        z = normalise(image[:, :1] if image.stride(1) == 0 else image, "zscore")
+        z = normalise(one_channel(image), "zscore")
         filtered = random_filter(z, h.kernel_sizes[int(torch.randint(len(h.kernel_sizes), ()))])
         mixed = torch.lerp(z, filtered, float(torch.rand(()))) if h.randconv == "mix" else filtered
         return unit_range(mixed).expand_as(image)
 
     def loss(self, batch: Batch) -> Tensor:
+        """The criterion on one view, and how far the predictions of three views are apart."""
         weight = self.hparams.consistency
         logits = [self.logits(self.view(batch.image)) for _ in range(3 if weight else 1)]
         loss = self.criterion(logits[0], batch.mask)
@@ -64,5 +69,7 @@ class RandConvIdea(Method):
 
 
 class RandConv(RandConvIdea, ERM):
+    """The idea over plain training."""
+
     hparams: RandConvHparams
     paper = "https://arxiv.org/abs/2007.13003"

@@ -27,6 +27,8 @@ from dgbench.networks.unet import normalise
 
 @dataclass(frozen=True)
 class RSCHparams(ERMHparams):
+    """Which share of the features is muted, and for which share of the batch."""
+
     feature_share: float = 1 / 3  # of the pixels, or channels, of z that are muted
     batch_share: float = 1 / 3  # of the images in a batch that are challenged
 
@@ -39,11 +41,14 @@ def keep(gradient: Tensor, share: float, spatial: bool) -> Tensor:
 
 
 class RSC(ERM):
+    """ERM's network with those of its deepest features (N, C, h, w) muted that speak most for the truth."""
+
     hparams: RSCHparams
     paper = "https://arxiv.org/abs/2007.02454"
     needs_batch = True  # the third of a batch of one is none: plain ERM
 
     def loss(self, batch: Batch) -> Tensor:
+        """The criterion, with muted features for the images whose confidence suffers most: a scalar."""
         h, truth, size = self.hparams, 2 * batch.mask - 1, batch.image.shape[-2:]
         *shallow, deep = self.net.encode(normalise(batch.image, h.normalise))
         kept = torch.ones_like(deep[:, :1, :1, :1])

@@ -30,12 +30,16 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class SAMAdapterHparams(SAMHparams):
+    """The bottlenecks' width, and what of SAM is trained beside them."""
+
     reduction: int = 4  # of the adapters' hidden width
     mlp_scale: float = 0.5  # of the adapter beside the MLP
     zero_init: bool = False  # start as SAM's own encoder; not the paper's
 
 
 class Adapter(nn.Module):
+    """A bottleneck with a residual: (..., C) -> (..., C); it adds nothing at the start."""
+
     def __init__(self, width: int, reduction: int, zero_init: bool):
         super().__init__()
         self.D_fc1 = nn.Linear(width, width // reduction)
@@ -49,6 +53,8 @@ class Adapter(nn.Module):
 
 
 class SAMAdapter(SAMMethod):
+    """SAM with bottlenecks in every block of its encoder (Medical SAM Adapter)."""
+
     hparams: SAMAdapterHparams
     paper = "https://arxiv.org/abs/2304.12620"
     trained = ("mask_decoder.*",)

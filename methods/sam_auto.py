@@ -41,6 +41,8 @@ SEVERAL = slice(1, 4)  # the mask tokens that answer an ambiguous prompt
 
 @dataclass(frozen=True)
 class SAMAutoHparams(SAMHparams):
+    """The grid of points and the thresholds that masks have to pass."""
+
     points_per_side: int = 16  # SAM's generator has 32: four times the time
     prompts_at_once: int = 64  # decoded together; memory only
     predicted_iou: float = 0.5  # a candidate needs more
@@ -58,6 +60,8 @@ def random_points(mask: Tensor) -> Tensor:
 
 
 class SAMAuto(SAMMethod):
+    """SAM as released, prompted by a grid of points; the source's mean masks choose among its answers."""
+
     hparams: SAMAutoHparams
     paper = "https://arxiv.org/abs/2304.02643"
     added = ("shape.*",)

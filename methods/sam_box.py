@@ -17,11 +17,14 @@ from dgbench.methods._prompts import PromptedHparams, PromptedSAM, boxes
 
 
 class SAMBox(PromptedSAM):
+    """SAM prompted by the box of each structure's reference mask: an oracle."""
+
     hparams: PromptedHparams
     paper = "https://arxiv.org/abs/2304.02643"
     tokens = slice(0, 1)
 
     def prompt(self, mask: Tensor, draw: Tensor) -> Tensor:
+        """The box around each mask (M, 1, H, W), its sides moved outwards by `jitter`."""
         outwards = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=mask.device)
         box = boxes(mask) + outwards * draw * self.hparams.jitter * self.image_size
         return self.prompt_encoder(points=None, boxes=box.clamp(0, self.image_size - 1), masks=None)[0]

@@ -19,10 +19,14 @@ from dgbench.methods._sam import SAMHparams, SAMMethod
 
 @dataclass(frozen=True)
 class SAMDecoderHparams(SAMHparams):
+    """No augmentation by default, so that the encoder's embeddings are kept."""
+
     augmentation: Literal["base", "none"] = "none"
 
 
 class SAMDecoder(SAMMethod):
+    """SAM with its decoder trained and its encoder as it is."""
+
     hparams: SAMDecoderHparams
     paper = "https://arxiv.org/abs/2304.02643"
     trained = ("mask_decoder.*",)

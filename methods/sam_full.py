@@ -21,10 +21,14 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class SAMFullHparams(SAMHparams):
+    """Whether the encoder's blocks are computed again in the backward pass, for less memory."""
+
     checkpointing: bool = False  # forget what happens inside the encoder's blocks until the backward pass
 
 
 class SAMFull(SAMMethod):
+    """SAM with all of it trained."""
+
     hparams: SAMFullHparams
     paper = "https://arxiv.org/abs/2304.02643"
     trained = ("*",)
@@ -38,6 +42,7 @@ class SAMFull(SAMMethod):
             )
 
     def encode(self, x: Tensor) -> Tensor:
+        """The image embedding (N, C, h, w), block by block where memory is to be saved."""
         encoder = self.image_encoder
         if not (self.hparams.checkpointing and self.training):
             return encoder(x)

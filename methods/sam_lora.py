@@ -28,6 +28,8 @@ from dgbench.task import TaskInfo
 
 @dataclass(frozen=True)
 class SAMLoRAHparams(SAMedHparams):
+    """The rank of the changes, and the schedule of SAMed."""
+
     rank: int = 4  # of the changes
 
 
@@ -49,6 +51,8 @@ class LoRALinear(nn.Linear):
 
 
 class SAMLoRA(SAMedMethod):
+    """SAM with low-rank changes of the queries and values in its encoder's attention (SAMed)."""
+
     hparams: SAMLoRAHparams
     paper = "https://arxiv.org/abs/2304.13785"
     added = ("image_encoder.blocks.*.lora_*",)

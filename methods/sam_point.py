@@ -17,11 +17,14 @@ from dgbench.methods._prompts import PromptedHparams, PromptedSAM, centres
 
 
 class SAMPoint(PromptedSAM):
+    """SAM prompted by a point inside each structure's reference mask: an oracle."""
+
     hparams: PromptedHparams
     paper = "https://arxiv.org/abs/2304.02643"
     tokens = slice(1, 4)
 
     def prompt(self, mask: Tensor, draw: Tensor) -> Tensor:
+        """The pixel of each mask nearest to its centroid, moved by `jitter`."""
         moved = (2 * draw[:, :2] - 1) * self.hparams.jitter * self.image_size
         point = (centres(mask) + moved).clamp(0, self.image_size - 1)[:, None]
         foreground = torch.ones(len(mask), 1, dtype=torch.int, device=mask.device)

@@ -27,12 +27,15 @@ from dgbench.method import Batch, Method
 from dgbench.methods._curves import new_contrast
 from dgbench.methods._fields import spread, unit_range
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.networks.unet import one_channel
 
 BACKGROUND = 0.01  # at most this bright: it has no contrast to change
 
 
 @dataclass(frozen=True)
 class SLAugHparams(ERMHparams):
+    """The grid on which the two contrasts are fused."""
+
     saliency_grid: int = 18  # cells along each side
 
 
@@ -60,11 +63,14 @@ def fusion_map(gradient: Tensor, cells: int) -> Tensor:
 
 
 class SLAugIdea(Method):
+    """Shows images (N, 3, H, W) in a new contrast of the whole, and fused with new contrasts of each structure."""
+
     hparams: SLAugHparams
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step on two views: the gradient of the first says where the second takes which contrast."""
         image, mask = batch
-        gray = image[:, :1] if image.stride(1) == 0 else image
+        gray = one_channel(image)
         whole = new_contrast(gray).requires_grad_()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -81,5 +87,7 @@ class SLAugIdea(Method):
 
 
 class SLAug(SLAugIdea, ERM):
+    """The idea over plain training."""
+
     hparams: SLAugHparams
     paper = "https://arxiv.org/abs/2211.14805"

@@ -115,7 +115,8 @@ def run(
                        variant source  seed status
     0  constant[image_size=32]      A     0   done
     """
-    from dgbench.pages.progress import Progress, show
+    from dgbench.pages.after_run import show
+    from dgbench.pages.progress import Progress
     from dgbench.running import launchers, plan
 
     add_plugins(plugin)

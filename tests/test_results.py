@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dgbench.protocol import get_protocol
-from dgbench.running import records
-from dgbench.scores import ranking
+from dgbench.pages import table
+from dgbench.scores.ranking import rank
+from dgbench.scores.study import Study
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 TASKS = ("phantom", "breast_us")
@@ -20,17 +20,16 @@ TASKS = ("phantom", "breast_us")
 def test_the_scores_give_the_table_again(tmp_path: Path, task: str):
     with tarfile.open(RESULTS / f"scores-{task}.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
-    found, left_out = records.load(tmp_path, task, "sdg")
-    assert not left_out
-    board = ranking.build(found, get_protocol("sdg"), reference="erm")
-    made = pd.read_csv(io.StringIO(ranking.render(board, "csv")))
+    study = Study.load(tmp_path, task, "sdg")
+    assert not study.left_out
+    ranking = rank(study, baseline="erm")
+    made = pd.read_csv(io.StringIO(table.csv_text(ranking.frame())))
     committed = pd.read_csv(RESULTS / f"leaderboard-{task}-scores.csv")
     pd.testing.assert_frame_equal(made, committed, rtol=1e-6)
     page = (RESULTS / f"leaderboard-{task}.md").read_text(encoding="utf-8")
-    table, _ = ranking.board_tables(board)
-    for row in table.rows:
-        if len(row) > 1:
-            assert " | ".join(e.text for e in row[1:4]) in page.replace("**", ""), row[0].text
+    for of in ranking.every:
+        shown = (of.rank_text, ranking.metric.number(of.row.mean))
+        assert " | ".join((of.variant, *shown)) in page.replace("**", ""), of.variant
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -1,5 +1,7 @@
 """Pages: from numbers to what people look at, on a terminal, in a file, in a browser.
 
-In: records and the numbers that `scores` makes of them. Out: tables as text, Markdown, LaTeX, HTML and CSV, figures,
-the report. Read `tables` first, then `plots`, then `report`.
+In: a `Study` of runs, and what `scores` makes of it: rankings, comparisons, published numbers beside measured ones.
+Out: tables as text, Markdown, LaTeX, HTML and CSV; figures; pictures of cases; the report. No number is made here.
+Read `table` and `captions` first, then `score_tables`, `leaderboard` and `verdict`; `drawing`, then `figures` and
+`pictures`; `report` and `after_run` put these together. `progress`, `cards` and `glossary` stand alone.
 """

@@ -1,149 +1,225 @@
-"""Figures of the report: intervals, ranks, domain shift, and what a page needs to hold any figure or picture."""
+"""Figures of a study: source x target as colour, cases as boxes, learning curves, intervals, domain shift."""
 
 from __future__ import annotations
 
-import base64
-import functools
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from PIL import Image
+from matplotlib.patches import Rectangle
 
-from dgbench.pages.plots import COLOURS, GRAY, make_grid, settled, styled, wrap
+from dgbench.metrics import METRICS
+from dgbench.pages.captions import heading, measured
+from dgbench.pages.drawing import COLOURS, GRAY, LINE, panels, row_per_name, set_title, settled, styled, wrap
+from dgbench.pages.score_tables import Scale, places
+from dgbench.scores.ranking import Ranking
+from dgbench.scores.statistics import CaseScores, Resampling, estimate
+from dgbench.scores.study import Matrix, Study
 
-LINE = "#e5e5e5"
 RHO = "\N{GREEK SMALL LETTER RHO}"
-# What a page may turn, so that one drawing serves light and dark: its ink, quiet ink, thin lines, ground and accent.
-THEMED = {
-    "#000000": "currentColor",
-    GRAY: "var(--quiet)",
-    LINE: "var(--line)",
-    "#ffffff": "var(--card)",
-    COLOURS[0].lower(): "var(--blue)",
-}
+
+
+# --- source x target -------------------------------------------------------------------------------------------------
+
+
+@styled
+def heat_map(study: Study, metric: str = "dice", structure: str | None = None) -> Figure:
+    """Source x target matrix of every variant, numbers on colour; a source's own validation cases are hatched."""
+    matrices = [study.matrix(v, metric, structure) for v in study.variants]
+    scale = Scale.of(matrices)
+    names = "Blues" if METRICS[metric].higher_is_better else "Oranges"
+    colours = ScalarMappable(Normalize(scale.low, scale.high), names)
+    rows, columns = list(matrices[0].values.index), list(matrices[0].values.columns)
+    side = 0.075 * max(len(str(name)) for name in columns)  # inches that the longest name takes
+    width, height = 0.55 * len(columns) + 0.3, 0.3 * len(rows) + 0.5
+    figure, grid, across = panels(len(matrices), (width, height), (side + 1.2, side + 0.9), limit=13.0)
+    # The last row and column, which hold means, stand a little apart.
+    x, y = (np.array([*range(len(of) - 1), len(of) - 0.75]) for of in (columns, rows))
+    for i, (axes, m) in enumerate(zip(grid, matrices, strict=True)):
+        _draw_places(axes, m, (x, y), colours)
+        axes.set(xlim=(-0.5, x[-1] + 0.5), ylim=(y[-1] + 0.5, -0.5), title=wrap(m.variant, width))
+        axes.set_xticks(x, columns, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(y, rows)
+        axes.tick_params(length=0, labelbottom=i + across >= len(grid), labelleft=i % across == 0)
+        axes.spines[:].set_visible(False)
+    figure.colorbar(colours, ax=grid, shrink=min(1.0, 3 / figure.get_figheight()), aspect=20)
+    figure.supylabel("source", fontsize=9)
+    figure.supxlabel("target", fontsize=9)
+    note = "hatched: the source's own validation cases, in no mean"
+    set_title(figure, heading(study, metric, structure), f"{study.task}, protocol {study.protocol.name}; {note}")
+    return settled(figure)
+
+
+def _draw_places(axes: Axes, m: Matrix, at: tuple[np.ndarray, np.ndarray], colours: ScalarMappable) -> None:
+    factor = METRICS[m.metric].scale
+    for y, row in zip(at[1], places(m), strict=True):
+        for x, (value, home) in zip(at[0], row, strict=True):
+            blank = home or math.isnan(value)
+            face = to_rgba("white") if blank else colours.cmap(colours.norm(value * factor))
+            dark = not blank and np.dot(face[:3], (0.299, 0.587, 0.114)) < 0.5
+            look: dict[str, Any] = {"facecolor": face, "edgecolor": "#cccccc", "hatch": "////" if home else None}
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, clip_on=False, linewidth=0.5, **look))
+            axes.text(
+                x,
+                y,
+                "" if math.isnan(value) else f"{value * factor:.1f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=GRAY if home else "white" if dark else "black",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8} if home else None,
+            )
+
+
+# --- cases -----------------------------------------------------------------------------------------------------------
+
+
+@styled
+def target_boxes(study: Study, metric: str = "dice", structure: str | None = None) -> Figure:
+    """One panel per target, one box per variant, one point per case, as `Study.case_means`; none where it is NaN."""
+    rule, variants = METRICS[metric], list(study.variants)
+    every = study.case_means(metric, structure) * rule.scale
+    points = every.dropna()
+    known = set(points.index.droplevel("case"))
+    cells = study.cells
+    tested = set(cells.loc[(cells["role"] == "target") & (cells["n_cases"] > 0), "target"])
+    targets = [d for d in study.targets if d in tested]
+    figure, grid = row_per_name(variants, len(targets), 1.7, (0.0, 0.9))
+    jitter = np.random.default_rng(0)
+    for axes, target in zip(grid, targets, strict=True):
+        for i, variant in enumerate(variants):
+            if (target, variant) not in known:
+                continue
+            of_case, colour = points[target, variant].to_numpy(), COLOURS[i % len(COLOURS)]
+            spread = i + jitter.uniform(-0.22, 0.22, len(of_case))
+            axes.plot(of_case, spread, "o", markersize=2.8, markeredgewidth=0, color=colour, alpha=0.6, zorder=2)
+            quiet = dict.fromkeys(("boxprops", "whiskerprops", "capprops"), {"color": GRAY})
+            look: dict[str, Any] = {**quiet, "medianprops": {"color": "black", "linewidth": 1.6}}
+            look |= {"orientation": "horizontal", "widths": 0.62, "showfliers": False, "manage_ticks": False}
+            axes.boxplot(of_case, positions=[i], **look)
+        axes.set_title(target)
+    low, high = min(a.get_xlim()[0] for a in grid), max(a.get_xlim()[1] for a in grid)
+    most = rule.scale * rule.limits[1]
+    for axes in grid:
+        axes.set_xlim((low, high) if math.isinf(most) else (-0.03 * most, 1.03 * most))
+    note = f"{study.task}, protocol {study.protocol.name}; a point: one case, mean over sources and seeds"
+    note += "; a case with NaN has none" if len(points) < len(every) else ""
+    set_title(figure, heading(study, metric, structure), note)
+    return settled(figure)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@styled
+def learning_curves(study: Study, points: int | None = None) -> Figure:
+    """Training loss against step: one panel per variant, one line per run, coloured by source.
+
+    points: the most of a line; where there are more steps, a point is the mean of some beside each other.
+    """
+    trained = {r.source for r in study.records}
+    sources = [d for d in study.sources if d in trained]
+    colour = {source: COLOURS[i % len(COLOURS)] for i, source in enumerate(sources)}
+    figure, grid, across = panels(len(study.runs), (2.6, 1.9), (1.4, 0.3))
+    for i, (axes, (variant, runs)) in enumerate(zip(grid, study.runs.items(), strict=True)):
+        for run in runs:
+            if "loss" in run.history and len(run.history) > 1:
+                line = run.history[["step", "loss"]]
+                if points and len(line) > points:
+                    line = line.groupby(np.arange(len(line)) * points // len(line)).mean()
+                axes.plot(line["step"], line["loss"], color=colour[run.source], linewidth=0.9, alpha=0.8)
+        if not axes.lines:
+            axes.text(0.5, 0.5, "no curve", ha="center", va="center", color=GRAY, transform=axes.transAxes)
+            axes.set(xticks=[], yticks=[])
+        axes.set_title(wrap(variant, 2.4))
+        axes.set(xlabel="step" if i + across >= len(grid) else "", ylabel="loss" if i % across == 0 else "")
+    _name_sources(figure, colour)
+    return settled(figure)
+
+
+def _name_sources(figure: Figure, colour: Mapping[str, str], **look: Any) -> None:
+    handles = [Line2D([], [], color=c, label=source, **look) for source, c in colour.items()]
+    figure.legend(handles=handles, title="source", loc="outside right upper", frameon=False)
+
+
+# --- intervals -------------------------------------------------------------------------------------------------------
 
 
 class Interval(NamedTuple):
-    """A mean and its interval, in the unit that is shown; NaN bounds when there is none."""
+    """A mean and its interval, in the metric's own unit; NaN bounds when there is none."""
 
     mean: float
     low: float
     high: float
 
 
-@styled
-def forest(
-    names: Sequence[str],
-    panels: Mapping[str, Sequence[Interval]],
-    label: str,
-    ranked: int,
-    limits: tuple[float, float] = (-math.inf, math.inf),
-) -> Figure:
-    """One row per variant, one panel per target (and one for the mean): a point with its interval.
+def intervals(ranking: Ranking) -> dict[str, list[Interval]]:
+    """Of every variant's mean, and of its mean on each target alone."""
+    domains = np.array([domain for domain, _ in ranking.target_cases.cases])
+    found = {"mean": [Interval(of.row.mean, of.low, of.high) for of in ranking.every]}
+    for target in dict.fromkeys(map(str, domains)):
+        at = domains == target
+        drawn = Resampling(np.zeros(at.sum(), np.int64))
+        found[target] = []
+        for of in ranking.every:
+            interval = Interval(of.row.targets.get(target, math.nan), math.nan, math.nan)
+            scores = ranking.scores.get(of.variant)
+            if scores is not None and scores.weight[at].sum() > 0:
+                of_target = CaseScores(scores.values[:, at], scores.weight[at] / scores.weight[at].sum(), drawn.domain)
+                mean = estimate(of_target, resampling=drawn)[0]
+                interval = Interval(mean.mean, *ranking.metric.possible(mean.low, mean.high))
+            found[target].append(interval)
+    return found
 
-    The first `ranked` variants are filled; the others stand apart, hollow, under a line. A band continues the interval
-    of the first row, so that one sees which intervals it meets. limits: the axes end there at the latest.
+
+@styled
+def forest(ranking: Ranking) -> Figure:
+    """One row per variant, one panel for the mean and for each target: a point with its 95 % interval.
+
+    Ranked variants are filled; the others stand apart, hollow, under a line. A band continues the interval of the
+    first row, so that one sees which intervals it meets. The axes end at the latest a little beyond what is possible.
     """
-    rows = [wrap(name, 2.4) for name in names]
-    side = 0.075 * max(len(line) for row in rows for line in row.split("\n"))
-    lines = sum(max(1.35, row.count("\n") + 1) for row in rows)
-    width = min(2.2, max(1.15, (11.5 - side) / len(panels)))
-    figure, grid, _ = make_grid(len(panels), (width, 0.19 * lines + 0.4), (side + 0.1, 0.3), limit=math.inf)
-    for axes, (title, intervals) in zip(grid, panels.items(), strict=True):
-        if intervals and math.isfinite(intervals[0].low):
-            axes.axvspan(intervals[0].low, intervals[0].high, color=LINE, linewidth=0, zorder=0)
-        for i, (mean, low, high) in enumerate(intervals):
+    names, ranked, metric = [of.variant for of in ranking.every], len(ranking.ranked), ranking.metric
+    columns = intervals(ranking)
+    figure, grid = row_per_name(names, len(columns), 2.2, (0.1, 0.3))
+    for axes, (title, of) in zip(grid, columns.items(), strict=True):
+        if of and math.isfinite(of[0].low):
+            axes.axvspan(*(metric.scale * v for v in of[0][1:]), color=LINE, linewidth=0, zorder=0)
+        for i, (mean, low, high) in enumerate(np.multiply(of, metric.scale).tolist()):
             look: dict[str, Any] = {"color": COLOURS[0] if i < ranked else GRAY, "zorder": 3}
             axes.plot([low, high], [i, i], linewidth=1.6, solid_capstyle="butt", **look)
             axes.plot([mean], [i], "o", markersize=4.5, markerfacecolor=None if i < ranked else "white", **look)
         if 0 < ranked < len(names):
             axes.axhline(ranked - 0.5, color=GRAY, linewidth=0.6, linestyle="dotted")
-        axes.set(ylim=(len(names) - 0.5, -0.5), title=title, xlabel=label)
-        axes.set_yticks(range(len(names)), rows)
-        axes.tick_params(axis="y", length=0, labelleft=axes is grid[0])
-        axes.grid(axis="x", color=LINE, linewidth=0.6)
-        axes.set_axisbelow(True)
+        axes.set(title=title, xlabel=measured(ranking.study, metric.name))
     low, high = min(a.get_xlim()[0] for a in grid), max(a.get_xlim()[1] for a in grid)
+    least, most = (metric.scale * v for v in metric.limits)
+    room = 0.0 if math.isinf(most) else 0.02 * most
     for axes in grid:  # an interval may leave the range of its metric, and then says nothing there
-        axes.set_xlim(max(low, limits[0]), min(high, limits[1]))
+        axes.set_xlim(max(low, least - room), min(high, most + room))
     return settled(figure)
 
 
-@styled
-def critical_difference(ranks: Mapping[str, float], difference: float) -> Figure:
-    """Demsar's diagram: variants at their average rank, 1 is best; a bar joins those that are not told apart."""
-    order = sorted(ranks, key=lambda v: (ranks[v], v))
-    values = [ranks[v] for v in order]
-    n, left = len(order), (len(order) + 1) // 2
-    labels = [wrap(v, 2.4) for v in order]
-    gap = 0.5  # inches from the axis' end to a name; the rank stands over the line there
-    bars = cliques(values, difference)
-    heights = [0.16 * (label.count("\n") + 1) + 0.06 for label in labels]
-    top = 0.34 + 0.1 * len(bars)  # inches under the axis before the first name
-    height = 0.75 + top + max(sum(heights[:left]), sum(heights[left:]))
-    side = 0.08 * max(len(line) for label in labels for line in label.split("\n")) + gap + 0.1
-    figure = Figure(figsize=(4.8 + 2 * side, height))
-    FigureCanvasAgg(figure)
-    figure.set_layout_engine("none")
-    axes = figure.add_axes((side / figure.get_figwidth(), 0, 4.8 / figure.get_figwidth(), 1))
-    axes.set(xlim=(1, max(n, 2)), ylim=(-height + 0.75, 0.75))
-    axes.set_axis_off()
-    ink: dict[str, Any] = {"color": "black", "linewidth": 0.9, "clip_on": False}
-    axes.plot([1, n], [0, 0], **ink)
-    for tick in range(1, n + 1):
-        axes.plot([tick, tick], [0, 0.07], **ink)
-        if n <= 15 or tick in (1, n) or tick % 5 == 0:
-            axes.text(tick, 0.11, str(tick), ha="center", va="bottom", fontsize=8)
-    at = 1.0 if difference < n - 1 else (n + 1 - difference) / 2
-    axes.plot([at, at + difference], [0.42, 0.42], color=COLOURS[1], linewidth=1.6, clip_on=False)
-    axes.text(at + difference / 2, 0.47, f"critical difference {difference:.2f}", ha="center", va="bottom", fontsize=8)
-    for i, (first, last) in enumerate(bars):
-        y = -0.16 - 0.1 * i
-        ends = [values[first] - 0.004 * n, values[last] + 0.004 * n]
-        axes.plot(ends, [y, y], color=COLOURS[0], linewidth=3, solid_capstyle="round", clip_on=False)
-    for side_names, outward in ((range(left), -1), (range(n - 1, left - 1, -1), 1)):
-        y = -top
-        edge = 1 - gap * (n - 1) / 4.8 if outward < 0 else n + gap * (n - 1) / 4.8
-        for i in side_names:
-            y -= heights[i] / 2
-            axes.plot([values[i], values[i], edge], [0, y, y], color=GRAY, linewidth=0.7, clip_on=False)
-            align, other = ("right", "left") if outward < 0 else ("left", "right")
-            away = outward * 0.05 * (n - 1) / 4.8
-            axes.text(edge + away, y, labels[i], ha=align, va="center")
-            axes.text(edge - away, y + 0.02, f"{values[i]:.2f}", ha=other, va="bottom", fontsize=7, color=GRAY)
-            y -= heights[i] / 2
-    return figure
-
-
-def cliques(ranks: Sequence[float], difference: float) -> list[tuple[int, int]]:
-    """Longest runs of sorted ranks that span less than the critical difference, as (first, last) with first < last."""
-    found: list[tuple[int, int]] = []
-    for first in range(len(ranks)):
-        last = max(i for i in range(first, len(ranks)) if ranks[i] - ranks[first] < difference or i == first)
-        if last > first and (not found or last > found[-1][1]):
-            found.append((first, last))
-    return found
+# --- domain shift ----------------------------------------------------------------------------------------------------
 
 
 @styled
 def domain_shift(points: pd.DataFrame, correlation: Mapping[str, float], sources: Sequence[str]) -> Figure:
     """Loss of Dice in points against intensity distance: one panel per variant, one point per source and target.
 
-    points: columns variant, source, target, distance, loss (fractions), as `shift.losses` gives them. Coloured by
-    source; the points of all variants lie behind in gray.
+    points: columns variant, source, target, distance, loss (fractions), as `domain_shift.losses` gives them. Coloured
+    by source; the points of all variants lie behind in gray.
     """
     variants = list(dict.fromkeys(points["variant"]))
     colour = {source: COLOURS[i % len(COLOURS)] for i, source in enumerate(sources)}
-    figure, grid, across = make_grid(len(variants), (2.1, 1.75), (1.5, 0.3), limit=11.0)
+    figure, grid, across = panels(len(variants), (2.1, 1.75), (1.5, 0.3), limit=11.0)
     x, y = points["distance"].to_numpy(), 100 * points["loss"].to_numpy()
     pad_x, pad_y = 0.06 * (np.ptp(x) or 0.1), 0.06 * (np.ptp(y) or 10)
     for i, (axes, variant) in enumerate(zip(grid, variants, strict=True)):
@@ -159,82 +235,6 @@ def domain_shift(points: pd.DataFrame, correlation: Mapping[str, float], sources
         axes.set(xlabel="intensity distance" if below else "", ylabel="Dice lost" if i % across == 0 else "")
         axes.tick_params(labelbottom=below, labelleft=i % across == 0)
         axes.locator_params(axis="x", nbins=4)
-        axes.grid(color=LINE, linewidth=0.6)
-        axes.set_axisbelow(True)
-    handles = [Line2D([], [], marker="o", linestyle="", color=colour[s], label=s) for s in sources]
-    figure.legend(handles=handles, title="source", loc="outside right upper", frameon=False)
+        axes.grid()
+    _name_sources(figure, colour, linestyle="", marker="o")
     return settled(figure)
-
-
-@styled
-def svg(figure: Figure, prefix: str) -> str:
-    """An <svg> to stand inside a page, in the page's font and colours; `prefix` keeps its ids apart from others'."""
-    text = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    content = text.getvalue()
-    content = content[content.index("<svg") :]
-    content = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", content, flags=re.DOTALL)
-    size = 'width="{:.0f}" height="{:.0f}"'.format(*(96 * figure.get_size_inches()))
-
-    def themed(tag: re.Match[str]) -> str:  # what is written between tags stays as it is
-        text = re.sub(r"(\.\d\d)\d+", r"\1", tag[0])
-        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", text).replace("xlink:href", "href")
-        text = re.sub(r"#[0-9a-f]{6}\b", lambda colour: THEMED.get(colour[0], colour[0]), text)
-        text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
-        return re.sub(r'<svg .*?(viewBox="[^"]*").*', rf"<svg {size} \1>", text, flags=re.DOTALL)
-
-    return re.sub(r"<[^>]*>", themed, content)
-
-
-@styled
-def png(figure: Figure) -> str:
-    """A figure as a data URI, white behind it, for drawings with more marks than a page should hold."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=144, metadata={"Software": None})
-    return _uri("png", content.getvalue())
-
-
-class Picture(NamedTuple):
-    """A slice for a page: its image as a data URI, its size in pixels, and two contours as SVG paths over it."""
-
-    uri: str
-    width: int
-    height: int
-    reference: str
-    prediction: str
-
-
-def picture(image: np.ndarray, reference: np.ndarray, prediction: np.ndarray, longest: int = 320) -> Picture:
-    """image: (H, W) or (H, W, 3) float in [0, 1]; reference and prediction: bool (K, H, W). Paths are in its pixels."""
-    height, width = image.shape[:2]
-    pixels = Image.fromarray((image.clip(0, 1) * 255).round().astype(np.uint8))
-    pixels.thumbnail((longest, longest))
-    content = io.BytesIO()
-    pixels.save(content, "JPEG", quality=85)
-    uri = _uri("jpeg", content.getvalue())
-    return Picture(uri, width, height, outline(reference), outline(prediction))
-
-
-def outline(masks: np.ndarray) -> str:
-    """The contours of masks, bool (K, H, W), as one SVG path in pixels, (0, 0) the image's corner; "" when empty."""
-    step = max(1, max(masks.shape[1:]) // 512)  # a finer contour than the page shows would only fill it
-    axes = _no_axes()
-    lines: list[np.ndarray] = []
-    for mask in masks[:, ::step, ::step]:
-        if mask.any():  # a frame of background closes the contour of a mask that reaches the image's edge
-            drawn = axes.contour(np.pad(mask.astype(float), 1), levels=[0.5])
-            lines += drawn.allsegs[0]
-            drawn.remove()
-    points = ([f"{x:g} {y:g}" for x, y in np.round((line - 0.5) * step, 1)] for line in lines)
-    return "".join(f"M{'L'.join(p[:-1])}Z" for p in points)
-
-
-@functools.cache
-def _no_axes() -> Axes:
-    """Axes that are never shown, to find contours with: making them takes longer than finding one."""
-    return Figure().add_subplot()
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from dgbench.scores.study import run_scores
 
 if TYPE_CHECKING:
     from dgbench.running.launchers import News, Outcome
+    from dgbench.running.plan import Rerun, Run
+    from dgbench.task import Task
 
 MARGIN = 0.01  # of Dice
 # What a record says besides: who the run is, what it took, what a reader looks up, and a hash over the other entries.
@@ -34,7 +36,8 @@ class Reproduction:
     point (`MARGIN`) away from 0; the first alone would pass a large difference on few cases, the second alone a small
     one that goes the same way everywhere. "different": neither.
     difference, low, high: mean over target cases of Dice now minus then, each case as `study.run_scores` has it, in
-    [-1, 1], with its interval; NaN when the two were tested on different cases.
+    [-1, 1], with its interval; NaN when not the same cases have one, as where a structure that is not there was found
+    in one of the two.
     changed: what `differences` says of the two records, (what, then, now).
     """
 
@@ -52,7 +55,7 @@ class Reproduction:
         if self.verdict == "identical":
             return f"identical: the same bytes for {self.cases} target cases and for all weights"
         if math.isnan(self.difference):
-            return "different: the two runs were tested on different cases"
+            return "different: the two runs have scores of different cases"
         numbers = f"{100 * self.difference:+.3f} points (95 % interval {100 * self.low:+.3f} to {100 * self.high:+.3f})"
         return f"{self.verdict}: Dice changed by {numbers} over {self.cases} target cases"
 
@@ -77,50 +80,71 @@ def reproduce(
     Raises `UsageError` when the run, its method, its task or its checkpoint cannot be found or is another one,
     `DataError` for data that are not there, and `RunError` when the repetition fails.
     """
-    from dgbench.running import launchers, plan
+    from dgbench.running import launchers
 
     then = read_run(folder)
-    told, environment = then.record, then.record["environment"]
-    if task is None and then.task not in registry.TASKS.names():
-        raise UsageError(f"task '{then.task}' of {folder} is not known", "give its folder of images with --task PATH")
-    if then.method.partition("+")[0] not in registry.METHODS.names():
-        raise UsageError(f"method '{then.method}' of {folder} is not known", "give its file with --plugin")
-    if told["checkpoint"] and checkpoint is None:
-        raise UsageError(f"{folder} tested given weights, {told['checkpoint']}", "give them with --checkpoint FILE")
-    reference = task or then.task
-    loaded = registry.get_task(reference, data)
-    (run,) = plan.plan(
-        loaded,
-        [then.method],
-        task_reference=str(Path(reference).resolve()) if registry.is_folder(reference) else reference,
-        sources=[then.source],
-        seeds=[then.seed],
-        protocol=then.protocol,
-        settings=told["settings"],
-        checkpoint=checkpoint,
-        results=out or folder.resolve().parent / f".{folder.resolve().name}.again",
+    given = _Given(
+        out or folder.resolve().parent / f".{folder.resolve().name}.again", task or then.task, data, checkpoint
     )
-    if (run.task, run.variant) != (then.task, then.variant):
-        was, would = f"{then.task}/{then.variant}", f"{run.task}/{run.variant}"
-        raise UsageError(f"{folder} is {was}; with what is given it would be {would}", "give its own task and weights")
-    if Path(run.folder).resolve() == folder.resolve():
-        raise UsageError(f"the repetition would replace {folder}", "give another folder of results")
+    loaded, run = _planned(folder, then, given)
+    environment = then.record["environment"]
     options = launchers.Options(device=device or environment["device"], threads=environment["threads"])
-    rerun: plan.Rerun = "all" if run.status == "done" else "failed"
+    rerun: Rerun = "all" if run.status == "done" else "failed"
     (outcome,) = launchers.launch(loaded, [run], rerun, options, report)
     if outcome.status != "done":
         raise RunError(f"the repetition {outcome.status}: {outcome.message}", outcome.remedy)
     return compare(then, read_run(Path(run.folder)))
 
 
+class _Given(NamedTuple):
+    """What a record does not hold: where the repetition goes, and where its task, data and checkpoint are."""
+
+    out: Path
+    task: str
+    data: Path | None
+    checkpoint: Path | None
+
+
+def _planned(folder: Path, then: RunRecord, given: _Given) -> tuple[Task, Run]:
+    """The task and the plan of the repetition."""
+    from dgbench.running import plan
+
+    told = then.record
+    if given.task == then.task and then.task not in registry.TASKS.names():
+        raise UsageError(f"task '{then.task}' of {folder} is not known", "give its folder of images with --task PATH")
+    if then.method.partition("+")[0] not in registry.METHODS.names():
+        raise UsageError(f"method '{then.method}' of {folder} is not known", "give its file with --plugin")
+    if told["checkpoint"] and given.checkpoint is None:
+        raise UsageError(f"{folder} tested given weights, {told['checkpoint']}", "give them with --checkpoint FILE")
+    loaded = registry.get_task(given.task, given.data)
+    (run,) = plan.plan(
+        loaded,
+        [then.method],
+        task_reference=str(Path(given.task).resolve()) if registry.is_folder(given.task) else given.task,
+        sources=[then.source],
+        seeds=[then.seed],
+        protocol=then.protocol,
+        settings=told["settings"],
+        checkpoint=given.checkpoint,
+        results=given.out,
+    )
+    if (run.task, run.variant) != (then.task, then.variant):
+        was, would = f"{then.task}/{then.variant}", f"{run.task}/{run.variant}"
+        raise UsageError(f"{folder} is {was}; with what is given it would be {would}", "give its own task and weights")
+    if Path(run.folder).resolve() == folder.resolve():
+        raise UsageError(f"the repetition would replace {folder}", "give another folder of results")
+    return loaded, run
+
+
 def compare(then: RunRecord, now: RunRecord) -> Reproduction:
     """Compare two runs of one (task, protocol, variant, source, seed); see `Reproduction` for the rule."""
     changed = differences(then.record, now.record)
+    names = [set(r.cases[["domain", "case", "structure"]].itertuples(index=False, name=None)) for r in (then, now)]
     one, other = (run_scores(r).dropna() for r in (then, now))
     checksums = [(read_json(r.path / "RESULT.json") or {})["files"] for r in (then, now)]
     if all(checksums[0].get(name) == checksums[1].get(name) for name in ("cases.csv", "weights.safetensors")):
         return Reproduction(then, now, "identical", 0.0, 0.0, 0.0, len(one), changed)
-    if not one.index.equals(other.index):
+    if names[0] != names[1] or not one.index.equals(other.index):
         return Reproduction(then, now, "different", math.nan, math.nan, math.nan, len(one), changed)
     mean, low, high = interval((other - one).to_numpy())
     within = low <= 0 <= high and abs(mean) <= MARGIN

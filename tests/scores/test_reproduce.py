@@ -1,6 +1,7 @@
 """A run is made again from its record: the same bytes, or what changed and whether it matters."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -105,13 +106,16 @@ def test_images_that_cannot_be_read_are_named(images, finished):
 # --- the rule --------------------------------------------------------------------------------------------------------
 
 
-def altered(folder, tmp_path, change, kept=None):
+def altered(folder, tmp_path, change, kept=None, flag=""):
     """A copy of a run whose target cases' Dice went through `change(number of the case, dice)`; its first rows."""
     copied = tmp_path / "altered"
     shutil.copytree(folder, copied)
     cases = pd.read_csv(copied / "cases.csv")
     targets = cases["role"] == "target"
     cases.loc[targets, "dice"] = [change(i, d) for i, d in enumerate(cases.loc[targets, "dice"])]
+    if flag:
+        cases["flag"] = cases["flag"].astype(object)
+        cases.loc[cases.index[targets][0], "flag"] = flag
     cases[:kept].to_csv(copied / "cases.csv", index=False)
     result = read_json(copied / "RESULT.json")
     result["files"]["cases.csv"] = plan.sha256(copied / "cases.csv")
@@ -135,7 +139,15 @@ def test_the_mean_must_be_near_and_its_interval_must_contain_zero(finished, tmp_
 
 def test_other_cases_are_never_averaged_into_a_verdict(finished, tmp_path):
     found = compare(read_run(finished), altered(finished, tmp_path, lambda i, d: d, kept=-1))
-    assert found.verdict == "different" and found.sentence() == "different: the two runs were tested on different cases"
+    assert found.verdict == "different" and found.sentence() == "different: the two runs have scores of different cases"
+
+
+def test_a_structure_found_where_none_is_is_a_difference_and_not_left_out(finished, tmp_path):
+    """Where both masks are empty there is no score, as in every table; where one of them is not, there is."""
+    absent = altered(finished, tmp_path / "absent", lambda i, d: math.nan if i == 0 else d, flag="both_empty")
+    found = altered(finished, tmp_path / "found", lambda i, d: 0.0 if i == 0 else d, flag="false_positive")
+    assert compare(absent, absent).verdict == "identical"
+    assert compare(absent, found).verdict == "different"
 
 
 def test_the_interval_is_students():

@@ -1,0 +1,90 @@
+"""What `dgbench run` leaves: tables on the terminal, tables and plots as files, and what was not finished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from dgbench.files import make_folder
+from dgbench.running.launchers import Outcome
+from dgbench.running.plan import Run
+from dgbench.running.records import read_run
+from dgbench.task import Task
+
+if TYPE_CHECKING:
+    from dgbench.pages.pictures import Slice
+    from dgbench.scores.study import Study
+
+
+def failures(outcomes: Sequence[Outcome], console: Console) -> bool:
+    """Say which runs were not finished and what to do; True if any."""
+    unfinished = [o for o in outcomes if o.status in ("failed", "interrupted")]
+    for outcome in unfinished:
+        console.print(f"[bold red]{outcome.status}:[/] {escape(f'{outcome.run}: {outcome.message}')}", soft_wrap=True)
+        if outcome.remedy:
+            console.print(f"[bold]try:[/]    {escape(outcome.remedy)}", soft_wrap=True)
+    if unfinished:
+        console.print(f"{len(unfinished)} of {len(outcomes)} runs are not finished", style="bold red")
+    return bool(unfinished)
+
+
+def show(task: Task, planned: Sequence[Run], results: Path, console: Console) -> list[Path]:
+    """Print the planned runs' tables; write tables and plots of all finished runs of the task beside them.
+
+    Runs on other data than the planned ones (images were changed since) are left out of the files, and so are folders
+    that cannot be read, which are named. Returns the files.
+    """
+    from dgbench.pages import score_tables
+    from dgbench.protocol import get_protocol
+    from dgbench.scores.study import Study
+
+    done = [read_run(Path(r.folder)) for r in planned if r.status == "done"]
+    if not done:
+        return []
+    protocol = planned[0].protocol
+    score_tables.print_study(console, Study(done, get_protocol(protocol)))
+    folder = Path(results) / task.name / protocol
+    everything = Study.load(results, task.name, protocol, like=done[0])
+    written = score_tables.write(everything, folder / "tables")
+    written += write_plots(everything, folder / "plots", notable_slices(task, everything))
+    for sentence in everything.left_out:
+        console.print(escape(sentence), style="yellow", highlight=False, soft_wrap=True)
+    console.print(f"\ntables and plots: {folder}/tables, {folder}/plots", highlight=False, soft_wrap=True)
+    return written
+
+
+def notable_slices(task: Task, study: Study) -> dict[str, dict[str, Slice]]:
+    """By variant, its best, median and worst target cases under their titles, images read anew from the task's files."""
+    from dgbench.pages import pictures
+
+    found = {}
+    for variant, runs in study.runs.items():
+        chosen = pictures.notable(r for r in runs if r.has_predictions)
+        titles = {word: f"{word}: Dice {100 * e.dice:.2f}\n{e.where}" for word, e in chosen.items()}
+        if chosen:
+            found[variant] = {titles[word]: pictures.seen(task, e) for word, e in chosen.items()}
+    return found
+
+
+def write_plots(
+    study: Study,
+    folder: Path,
+    slices: Mapping[str, Mapping[str, Slice]] | None = None,
+    metrics: Sequence[str] = ("dice", "asd"),
+) -> list[Path]:
+    """Write all plots of a study into a folder, each as .png and .pdf; returns the paths.
+
+    slices: by variant and title, as from `notable_slices`.
+    """
+    from dgbench.pages import drawing, figures, pictures
+
+    made = {f"matrix-{m}": figures.heat_map(study, m) for m in metrics}
+    made |= {f"targets-{m}": figures.target_boxes(study, m) for m in metrics}
+    made["learning-curves"] = figures.learning_curves(study)
+    made |= {f"overlays-{variant}": pictures.overlays(of) for variant, of in (slices or {}).items()}
+    make_folder(folder)
+    return [drawing.save(figure, folder / f"{name}.{kind}") for name, figure in made.items() for kind in ("png", "pdf")]

@@ -1,0 +1,210 @@
+"""Leaderboard: what a ranking says, as tables, as notes on how each number was made, and as a conclusion in words."""
+
+from __future__ import annotations
+
+import math
+import re
+import typing
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from dgbench.metrics import METRICS
+from dgbench.pages.captions import context, counted, heading, measured
+from dgbench.pages.score_tables import facts
+from dgbench.pages.table import Cell, Table, as_text, csv_text, groups
+from dgbench.scores.ranking import Ranked, Ranking
+from dgbench.scores.statistics import Verdict
+
+FOOT_OF_COSTS = (
+    "±: standard deviation of the mean between seeds. gap: from the source's validation cases to the targets. missed: "
+    "structures that were there and not found, of all there were. trained, parameters: millions. train s: mean over "
+    "runs."
+)
+
+
+def render(ranking: Ranking, kind: str, beside: pd.DataFrame | None = None) -> str:
+    """The leaderboard as "md", "csv" (of which published numbers are no part), "tex" or "html"."""
+    if kind == "csv":
+        return csv_text(ranking.frame())
+    title = f"{ranking.study.task}: leaderboard, {heading(ranking.study, ranking.metric.name)}"
+    return as_text(board_tables(ranking, beside), kind, title)
+
+
+def board_tables(
+    ranking: Ranking, beside: pd.DataFrame | None = None, links: Mapping[str, str] | None = None
+) -> list[Table]:
+    """What the variants reach; what that rests on and costs; and what papers report.
+
+    beside: as from `published.beside`; None or empty for no published numbers. links: where a variant's name leads.
+    """
+    tables = [_reached(ranking, links or {}), _costs(ranking, links or {})]
+    published = None if beside is None else published_table(ranking, beside)
+    return tables + ([published] if published else [])
+
+
+def _reached(ranking: Ranking, links: Mapping[str, str]) -> Table:
+    study, number = ranking.study, ranking.metric.number
+    values = [{"mean": of.row.mean, **of.row.targets} for of in ranking.every]
+    columns = ["mean", *dict.fromkeys(d for of in ranking.every for d in of.row.targets)]
+    ranked = len(ranking.ranked)
+    best = {c: ranking.metric.best([of.get(c, math.nan) for of in values[:ranked]]) for c in columns}
+    rows = []
+    for i, of in enumerate(ranking.every):
+        mean, *targets = (Cell(number(values[i].get(c, math.nan)), "best" if i in best[c] else "") for c in columns)
+        interval = "" if math.isnan(of.low) else f"{number(of.low)} to {number(of.high)}"
+        name = Cell(of.variant, href=links.get(of.variant, ""))
+        against = Cell(of.why or _against(ranking, of))
+        rows.append([name, Cell(of.rank_text), mean, Cell(interval), *targets, Cell(of.row.worst), against])
+    last = f"against {ranking.baseline}" if ranking.baseline else "why"
+    return Table(
+        _label(ranking),
+        f"{heading(study, ranking.metric.name)}, task {study.task}, protocol {study.protocol.name}, by target (mean "
+        "over sources).",
+        ("variant", "rank", "mean", "95 % interval", *columns[1:], "worst", last),
+        groups(rows, ranked, "not ranked"),
+        foot=" ".join(notes(ranking)),
+    )
+
+
+def _against(ranking: Ranking, of: Ranked) -> str:
+    if of.versus is None:
+        return "baseline" if of.variant == ranking.baseline and len(ranking.ranked) > 1 else ""
+    return f"{ranking.metric.signed(of.versus.estimate.mean)} {ranking.verdict(of)}"
+
+
+def _costs(ranking: Ranking, links: Mapping[str, str]) -> Table:
+    said = [facts(of.row, ranking.metric) for of in ranking.every]
+    columns = ["seeds", "±", "validation", "gap", "missed", "trained", "parameters", "train s", "peak MB"]
+    foot = FOOT_OF_COSTS
+    for name in ("steps x batch", "initialisation", "device", "needs"):  # what all share stands in the foot
+        if len({row[name] for row in said}) > 1:
+            columns.append(name)
+        elif said[0][name]:
+            foot += f" {name}: {said[0][name]}."
+    rows = [
+        [Cell(of.variant, href=links.get(of.variant, "")), *(Cell(row[c]) for c in columns)]
+        for of, row in zip(ranking.every, said, strict=True)
+    ]
+    name, blocks = f"{_label(ranking)}-costs", groups(rows, len(ranking.ranked), "not ranked")
+    return Table(name, "What the rows rest on and cost.", ("variant", *columns), blocks, foot=foot)
+
+
+def _label(ranking: Ranking) -> str:
+    return f"{ranking.study.task}-{ranking.study.protocol.name}-{ranking.metric.name}"
+
+
+# --- published numbers -----------------------------------------------------------------------------------------------
+
+
+def published_table(ranking: Ranking, beside: pd.DataFrame) -> Table | None:
+    """What papers report, from `published.beside`: one row per paper, method and structure, never ranked; None if none.
+
+    Where a paper gives several sources, the row is their mean, of those that both give where it is compared.
+    """
+    rows, metric = [], ranking.metric
+    kept = ["paper", "method", "structure", "target", "reasons"]
+    these = beside[beside["metric"] == metric.name]
+    for (paper, method, structure, target, reasons), group in these.groupby(kept, sort=False):
+        both = group.dropna(subset="measured")
+        sources = list(group["source"])
+        theirs = (both if len(both) else group)["published"].mean()
+        texts = (
+            f"{method} ({paper})",
+            sources[0] if len(sources) == 1 else f"mean of {len(both) or len(sources)} sources",
+            target,
+            structure,
+            metric.number(theirs),
+            metric.number(both["measured"].mean()),
+            metric.signed(both["difference"].mean()),
+            reasons.partition(". ours:")[0].removeprefix("theirs: "),
+        )
+        rows.append([Cell(str(text)) for text in texts])
+    if not rows:
+        return None
+    return Table(
+        f"{ranking.study.task}-{metric.name}-published",
+        f"{measured(ranking.study, metric.name)} as published: by other protocols, never ranked with ours.",
+        ("method (paper)", "source", "target", "structure", "published", "measured", "difference", "their protocol"),
+        [("", rows)],
+        foot="measured: here, with default settings. `dgbench report` gives every cell and the known differences.",
+    )
+
+
+def every_published_number(beside: pd.DataFrame, citations: Sequence[str]) -> Table:
+    """Every number of `published.beside`, under its paper and what is known to differ; citations: of each row."""
+    found: dict[str, list[list[Cell]]] = {}
+    for row, citation in zip(beside.to_dict("records"), citations, strict=True):
+        link, metric = re.search(r"https://[^\s\"<>]+", citation), METRICS[row["metric"]]
+        theirs, ours, difference = (metric.number(float(row[c])) for c in ("published", "measured", "difference"))
+        where = (Cell(str(text)) for text in (row["source"], row["target"], row["structure"], metric.title))
+        name = Cell(row["method"], href=link[0] if link else "")
+        group = found.setdefault(f"{row['paper']}: {row['reasons']}", [])
+        group.append([name, *where, Cell(theirs, "home"), Cell(ours), Cell(difference)])
+    header = ("method", "source", "target", "structure", "metric", "published", "measured here", "difference")
+    caption = "Published numbers, Dice in %, and the same average measured here with the method's default settings"
+    return Table("published", caption, header, list(found.items()))
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def notes(ranking: Ranking) -> list[str]:
+    """How every number was computed, what to be careful with, and what was left out."""
+    family = len(ranking.ranked) - 1
+    domains = [domain for domain, _ in ranking.target_cases.cases]
+    found = [
+        context(ranking.study),
+        f"Interval: 95 %, studentised bootstrap over seeds and, within each domain, {len(domains)} target cases. "
+        "Rank: lowest and highest in 95 % of the draws.",
+    ]
+    if family > 0:
+        found.append(
+            f"Differences are to {ranking.baseline}, case by case. better, worse: the 95 % interval leaves out 0, and "
+            f"Wilcoxon's signed-rank test over cases, Holm-corrected for {counted(family, 'test')}, has p < 0.05; "
+            f"equivalent: the interval lies within ± {size(ranking, ranking.margin)}; else not resolved."
+        )
+    if few := sorted(d for d in set(domains) if domains.count(d) < 20):
+        found.append(f"Fewer than 20 cases in {', '.join(few)}: intervals are approximate.")
+    if ranking.ranked and min(len(of.row.seeds) for of in ranking.ranked) < 3:
+        found.append("Some rows have two seeds: three are the least for a number that may be trusted.")
+    if any(len(of.row.seeds) == 1 for of in ranking.apart):
+        found.append("An interval of one seed is over cases alone: it is too narrow.")
+    if len({(of.row.steps, of.row.batch_size) for of in ranking.ranked if of.row.trained}) > 1:
+        found.append("The rows had different budgets: see steps x batch.")
+    if stability := ranking.stability:
+        changed = ", ".join(f"{winner} without {domain}" for domain, winner in stability.firsts.items())
+        found.append(
+            f"Ranking every case and averaging the ranks gives Kendall's tau {stability.tau:.2f} with this order. "
+            f"Without any one of the targets the first place {f'changes: {changed}' if changed else 'is the same'}."
+        )
+    if names := ranking.mixed_code:
+        remedy = "`dgbench run` makes the older ones again"
+        found.append(f"Runs by different versions of the code are averaged in {', '.join(names)}: {remedy}.")
+    return [*found, *ranking.study.left_out]
+
+
+def size(ranking: Ranking, difference: float) -> str:
+    """A difference in words: "0.50 points"."""
+    return f"{ranking.metric.number(difference)} {ranking.metric.points(ranking.study.unit_of_distances)}"
+
+
+def conclusion(ranking: Ranking) -> str:
+    """What the statistics say of the ranking, in a few sentences."""
+    if len(ranking.ranked) < 2:
+        return "Fewer than two variants can be ranked: nothing can be concluded."
+    best = ranking.ranked[0]
+    mean, low, high = (ranking.metric.number(v) for v in (best.row.mean, best.low, best.high))
+    by_verdict = {
+        verdict: [of.variant for of in ranking.ranked if ranking.verdict(of) == verdict]
+        for verdict in typing.get_args(Verdict)
+    }
+    words = "; ".join(f"{verdict}: {_listed(names)}" for verdict, names in by_verdict.items() if names)
+    return (
+        f"{best.variant} has the best mean, {mean} {ranking.unit} (95 % interval {low} to {high}), rank "
+        f"{best.rank_text} of {len(ranking.ranked)}. Against {ranking.baseline}: {words}."
+    )
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

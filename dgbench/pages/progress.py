@@ -1,0 +1,90 @@
+"""Progress: what is being done, while it is done: a live bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+from rich.progress import TimeRemainingColumn
+
+from dgbench.running.launchers import News, Outcome
+
+
+class _Lines:
+    """Bars on a terminal, one for each thing that is done; elsewhere a line of text for each, at most every `pause`."""
+
+    def __init__(self, console: Console, pause: float, *columns: ProgressColumn):
+        self.console, self.pause = console, pause
+        first, last = (TextColumn("{task.description}"), BarColumn(bar_width=20)), TimeRemainingColumn()
+        self.bars = Bars(*first, *columns, last, console=console, transient=True)
+        self.rows: dict[Hashable, TaskID] = {}
+        self.last: dict[Hashable, float] = {}
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.bars.start()
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.bars.stop()
+
+    def show(self, what: Hashable, label: str, line: str, done: int, total: int, detail: str = "") -> None:
+        """`label` stands beside a bar; `line` says the same and the numbers in words."""
+        if self.console.is_terminal:
+            if what not in self.rows:
+                self.rows[what] = self.bars.add_task(escape(label), total=None, detail="")
+            self.bars.update(
+                self.rows[what], description=escape(label), completed=done, total=total, detail=escape(detail)
+            )
+        elif time.monotonic() - self.last.get(what, -self.pause) > self.pause:
+            self.last[what] = time.monotonic()
+            self.say(escape(line))
+
+    def say(self, line: str) -> None:
+        """A line that stays; markup is read."""
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def remove(self, what: Hashable) -> None:
+        """Its bar, if it has one."""
+        if what in self.rows:
+            self.bars.remove_task(self.rows.pop(what))
+
+
+class Progress(_Lines):
+    """Of runs: counts steps or cases."""
+
+    def __init__(self, console: Console, seconds_between_lines: float = 10.0):
+        super().__init__(console, seconds_between_lines, MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
+
+    def report(self, news: News | Outcome) -> None:
+        """Show what a run tells."""
+        name = f"{news.run.variant} {news.run.source}-seed{news.run.seed}"
+        if isinstance(news, Outcome):
+            self.remove(news.run)
+            if news.status != "kept":
+                style = {"done": "green", "failed": "red"}.get(news.status, "yellow")
+                message = f": {news.message}" if news.message else ""
+                self.say(f"[{style}]{news.status}[/] {escape(name + message)}")
+            return
+        label = f"{news.phase} {name}"
+        line = f"{label} {news.done}/{news.total} {news.detail}"
+        self.show(news.run, label, line, news.done, news.total, news.detail)
+
+
+class Download(_Lines):
+    """Of a file: counts bytes."""
+
+    def __init__(self, console: Console, name: str, size: int, seconds_between_lines: float = 10.0):
+        super().__init__(console, seconds_between_lines, DownloadColumn())
+        self.name, self.size = name, size
+
+    def report(self, done: int) -> None:
+        """Show how many bytes are there."""
+        line = f"fetching {self.name}: {done / 1e6:,.0f} of {self.size / 1e6:,.0f} MB"
+        self.show(self.name, self.name, line, done, self.size)

@@ -1,0 +1,180 @@
+"""Table: the one type of all tables, and what it is written as: Markdown, LaTeX, HTML, on a terminal; and CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import hashlib
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup, escape
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+LATEX = {
+    **{c: "\\" + c for c in "{}$&#%_"},
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # a line that starts with [ or * would be read as an argument of the \\ before it
+    "*": "{*}",
+    "]": "{]}",
+    "±": r"$\pm$",
+}
+
+
+class Cell(NamedTuple):
+    """One entry of a table.
+
+    kind: "", "best" (of its column) or "home" (the source's own cases). level: how strong its colour is, in [0, 1];
+    None for no colour. href: where it leads on an HTML page.
+    """
+
+    text: str
+    kind: str = ""
+    level: float | None = None
+    href: str = ""
+
+
+Group = tuple[str, Sequence[Sequence[Cell]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table before any format. Its first column names the rows; they stand in groups, each under a title or "".
+
+    name: for references to it in LaTeX. total: the last row is a mean or sum, under a rule. foot: a note below.
+    hue: of coloured cells, "blue" or "orange".
+    """
+
+    name: str
+    caption: str
+    header: Sequence[str]
+    groups: Sequence[Group]
+    total: bool = False
+    foot: str = ""
+    hue: str = "blue"
+
+    @property
+    def rows(self) -> list[Sequence[Cell]]:
+        """Those of all groups."""
+        return [row for _, rows in self.groups for row in rows]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """By column: does it hold numbers only?"""
+        words = re.compile(r"\b(?!(to|x)\b)[^\W\d]")
+        return [c > 0 and not any(words.search(row[c].text) for row in self.rows) for c in range(len(self.header))]
+
+
+def groups(rows: Sequence[Sequence[Cell]], first: int, title: str) -> list[Group]:
+    """The `first` rows, then the others under a title."""
+    return [group for group in (("", rows[:first]), (title, rows[first:])) if group[1]]
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def as_text(tables: Iterable[Table], kind: str, title: str = "") -> str:
+    """The tables as "md" (pipe tables), "tex" (for the booktabs package) or "html" (a page that opens offline)."""
+    return fill(f"tables.{kind}.jinja", tables=list(tables), title=title)
+
+
+def fill(template: str, **values: Any) -> str:
+    """A template of this folder with its values, which HTML escapes."""
+    return _templates().get_template(template).render(values)
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: bool(name and name.endswith(".html.jinja")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "md": lambda text: re.sub(r"([\\|*`<>])|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split())),
+        "tex": lambda text: "".join(LATEX.get(c, c) for c in " ".join(text.split())),
+        "label": lambda name: re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-"),
+        "breakable": _breakable,
+        "digest": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
+    }
+    return environment
+
+
+def _breakable(text: str) -> Markup:
+    """A name, escaped, that may go on in a new line after a bracket, a comma or the like."""
+    return Markup(re.sub(r"(?<=[\[;,_/])(?=\w)", "<wbr>", str(escape(text))))
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Full precision, "" for NaN; a name that a spreadsheet would take for a formula is quoted with an apostrophe."""
+    import pandas as pd
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, str):
+            return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+        if isinstance(value, float):
+            return "" if math.isnan(value) else repr(float(value))
+        return "" if value is pd.NA else value
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(plain, frame.columns))
+    writer.writerows([plain(v) for v in row] for row in frame.itertuples(index=False, name=None))
+    return text.getvalue()
+
+
+# --- terminal --------------------------------------------------------------------------------------------------------
+
+
+def show(table: Table, console: Console) -> None:
+    """A table on the terminal, its caption above and its foot below; where it is narrow, without column parameters."""
+    from rich.text import Text
+
+    console.print(Text(f"\n{table.caption}", "bold"))
+    console.print(on_terminal(table, padding=0, leave_out="parameters" if console.width < 100 else ""))
+    console.print(Text(table.foot, "dim"))
+
+
+def on_terminal(table: Table, padding: int = 1, leave_out: str = "") -> RichTable:
+    """For `Console.print`. padding: blanks beside a column. leave_out: the first word of a header that is left out."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, padding, 0, 0), show_edge=False)
+    kept = [i for i, name in enumerate(table.header) if not leave_out or name.partition(" ")[0] != leave_out]
+    for i in kept:
+        widest, numeric = max(len(row[i].text) for row in table.rows), table.numeric[i]
+        least = widest if numeric else min(widest, 10 if i else 16)
+        shown.add_column(
+            Text(table.header[i]), justify="right" if numeric else "left", overflow="fold", min_width=least
+        )
+    for title, rows in table.groups:
+        if title:
+            shown.add_section()
+            shown.add_row(Text(title, "italic"))
+        for n, row in enumerate(rows):
+            if table.total and n == len(rows) - 1:
+                shown.add_section()
+            style = {"best": "bold", "home": "dim"}
+            shown.add_row(*(Text(row[i].text, style.get(row[i].kind, "")) for i in kept))
+    return shown

@@ -1,0 +1,78 @@
+"""Verdict: what a comparison of two variants says, as a table and as a sentence with the numbers it rests on."""
+
+from __future__ import annotations
+
+import math
+
+from dgbench.pages.captions import context, heading
+from dgbench.pages.table import Cell, Table
+from dgbench.scores.comparison import OVERALL, Comparison
+
+RELATION = {"better": "is better than", "worse": "is worse than", "equivalent": "is equivalent to"}
+
+
+def comparison_table(c: Comparison) -> Table:
+    """One row overall and one for each target domain."""
+    number, signed, rows = c.metric.number, c.metric.signed, []
+    for name, d in c.differences.items():
+        e = d.estimate
+        texts = (
+            f"{name} ({d.cases} cases)",
+            *(number(mean) for mean in c.means[name]),
+            f"{signed(e.mean)} [{signed(e.low)}, {signed(e.high)}]",
+            _p(d.p_holm),
+            f"{d.improved:.0%}",
+            c.verdict(name),
+        )
+        rows.append([Cell(text) for text in texts])
+    header = ("target", c.one, c.other, "difference [95 %]", "p (Holm)", "improved", "verdict")
+    foot = (
+        "Interval: studentised bootstrap over seeds and, within each domain, cases. p: Wilcoxon's signed-rank test "
+        f"over cases, Holm-corrected over the {len(rows)} rows. improved: share of the cases. verdict: equivalent "
+        f"within ± {number(c.margin)} {_points(c)}. {context(c.study)}"
+    )
+    title = f"{heading(c.study, c.metric.name)}: {c.one} minus {c.other}"
+    return Table(f"{c.one}-{c.other}", title, header, [("", rows)], foot=foot)
+
+
+def sentence(c: Comparison) -> str:
+    """The verdict in words, with the numbers it rests on, and what would resolve it if it is not resolved."""
+    d, verdict, signed = c.differences[OVERALL], c.verdict(), c.metric.signed
+    e = d.estimate
+    said = f"{c.one} {RELATION.get(verdict, 'against')} {c.other}"
+    said += ": not resolved. " if verdict == "not resolved" else ". "
+    said += f"Difference {signed(e.mean)} {_points(c)} (95 % interval {signed(e.low)} to {signed(e.high)}) "
+    said += f"on {d.cases} cases with {d.seeds[0]} and {d.seeds[1]} seeds; "
+    said += f"{d.improved:.0%} of the cases are better; rank-biserial correlation {d.effect:+.2f}; "
+    said += f"Wilcoxon p {_is(d.p_holm)} (Holm, {len(c.differences)} tests). "
+    if verdict == "equivalent":
+        return f"{said}The whole interval lies within ± {c.metric.number(c.margin)} {_points(c)}."
+    if verdict == "not resolved":
+        return said + _needed(c)
+    return f"{said}Probability of a false claim, over cases: p {_is(d.false_claim)}."
+
+
+def _needed(c: Comparison) -> str:
+    d = c.differences[OVERALL]
+    if min(d.seeds) < 2:
+        return "With one seed nothing can be said about seeds: make at least three."
+    cases, seeds = d.needed(c.margin)
+    size = f"a difference of {c.metric.number(max(abs(d.estimate.mean), c.margin))} {_points(c)}"
+    ways = [f"about {math.ceil(cases)} cases with these seeds"] if math.isfinite(cases) else []
+    if math.isfinite(seeds) and seeds > min(d.seeds):
+        ways.append(f"about {math.ceil(seeds)} seeds with these cases")
+    if not ways:
+        return f"Neither more cases nor more seeds alone would resolve {size}."
+    return f"A{size[1:]} would be resolved (power 80 %) by {', or by '.join(ways)}."
+
+
+def _p(value: float) -> str:
+    return "" if math.isnan(value) else "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def _is(p: float) -> str:
+    return "unknown" if math.isnan(p) else _p(p) if p < 0.0001 else f"= {_p(p)}"
+
+
+def _points(c: Comparison) -> str:
+    return c.metric.points(c.study.unit_of_distances)

@@ -83,7 +83,7 @@ def overhead(folder: Path, rounds: int = 8, steps: int = 40) -> None:
         middle = time.perf_counter()
         kept = folder / f"round{turn}"
         kept.mkdir()
-        train.fit(ours, slices, 0, kept, save_every=1e9)
+        train.fit(ours, slices, 0, kept, train.Watch(save_every=1e9))
         ratios.append((time.perf_counter() - middle) / (middle - start))
     print(
         f"engine against a bare loop (erm, phantom, {steps} steps a round): {statistics.median(ratios):.3f} of its time"

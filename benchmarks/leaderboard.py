@@ -41,7 +41,7 @@ def write_runs(results: Path) -> None:
                     far = 20 * (1 - dice)
                     rows.append((role, site, f"Case{i:02}", "prostate", dice, far, far, 3 * far, "", 900, 900, 200.0))
                 pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / "cases.csv", index=False)
-                needs = dict.fromkeys(("needs_batch", "uses_target_masks", "uses_target_batch"), False)
+                needs = dict.fromkeys(("needs_batch", "uses_target_masks", "adapts_in_testing"), False)
                 costs = dict(parameters=9e7, trained=1e7, train_seconds=600, test_seconds=60, peak_memory_mb=9000)
                 record = {
                     **{"task": "prostate", "protocol": "sdg", "method": f"method{v:02}", "variant": f"method{v:02}"},

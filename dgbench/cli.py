@@ -107,9 +107,9 @@ def list_(
     if kind == "weights":
         return weights_list()
     if kind == "runs":
-        from dgbench.pages.cards import finished
+        from dgbench.running.records import find_runs
 
-        return say(*map(str, finished(results)))
+        return say(*map(str, find_runs(results)))
     from rich.table import Table
 
     face.add_plugins(plugin or ())

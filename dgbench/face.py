@@ -125,7 +125,6 @@ def run(
     planned = plan.plan(
         loaded,
         several(method, registry.METHODS.names()),
-        task_reference=str(Path(name).resolve()) if registry.is_folder(name) else name,
         sources=several(source, loaded.domains),
         seeds=_seeds(seed),
         protocol=protocol,

@@ -1,16 +1,17 @@
-"""Files that are whole or absent: atomic writes, checksums, and the lease that gives one process a folder."""
+"""Files that are whole or absent: atomic writes, checksums, and the lock that gives one process a folder."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from dgbench.errors import UsageError
 
@@ -80,67 +81,32 @@ def make_folder(path: Path) -> Path:
 
 
 class Taken(Exception):
-    """Another process holds the lease."""
+    """Another process holds the lock."""
 
 
 @contextmanager
-def lease(folder: Path, stale_after: float = 900.0) -> Iterator[Path]:
-    """Hold `folder/lease.json` while inside; raises `Taken` when a living process holds it.
+def lock(folder: Path) -> Iterator[None]:
+    """Keep `folder` to this process while inside; raises `Taken` when another has it, `UsageError` without locks.
 
-    A lease is stale when its process is gone from this host, or, on another host, when it was not renewed for
-    `stale_after` seconds. Renew it with `os.utime(path)` on the path that is yielded. Only O_EXCL creation and rename
-    are used, so it works on shared file systems without locks.
+    The lock is the system's, on `folder/.lock`: taken in one step, by one of any number of processes, and given back
+    when its holder ends, however it ends. On a shared file system (NFS, Lustre, GPFS) the file server keeps it for all
+    hosts. Nobody judges by a clock whether another host is alive, so a holder may be silent for as long as it likes.
+    The file stays: if it were deleted, two processes could hold two files of one name.
     """
-    path = folder / "lease.json"
-    host = socket.gethostname()
-    mine = {"pid": os.getpid(), "host": host, "started": _started(os.getpid())}
-    for _ in range(2):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            if _alive(path, host, stale_after):
-                raise Taken(f"{folder} is being worked on by another process") from None
-            stale = path.with_name(f".lease.{os.getpid()}.stale")
-            with suppress(OSError):  # another process may have taken the stale lease away first
-                os.replace(path, stale)
-                stale.unlink()
-            continue
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(mine, file)
-        break
-    else:
-        raise Taken(f"{folder} is being worked on by another process")
+    held = filelock.FileLock(folder / ".lock")
     try:
-        yield path
+        held.acquire(timeout=0)
+        if isinstance(held, filelock.SoftFileLock):  # what the library falls back to outlives a holder that is killed
+            held.release()
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    except filelock.Timeout:
+        raise Taken(f"{folder} is being worked on by another process") from None
+    except (OSError, NotImplementedError) as error:
+        raise UsageError(
+            f"{folder} cannot be locked: {getattr(error, 'strerror', '') or error}",
+            "choose a folder on another file system, or have this one mounted with locks (Lustre: -o flock)",
+        ) from None
+    try:
+        yield
     finally:
-        with suppress(OSError):
-            path.unlink()
-
-
-def _alive(path: Path, host: str, stale_after: float) -> bool:
-    try:
-        age = time.time() - path.stat().st_mtime
-    except OSError:
-        return False
-    holder = read_json(path)
-    if not isinstance(holder, dict):
-        return age < 5  # created a moment ago and not yet written, or left half-written by a kill
-    if holder.get("host") != host:
-        return age < stale_after
-    return holder.get("started") == _started(holder.get("pid", -1))
-
-
-def _started(pid: int) -> str | None:
-    """When a process began, in the system's ticks: tells a living process from a reused number. None: not running."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        if Path("/proc/self").exists():
-            return None
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return "running"
-    except OSError:
-        return None
-    return "running"
+        held.release()

@@ -52,7 +52,7 @@ class Method(nn.Module):
 
     needs_batch: ClassVar[bool] = False  # a training batch of one makes no sense for it
     uses_target_masks: bool = False  # an oracle: prompted from the reference, never ranked; a variant may set its own
-    uses_target_batch: ClassVar[bool] = False  # needs several test images at once, or adapts to them
+    adapts_in_testing: ClassVar[bool] = False  # it needs several test images at once, or adapts to them
     neighbours: int = 0  # how many slices before and after a slice its image also holds; a variant may set its own
     pretrained: ClassVar[str] = ""  # the weights it starts from, in words, for a list of methods
 

@@ -19,7 +19,6 @@ class Protocol:
     distances: in the image's spacing, or in voxels of the network's grid.
     missed: a missed or falsely found structure costs the image's diagonal, or makes the case NaN.
     mean: "domains": cases -> structures -> targets -> sources, each target equal; "cases": target cases pooled.
-    selection: which weights are tested: those of the last step.
     """
 
     name: str
@@ -29,7 +28,6 @@ class Protocol:
     missed: Literal["penalty", "nan"]
     mean: Literal["domains", "cases"]
     metrics: tuple[str, ...]
-    selection: Literal["last"] = "last"
 
     def caption(self) -> str:
         """The protocol in one sentence, for the foot of a table."""
@@ -43,7 +41,7 @@ class Protocol:
                 self.missed
             ]
             + {"domains": ", each target domain weighs the same", "cases": ", target cases pooled"}[self.mean]
-            + f", weights of the {self.selection} step"
+            + ", weights of the last step"
         )
 
 

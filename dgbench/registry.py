@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -240,43 +239,6 @@ def get_task(name: str, data: Path | None = None) -> Task:
 def is_folder(name: str) -> bool:
     """Is this the path of a folder of images rather than a task's name?"""
     return "/" in name or "\\" in name or (name not in TASKS.names() and Path(name).is_dir())
-
-
-def code_hash(cls: type) -> str:
-    """sha256 over the code a class computes with: its file, its bases', and all they import of dgbench or of their own
-    package, in turn.
-
-    Comments, docstrings and layout do not count, so that explaining a method better does not make its runs stale.
-    """
-    foreign = {"builtins", "abc", "typing", "torch"}
-    bases = [c for c in cls.__mro__ if c.__module__.partition(".")[0] not in foreign]
-    packages = {"dgbench", *(c.__module__.partition(".")[0] for c in bases)}
-    waiting = [Path(inspect.getfile(c)).resolve() for c in bases]
-    code: dict[Path, str] = {}
-    while waiting:
-        path = waiting.pop()
-        if path in code or path.name == "errors.py":
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in packages:
-                modules = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-                waiting += [p for p in map(_source, modules) if p is not None]
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                body[:] = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
-        code[path] = ast.dump(tree)
-    return hashlib.sha256(repr(sorted((path.name, tree) for path, tree in code.items())).encode()).hexdigest()
-
-
-def _source(module: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py") or spec.origin.endswith("__init__.py"):
-        return None
-    return Path(spec.origin).resolve()
 
 
 def _load(plugin: Plugin) -> ModuleType:

@@ -7,7 +7,6 @@ what their numbers mean; it knows nothing of methods, of network sizes or of pro
 from __future__ import annotations
 
 import hashlib
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from dgbench.errors import DataError, DgbenchError
+from dgbench.fingerprint import of_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,7 @@ class Task(ABC):
     unit: str = "mm"  # of the spacing: "mm" or "px"
     empty_masks: bool = False  # may a case hold none of the structures? If not, an empty mask is an error
     intensity: ClassVar[str] = ""  # how the file's numbers become [0, 1], in one sentence
+    intensity_range: tuple[float, float] | None = None  # the file's numbers that become 0 and 1, of a folder of images
     citation: str = ""
     licence: str = ""
     download: str = ""  # where the data come from and in which folder layout they must lie
@@ -106,9 +107,14 @@ class Task(ABC):
         held_out = set(ordered[: max(1, round(len(ids) / 5))])
         return [i for i in ids if i not in held_out], [i for i in ids if i in held_out]
 
+    @property
+    def location(self) -> str:
+        """What `registry.get_task` finds the task by: its name, or the folder of images."""
+        return self.name
+
     def code_fingerprint(self) -> str:
-        """sha256 of the file the task is written in: its intensity rule and its choices are part of the data."""
-        return hashlib.sha256(Path(inspect.getfile(type(self))).read_bytes()).hexdigest()
+        """sha256 of the code that makes cases of files: its intensity rule and its choices are part of the data."""
+        return of_code(type(self), beyond=["dgbench.task"])
 
     def verify(self) -> list[str]:
         """Everything that is wrong with the task's data, one sentence each; an empty list when all is well."""

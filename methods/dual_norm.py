@@ -70,7 +70,7 @@ def double(net: nn.Module) -> int:
 class DualNormalization(ERM):
     hparams: ERMHparams
     paper = "https://arxiv.org/abs/2112.11177"
-    uses_target_batch = True  # only one image at a time, but it adapts to it: not ranked with those that do not
+    adapts_in_testing = True  # only one image at a time, but it adapts to it: not ranked with those that do not
 
     def __init__(self, task: TaskInfo, hparams: ERMHparams):
         super().__init__(task, hparams)

@@ -1,17 +1,16 @@
-"""Files are whole or absent, and one folder belongs to one process."""
+"""Files are whole or absent, and a locked folder belongs to one process."""
 
-import json
+import errno
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from dgbench.errors import UsageError
-from dgbench.files import Taken, lease, make_folder, read_json, sha256, write_atomic, write_json
+from dgbench.files import Taken, lock, make_folder, read_json, sha256, write_atomic, write_json
 
 
 def test_writing_replaces_the_old_content_and_leaves_nothing_else(tmp_path):
@@ -54,41 +53,75 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         make_folder(tmp_path / "file" / "results")
 
 
-def test_a_lease_is_held_by_one_and_given_back(tmp_path):
-    with lease(tmp_path), pytest.raises(Taken), lease(tmp_path):
+def test_a_folder_is_locked_by_one_and_given_back(tmp_path):
+    with lock(tmp_path), pytest.raises(Taken), lock(tmp_path):
         pass
-    with lease(tmp_path):
+    with lock(tmp_path):
         pass
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lease_of_a_killed_process_is_taken_over(tmp_path):
-    script = "import sys, time; from pathlib import Path; from dgbench.files import lease\n"
-    script += "with lease(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"held\n"
-    with pytest.raises(Taken), lease(tmp_path):
-        pass
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    with lease(tmp_path):
-        assert json.loads((tmp_path / "lease.json").read_text())["pid"] == os.getpid()
+HOLDER = """
+import sys, time
+from pathlib import Path
+from dgbench.files import Taken, lock
+while not Path(sys.argv[2]).exists():
+    pass
+try:
+    with lock(Path(sys.argv[1])):
+        print("held", flush=True)
+        time.sleep(60)
+except Taken:
+    print("taken", flush=True)
+"""
 
 
-def test_a_lease_of_another_host_is_stale_only_after_a_silence(tmp_path):
-    path = tmp_path / "lease.json"
-    path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "started": "1"}))
-    with pytest.raises(Taken), lease(tmp_path):
+def start_holder(folder, signal_to_go):
+    command = [sys.executable, "-c", HOLDER, str(folder), str(signal_to_go)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_lock_is_kept_through_any_silence_and_free_as_soon_as_its_holder_is_killed(tmp_path):
+    holder = start_holder(tmp_path, tmp_path)
+    assert holder.stdout.readline() == "held\n"
+    os.utime(tmp_path / ".lock", (0, 0))  # whatever the dates of the file say: the holder is alive
+    with pytest.raises(Taken), lock(tmp_path):
         pass
-    os.utime(path, (time.time() - 1000, time.time() - 1000))
-    with lease(tmp_path):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with lock(tmp_path):
+        pass
+
+
+def test_of_two_that_start_at_the_same_time_on_what_a_killed_one_left_one_gets_the_folder(tmp_path):
+    first = start_holder(tmp_path, tmp_path)
+    assert first.stdout.readline() == "held\n"
+    first.kill()
+    first.wait()
+    both = [start_holder(tmp_path, tmp_path / "go") for _ in range(2)]
+    (tmp_path / "go").touch()
+    assert sorted(process.stdout.readline() for process in both) == ["held\n", "taken\n"]
+    for process in both:
+        process.kill()
+        process.wait()
+
+
+def test_a_file_system_without_locks_is_refused_before_two_could_write_one_run(tmp_path, monkeypatch):
+    def missing(descriptor, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", missing)
+    with (
+        pytest.warns(UserWarning, match="flock not supported"),  # the library's own word on it
+        pytest.raises(UsageError, match="cannot be locked: Function not implemented\nchoose a folder on another"),
+        lock(tmp_path),
+    ):
         pass
 
 
 def _hold(folder, count):
     for _ in range(20):
         try:
-            with lease(folder):
+            with lock(folder):
                 (folder / "inside").touch(exist_ok=False)  # fails when two are inside at once
                 count.value += 1
                 (folder / "inside").unlink()
@@ -106,4 +139,3 @@ def test_of_many_processes_only_one_is_inside_at_a_time(tmp_path):
         process.join()
     assert [p.exitcode for p in processes] == [0, 0, 0, 0]
     assert count.value >= 1
-    assert list(tmp_path.iterdir()) == []

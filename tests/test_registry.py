@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from dgbench.errors import UsageError
+from dgbench.fingerprint import of_code
 from dgbench.method import Method
-from dgbench.registry import METHODS, TASKS, Registry, add_plugin, code_hash, defines, get_method, get_task
+from dgbench.registry import METHODS, TASKS, Registry, add_plugin, defines, get_method, get_task
 from dgbench.task import Task
 
 METHOD = '''"""A method of my own."""
@@ -167,14 +168,14 @@ def test_a_missing_plugin_file_is_a_clear_error(tmp_path: Path):
 def test_a_plugin_named_as_an_engine_file_is_part_of_its_own_fingerprint(tmp_path: Path):
     add_plugin(written(tmp_path, "task.py", METHOD))
     add_plugin(written(tmp_path, "method.py", METHOD + "CHANGED = 1\n"))
-    assert code_hash(get_method("task")) != code_hash(get_method("method"))
+    assert of_code(get_method("task")) != of_code(get_method("method"))
 
 
 def test_the_fingerprint_of_the_code_follows_the_file_and_not_its_comments(tmp_path: Path):
     hashes = []
     for i, text in enumerate((METHOD, METHOD, METHOD + "# explained\n", METHOD + "CHANGED = 1\n")):
         METHODS.extra[:] = [written(tmp_path / str(i), "mine.py", text)]
-        hashes.append(code_hash(get_method("mine")))
+        hashes.append(of_code(get_method("mine")))
     assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
 
 
@@ -204,7 +205,7 @@ def test_an_installed_package_brings_methods_and_tasks_by_entry_points(installed
     assert (theirs.origin, theirs.module, theirs.attribute) == ("their-dgbench", "their_dgbench.impl", "Own")
     assert "their_dgbench" not in sys.modules
     assert get_method("theirs").__name__ == "Own" and isinstance(get_task("their_ward"), Task)
-    assert code_hash(get_method("theirs")) != code_hash(Method)
+    assert of_code(get_method("theirs")) != of_code(Method)
     assert "broken" in METHODS.names()
     with pytest.raises(ImportError, match="listing must not import me"):
         get_method("broken")

@@ -56,7 +56,7 @@ def run(variant: str, source: str, scores: Mapping[str, Any], seed: int = 0, **r
         "unit": "mm",
         "metrics_version": 1,
         "initialisation": "scratch",
-        "needs": {"needs_batch": False, "uses_target_masks": False, "uses_target_batch": False},
+        "needs": {"needs_batch": False, "uses_target_masks": False, "adapts_in_testing": False},
         "costs": dict(zip(COSTS, (2_000_000, 500_000, 60.0, 4.0, 800), strict=True)),
         **record,
     }

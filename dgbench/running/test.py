@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from dgbench import metrics
 from dgbench.errors import RunError
 from dgbench.files import write_atomic
 from dgbench.images.preparation import PreparedCase, PreparedDomain, to_image
-from dgbench.method import Method
+from dgbench.method import Batch, Method
 from dgbench.protocol import Protocol
 from dgbench.running.train import device_of
 from dgbench.seeding import key
@@ -37,75 +37,62 @@ class Tested:
     prediction: np.ndarray
 
 
-def predict_case(
-    method: Method, domain: PreparedDomain, case: PreparedCase, protocol: Protocol, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(prediction, reference) of one case, bool (D, K, H, W), as the protocol compares them.
+def predict_slices(method: Method, batches: Iterable[Batch], size: tuple[int, int] | None) -> np.ndarray | None:
+    """The masks of slices in order, bool (D, K, height, width), at `size` or at the network's; None without slices.
 
-    The slices go through the network in fixed batches from the first one on, so the result depends on the case alone.
+    Batches hold `batch_size` slices of one case from its first on, so the result depends on the case alone. Raises
+    `RunError` for a prediction of another shape or with NaN.
     """
-    device = device_of(method)
-    kept = np.array(case.foreground) if protocol.slices == "foreground" else np.ones(case.shape[0], dtype=bool)
-    indices = np.array(case.slices)[kept]
-    torch.manual_seed(key(seed, "predict", domain.name, case.id))
     method.eval()
     masks = []
-    for start in range(0, len(indices), method.hparams.batch_size):
-        batch = domain.batch(indices[start : start + method.hparams.batch_size], device, method.neighbours)
+    for batch in batches:
         with torch.no_grad():
             probability = method.predict_prompted(*batch) if method.uses_target_masks else method.predict(batch.image)
-        if probability.shape != batch.mask.shape:
+        expected = (len(batch.image), len(method.task.structures), *batch.image.shape[2:])
+        if probability.shape != expected:
             raise RunError(
-                f"predict gave {tuple(probability.shape)} for masks of {tuple(batch.mask.shape)}",
+                f"predict gave {tuple(probability.shape)} for masks of {expected}",
                 "it must return (N, K, H, W) probabilities; `dgbench check` tells more",
             )
         if not torch.isfinite(probability).all():
-            raise RunError(f"predict gave NaN for {domain.name}/{case.id}", "`dgbench check` may tell why")
-        if protocol.resolution == "image":
-            probability = to_image(probability, *case.shape[1:])
-        masks.append((probability >= 0.5).cpu().numpy())
-    if protocol.resolution == "image":
-        reference = domain.reference(case.id)[kept]
-    else:
-        reference = domain.masks[indices].astype(bool)
-    return (np.concatenate(masks) if masks else np.zeros_like(reference)), reference
+            raise RunError("predict gave NaN", "`dgbench check` may tell why")
+        masks.append(((to_image(probability, *size) if size else probability) >= 0.5).cpu().numpy())
+    return np.concatenate(masks) if masks else None
+
+
+def predict_case(
+    method: Method, domain: PreparedDomain, case: PreparedCase, protocol: Protocol, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(prediction, reference) of one case, bool (D, K, H, W), as the protocol compares them."""
+    device, count = device_of(method), method.hparams.batch_size
+    kept = np.array(case.foreground) if protocol.slices == "foreground" else np.ones(case.shape[0], dtype=bool)
+    indices = np.array(case.slices)[kept]
+    parts = (indices[start : start + count] for start in range(0, len(indices), count))
+    batches = (domain.batch(part, device, method.neighbours) for part in parts)
+    torch.manual_seed(key(seed, "predict", domain.name, case.id))
+    of_image = protocol.resolution == "image"
+    reference = domain.reference(case.id)[kept] if of_image else domain.masks[indices].astype(bool)
+    prediction = predict_slices(method, batches, case.shape[1:] if of_image else None)
+    return np.zeros_like(reference) if prediction is None else prediction, reference
 
 
 def measure_domain(
-    method: Method,
-    domain: PreparedDomain,
-    case_ids: Sequence[str],
-    role: str,
-    structures: Sequence[str],
-    protocol: Protocol,
-    seed: int,
-    report: Callable[[str], None] = lambda case: None,
+    method: Method, domain: PreparedDomain, case_ids: Sequence[str], role: str, protocol: Protocol, seed: int
 ) -> Iterator[Tested]:
-    """Predict and measure some cases of a domain, in their order."""
+    """Predict and measure some cases of a domain, in their order. Raises `RunError` that names the case."""
     for case_id in case_ids:
         case = domain.cases[case_id]
-        prediction, reference = predict_case(method, domain, case, protocol, seed)
+        try:
+            prediction, reference = predict_case(method, domain, case, protocol, seed)
+        except RunError as error:
+            raise RunError(f"{domain.name}/{case_id}: {error.cause}", error.remedy) from None
         spacing = case.spacing if protocol.distances == "physical" else (1.0, 1.0, 1.0)
         rows: list[dict[str, object]] = []
-        for k, structure in enumerate(structures):
+        for k, structure in enumerate(method.task.structures):
             scores = metrics.measure(prediction[:, k], reference[:, k], spacing)
-            rows.append(
-                {
-                    "role": role,
-                    "domain": domain.name,
-                    "case": case_id,
-                    "structure": structure,
-                    "dice": scores.dice,
-                    "asd": scores.asd,
-                    "assd": scores.assd,
-                    "hd95": scores.hd95,
-                    "flag": scores.flag,
-                    "n_reference": scores.n_reference,
-                    "n_prediction": scores.n_prediction,
-                    "diagonal": metrics.image_diagonal(reference[:, k].shape, spacing),
-                }
-            )
-        report(case_id)
+            what = {"role": role, "domain": domain.name, "case": case_id, "structure": structure}
+            diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
+            rows.append({**what, **scores._asdict(), "diagonal": diagonal})
         yield Tested(domain.name, case_id, rows, prediction)
 
 

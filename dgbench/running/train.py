@@ -97,20 +97,32 @@ class Progress:
     pending: list[dict[str, float]] = field(default_factory=list)  # of the history line that is being filled
     history: list[dict[str, float]] = field(default_factory=list)
 
+    def close_line(self) -> dict[str, float]:
+        """Put the means of what is pending into the history; returns its new line."""
+        means = {n: sum(p[n] for p in self.pending) / len(self.pending) for n in self.pending[0]}
+        self.history.append({"step": self.step, **means, "seconds": round(self.seconds, 3)})
+        self.pending = []
+        return self.history[-1]
 
-def fit(
-    method: Method,
-    slices: TrainingSlices,
-    seed: int,
-    folder: Path,
-    report: Callable[[int, float], None] = lambda step, loss: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    save_every: float = 60.0,
-) -> Progress:
+
+@dataclass(frozen=True)
+class Watch:
+    """Who listens to a run and may stop it, and the seconds between two checkpoints.
+
+    report(phase, done, total, detail): "train" and steps, or "test" and cases. should_stop(): asked after each of them.
+    """
+
+    report: Callable[[str, int, int, str], None] = lambda phase, done, total, detail: None
+    should_stop: Callable[[], bool] = lambda: False
+    save_every: float = 60.0
+
+
+def fit(method: Method, slices: TrainingSlices, seed: int, folder: Path, watch: Watch = Watch()) -> Progress:
     """Train to the last step, from the newest checkpoint in `folder` that is whole.
 
-    A checkpoint is written every `save_every` seconds and when `should_stop()` turns true (then `Interrupted` is
-    raised). Raises `RunError` when the loss is not finite or memory runs out; the last checkpoint stays.
+    A checkpoint is written every `watch.save_every` seconds and when `watch.should_stop()` turns true (then
+    `Interrupted` is raised). Raises `RunError` when the loss is not finite or memory runs out; the last checkpoint
+    stays.
     """
     device = device_of(method)
     configure(method)
@@ -125,24 +137,18 @@ def fit(
         with _clear_memory_errors(method):
             shown = step(method, slices.batch(seed, t, batch_size, device, method.neighbours), seed, t)
         if not all(map(math.isfinite, shown.values())):
-            positions = slices.positions(seed, t, batch_size)
-            cases = sorted({slices.domain.case_of(i) for i in slices.indices[positions]})
-            raise RunError(
-                f"the loss is {shown.get('loss')} at step {t} (batch from cases {', '.join(cases)})",
-                "lower learning_rate with --set, or look at these cases; the last checkpoint is kept",
-            )
+            raise _not_finite(shown, slices, seed, t, batch_size)
         progress.step += 1
         progress.pending.append(shown)
         now = time.monotonic()
         progress.seconds, clock = progress.seconds + now - clock, now
         if progress.step % every == 0 or progress.step == method.steps:
-            progress.history.append(_history_line(progress))
-            progress.pending = []
+            line = progress.close_line()
             with open(curve, "a", encoding="utf-8") as file:
-                file.write(json.dumps(progress.history[-1]) + "\n")
-            report(progress.step, progress.history[-1].get("loss", math.nan))
-        stop = should_stop()
-        if (stop or now - saved > save_every) and progress.step < method.steps:
+                file.write(json.dumps(line) + "\n")
+            watch.report("train", progress.step, method.steps, f"loss {line.get('loss', math.nan):.4f}")
+        stop = watch.should_stop()
+        if (stop or now - saved > watch.save_every) and progress.step < method.steps:
             save_checkpoint(method, progress, folder)
             saved = time.monotonic()
         if stop:
@@ -150,10 +156,12 @@ def fit(
     return progress
 
 
-def _history_line(progress: Progress) -> dict[str, float]:
-    names = progress.pending[0]
-    means = {n: sum(p[n] for p in progress.pending) / len(progress.pending) for n in names}
-    return {"step": progress.step, **means, "seconds": round(progress.seconds, 3)}
+def _not_finite(shown: dict[str, float], slices: TrainingSlices, seed: int, t: int, batch_size: int) -> RunError:
+    cases = sorted({slices.domain.case_of(i) for i in slices.indices[slices.positions(seed, t, batch_size)]})
+    return RunError(
+        f"the loss is {shown.get('loss')} at step {t} (batch from cases {', '.join(cases)})",
+        "lower learning_rate with --set, or look at these cases; the last checkpoint is kept",
+    )
 
 
 @contextlib.contextmanager

@@ -120,7 +120,6 @@ def _planned(folder: Path, then: RunRecord, given: _Given) -> tuple[Task, Run]:
     (run,) = plan.plan(
         loaded,
         [then.method],
-        task_reference=str(Path(given.task).resolve()) if registry.is_folder(given.task) else given.task,
         sources=[then.source],
         seeds=[then.seed],
         protocol=then.protocol,

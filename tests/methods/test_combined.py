@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgbench import registry
 from dgbench.errors import UsageError
+from dgbench.fingerprint import of_code
 from dgbench.images.folder_task import FolderTask
 from dgbench.method import Batch, hparams_class, resolve_hparams
 from dgbench.methods.dapsam import DAPSAM
@@ -144,8 +144,6 @@ def test_a_runs_plan_and_its_other_process_know_the_combination_by_its_name(tmp_
 
 
 def test_a_change_of_either_file_makes_a_combinations_runs_stale():
-    hashes = {
-        name: registry.code_hash(get_method(name)) for name in ("dapsam", "dapsam+randconv", "dapsam+csdg", "randconv")
-    }
+    hashes = {name: of_code(get_method(name)) for name in ("dapsam", "dapsam+randconv", "dapsam+csdg", "randconv")}
     assert len(set(hashes.values())) == 4
-    assert hashes["dapsam+randconv"] == registry.code_hash(get_method("dapsam+randconv"))
+    assert hashes["dapsam+randconv"] == of_code(get_method("dapsam+randconv"))

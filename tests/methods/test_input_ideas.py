@@ -123,7 +123,7 @@ def test_an_image_alone_has_no_partner_and_stays(name):
 @pytest.mark.parametrize("name", IDEAS)
 def test_an_idea_needs_what_it_says_only(name):
     cls = get_method(name)
-    assert cls.paper.startswith("https://") and not cls.uses_target_masks and not cls.uses_target_batch
+    assert cls.paper.startswith("https://") and not cls.uses_target_masks and not cls.adapts_in_testing
     assert cls.needs_batch == (name in ("mixup", "fourier"))
 
 

@@ -198,7 +198,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, records.RunR
                 [name],
                 sources=["bright"],
                 settings=settings,
-                task_reference=str(task.root),
                 results=folder / "results",
             )
         launchers.launch(task, planned, options=launchers.Options(device="cpu", threads=1))

@@ -106,7 +106,6 @@ def test_scratch_and_imagenet_are_two_variants_and_each_record_says_what_it_star
             ["erm"],
             sources=["dim"],
             settings=settings | extra,
-            task_reference=str(task.root),
             results=tmp_path / "results",
         )
         launchers.launch(task, [run], options=launchers.Options(device="cpu", threads=1))

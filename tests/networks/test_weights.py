@@ -139,7 +139,7 @@ def publish(monkeypatch, url: str, content: bytes = CONTENT) -> None:
 
 def lying(tmp_path) -> dict[str, int]:
     """The files in the folder of weights, with their sizes."""
-    return {p.name: p.stat().st_size for p in (tmp_path / "weights").iterdir()}
+    return {p.name: p.stat().st_size for p in (tmp_path / "weights").glob("[!.]*")}
 
 
 def test_weights_are_fetched_into_their_folder_and_not_a_second_time(server, tmp_path):
@@ -227,7 +227,7 @@ def test_what_cannot_be_had_is_told_with_all_that_is_needed_to_get_it_by_hand(se
 
 
 def test_two_processes_do_not_write_into_one_download(server, tmp_path):
-    with files.lease(files.make_folder(tmp_path / "weights")), pytest.raises(DataError, match="another process"):
+    with files.lock(files.make_folder(tmp_path / "weights")), pytest.raises(DataError, match="another process"):
         fetch("small")
     assert server.asked == []
 

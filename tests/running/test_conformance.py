@@ -91,7 +91,7 @@ def test_normalizing_over_the_batch_makes_a_case_depend_on_its_neighbours():
 
 def test_a_method_that_says_that_it_needs_several_images_may_look_at_them():
     class Adapts(Good):
-        uses_target_batch = True
+        adapts_in_testing = True
 
         def predict(self, image):
             return super().predict(image - image.mean() + 0.5)

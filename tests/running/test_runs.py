@@ -14,7 +14,7 @@ import safetensors.torch
 
 from dgbench import registry
 from dgbench.errors import DataError, UsageError
-from dgbench.files import read_json, sha256
+from dgbench.files import lock, read_json, sha256
 from dgbench.images.folder_task import FolderTask
 from dgbench.running import launchers, plan, records
 from tests.discs import write_discs
@@ -31,7 +31,7 @@ def discs(tmp_path, monkeypatch):
 
 
 def plan_pixels(task, results, **options):
-    return plan.plan(task, ["pixels"], task_reference=str(task.root), results=results, **options)
+    return plan.plan(task, ["pixels"], results=results, **options)
 
 
 def weights_and_cases(run):
@@ -46,7 +46,7 @@ def test_a_run_leaves_a_folder_that_verifies_and_reads_back(discs, tmp_path):
     folder = Path(run.folder)
     assert folder == tmp_path / "results" / "discs" / "sdg" / "pixels" / "bright-seed0"
     assert {p.name for p in folder.iterdir()} == {
-        "run.json", "history.jsonl", "cases.csv", "predictions.npz", "weights.safetensors", "RESULT.json",
+        "run.json", "history.jsonl", "cases.csv", "predictions.npz", "weights.safetensors", "RESULT.json", ".lock",
     }  # fmt: skip
     record = records.read_run(folder)
     assert record.cases.groupby("role")["case"].count().to_dict() == {"target": 10, "validation": 1}
@@ -65,7 +65,7 @@ from dgbench import registry
 from dgbench.running import launchers, plan
 registry.add_plugin(Path({str(PLUGIN)!r}))
 root, results = {str(discs.root)!r}, Path({str(tmp_path / "r")!r})
-planned = plan.plan(registry.get_task(root), ["pixels"], task_reference=root, sources=["dim"], results=results)
+planned = plan.plan(registry.get_task(root), ["pixels"], sources=["dim"], results=results)
 print([outcome.status for outcome in launchers.launch(registry.get_task(root), planned)])
 """
     done = subprocess.run([sys.executable], input=program, capture_output=True, text=True, check=True)
@@ -121,7 +121,8 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_continues(discs, tmp_pa
     assert "the same command continues" in message
     assert run.status == "interrupted"
     assert list(folder.glob("checkpoint-*.safetensors"))
-    assert not (folder / "lease.json").exists()
+    with lock(folder):  # it is free again
+        pass
 
 
 def test_a_run_that_fails_leaves_its_traceback_and_the_others_go_on(discs, tmp_path):
@@ -139,7 +140,7 @@ def test_a_run_that_fails_leaves_its_traceback_and_the_others_go_on(discs, tmp_p
 
 def test_a_run_that_lacked_a_file_is_tried_again_by_the_same_command(discs, tmp_path):
     settings = {"initialisation": str(tmp_path / "weights.safetensors"), "steps": "1", "width": "4"}
-    options = {"task_reference": str(discs.root), "results": tmp_path / "r", "sources": ["dim"], "settings": settings}
+    options = {"results": tmp_path / "r", "sources": ["dim"], "settings": settings}
     (run,) = plan.plan(discs, ["erm"], **options)
     (outcome,) = launchers.launch(discs, [run], options=QUICK)
     assert outcome.status == "failed"
@@ -154,7 +155,7 @@ def test_a_process_that_dies_is_reported_and_stops_no_other(discs, tmp_path):
     plugin = tmp_path / "dies.py"
     plugin.write_text(PLUGIN.read_text().replace("self.seen += 1", "import os; os._exit(9)"))
     registry.add_plugin(plugin)
-    (dying,) = plan.plan(discs, ["dies"], task_reference=str(discs.root), results=tmp_path / "r", sources=["dim"])
+    (dying,) = plan.plan(discs, ["dies"], results=tmp_path / "r", sources=["dim"])
     (good,) = plan_pixels(discs, tmp_path / "r", sources=["dim"])
     outcomes = launchers.launch(discs, [dying, good], options=QUICK)
     assert [o.status for o in outcomes] == ["failed", "done"]
@@ -166,7 +167,7 @@ def test_a_method_that_opens_a_target_while_it_trains_fails(discs, tmp_path):
     target = discs.root / "inverted" / "masks" / "case0.png"
     plugin.write_text(PLUGIN.read_text().replace("self.seen += 1", f"open({str(target)!r}, 'rb')"))
     registry.add_plugin(plugin)
-    (run,) = plan.plan(discs, ["peeks"], task_reference=str(discs.root), results=tmp_path / "r", sources=["dim"])
+    (run,) = plan.plan(discs, ["peeks"], results=tmp_path / "r", sources=["dim"])
     (outcome,) = launchers.launch(discs, [run], options=QUICK)
     assert outcome.status == "failed"
     assert "while it was being trained" in outcome.message
@@ -196,7 +197,7 @@ def test_a_changed_method_makes_its_runs_stale_but_a_changed_comment_does_not(di
             del sys.modules[module]
         (tmp_path / "mine.py").write_text(source)
         registry.add_plugin(tmp_path / "mine.py")
-        (run,) = plan.plan(discs, ["mine"], task_reference=str(discs.root), results=tmp_path / "r", sources=["dim"])
+        (run,) = plan.plan(discs, ["mine"], results=tmp_path / "r", sources=["dim"])
         return run
 
     source = PLUGIN.read_text()

@@ -51,7 +51,7 @@ def test_a_training_stopped_anywhere_ends_with_the_same_weights(slices, uninterr
     task, data = slices
     steps = iter(range(1, STEPS + 1))
     with pytest.raises(train.Interrupted):
-        train.fit(build(task), data, 0, tmp_path, should_stop=lambda: next(steps) == stop_at)
+        train.fit(build(task), data, 0, tmp_path, train.Watch(should_stop=lambda: next(steps) == stop_at))
     torch.rand(5)  # another process has drawn other numbers before
     method = build(task)
     progress = train.fit(method, data, 0, tmp_path)
@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(slices, uninterr
     for _ in range(2):
         asked = itertools.count(1)
         with pytest.raises(train.Interrupted):
-            train.fit(build(task), data, 0, tmp_path, should_stop=lambda n=asked: next(n) == 4)
+            train.fit(build(task), data, 0, tmp_path, train.Watch(should_stop=lambda n=asked: next(n) == 4))
     kept = sorted(tmp_path.glob("checkpoint-*.safetensors"))
     assert [p.stem for p in kept] == ["checkpoint-00000004", "checkpoint-00000008"]
     corrupt(kept[1], how)

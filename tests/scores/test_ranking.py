@@ -132,12 +132,12 @@ def test_a_row_with_one_seed_is_shown_and_not_ranked():
 
 
 def test_an_oracle_is_never_ranked():
-    needs = {"needs_batch": False, "uses_target_masks": True, "uses_target_batch": False}
+    needs = {"needs_batch": False, "uses_target_masks": True, "adapts_in_testing": False}
     assert "oracle" in reasons(GOOD, runs_of("prompted", 0.95, needs=needs))["prompted"]
 
 
 def test_a_method_that_adapts_to_the_test_images_stands_apart():
-    needs = {"needs_batch": False, "uses_target_masks": False, "uses_target_batch": True}
+    needs = {"needs_batch": False, "uses_target_masks": False, "adapts_in_testing": True}
     assert "adapts" in reasons(GOOD, runs_of("adapting", 0.95, needs=needs))["adapting"]
 
 

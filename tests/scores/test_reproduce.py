@@ -28,7 +28,7 @@ def made(tmp_path_factory):
         patch.setenv("DGBENCH_CACHE", str(folder / "cache"))
         registry.add_plugin(PLUGIN)
         task = FolderTask(write_discs(folder / "discs", cases=4, steps=4))
-        options = {"task_reference": str(task.root), "results": folder / "results", "sources": ["dim"], "seeds": [3]}
+        options = {"results": folder / "results", "sources": ["dim"], "seeds": [3]}
         (run,) = plan.plan(task, ["pixels"], settings={"learning_rate": "0.02"}, **options)
         (outcome,) = launchers.launch(task, [run], options=launchers.Options(device="cpu", threads=1))
         assert outcome.status == "done"

@@ -253,7 +253,7 @@ def several() -> list[RunRecord]:
     """Two variants and an oracle, two sources, a test-only domain; erm with two seeds and a missed structure."""
     b = {"A": [0.82], "B": [0.9, 0.94], "C": [0.6, 0.7, 0.68]}
     dapsam: dict[str, Any] = {"initialisation": {"sam_vit_b_01ec64.pth": "ec2df6"}}
-    oracle: dict[str, Any] = {"needs": {"needs_batch": False, "uses_target_masks": True, "uses_target_batch": False}}
+    oracle: dict[str, Any] = {"needs": {"needs_batch": False, "uses_target_masks": True, "adapts_in_testing": False}}
     return [
         run("erm", "A", {"A": [0.95], "B": [0.8, "missed"], "C": [0.5, 0.7, 0.6]}),
         run("erm", "A", {"A": [0.93], "B": [0.8, 0.6], "C": [0.5, 0.7, 0.9]}, seed=1),

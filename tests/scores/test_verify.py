@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
     os.environ["DGBENCH_CACHE"] = str(folder / "cache")
     registry.add_plugin(PLUGIN)
     task = FolderTask(write_discs(folder / "discs", cases=3, steps=2))
-    options = {"task_reference": str(task.root), "results": folder / "results"}
+    options = {"results": folder / "results"}
     planned = plan.plan(task, ["pixels"], sources=["bright", "dim"], **options)
     planned += plan.plan(task, ["pixels"], sources=["dim"], settings={"fail_at": "1"}, **options)
     outcomes = launchers.launch(task, planned, options=launchers.Options(device="cpu", threads=1))

@@ -1,0 +1,110 @@
+"""What is written about a run, run.json: who it is, its settings, code, images, versions and hardware."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dgbench
+from dgbench import fingerprint, metrics
+from dgbench.method import Hparams, Method
+from dgbench.registry import NEEDS, is_folder
+from dgbench.running.plan import Run
+from dgbench.running.records import SCHEMA
+from dgbench.task import Task
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "timm", "segment-anything", "nibabel", "pillow")
+
+
+def describe(
+    run: Run, task: Task, cls: type[Method], hparams: Hparams, device: str, prepared: dict[str, Path]
+) -> dict[str, Any]:
+    """All that a reader needs to judge the run or to make it again; `prepared`: {domain: where it lies prepared}.
+
+    What only the built and trained method knows (steps, initialisation, costs) is added when the run ends.
+    """
+    return {
+        "schema": SCHEMA,
+        "task": run.task,
+        "protocol": run.protocol,
+        "method": run.method,
+        "variant": run.variant,
+        "source": run.source,
+        "seed": run.seed,
+        "hparams": dataclasses.asdict(hparams),
+        "settings": dict(run.settings),
+        "checkpoint": run.checkpoint and Path(run.checkpoint).name,
+        "domains": list(task.domains),
+        "sources": list(task.source_domains),
+        "targets": list(task.targets(run.source)),
+        "structures": list(task.structures),
+        "image_size": task.image_size,
+        "steps": task.steps,
+        "unit": task.unit,
+        "citation": task.citation,
+        "paper": cls.paper,
+        "needs": needs(cls),
+        "fingerprint": run.fingerprint,
+        "code": {"dgbench": dgbench.__version__, "method": fingerprint.of_code(cls), **_git()},
+        "data": {domain: place.name.rpartition("-")[2] for domain, place in prepared.items()},
+        "metrics_version": metrics.VERSION,
+        "environment": environment(device),
+        "started": now(),
+        **({"intensity_range": task.intensity_range} if is_folder(run.task_location) else {}),
+    }
+
+
+def needs(method: type[Method] | Method) -> dict[str, bool]:
+    """What a method, or a variant of it that is built, needs to be compared fairly: see `registry.NEEDS`."""
+    return {name: getattr(method, name) for name in NEEDS}
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, and the hardware that computes on `device`."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "hardware": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
+        "threads": torch.get_num_threads(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str:
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return ""
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git() -> dict[str, Any]:
+    """Commit of the checkout dgbench runs from, and whether files differ from it; nothing for an installed package."""
+    root = Path(dgbench.__file__).parent.parent
+    if not (root / ".git").exists():
+        return {}
+    with suppress(OSError, subprocess.SubprocessError):
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        state = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10)
+        return {"commit": commit.stdout.strip(), "dirty": bool(state.stdout.strip())}
+    return {}

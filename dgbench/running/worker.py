@@ -1,0 +1,226 @@
+"""The life of a run's process: train on the source, test on every target, leave the folder."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+
+from dgbench.errors import DataError, DgbenchError, RunError
+from dgbench.files import Taken, lock, read_json, sha256, write_atomic, write_json
+from dgbench.images.preparation import PreparedDomain
+from dgbench.method import Hparams, Method
+from dgbench.networks.weights import load_into, load_state
+from dgbench.protocol import get_protocol
+from dgbench.running import train
+from dgbench.running.description import describe, needs, now
+from dgbench.running.device import make_deterministic, peak_memory_mb
+from dgbench.running.plan import Run
+from dgbench.running.records import SCHEMA
+from dgbench.running.test import Tested, cases_csv, measure_domain, write_predictions
+from dgbench.task import Task
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: "kept" means that it was there already, "skipped" that another process is making it."""
+
+    run: Run
+    status: Literal["done", "kept", "skipped", "failed", "interrupted"]
+    message: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class News:
+    """What a run tells while it is made. phase: "train" or "test"; done and total: steps, or cases."""
+
+    run: Run
+    phase: str
+    done: int
+    total: int
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run's process is told: the run, where its domains lie prepared, whether to start over, how to work."""
+
+    run: Run
+    prepared: dict[str, Path]
+    again: bool
+    device: str
+    threads: int
+    save_every: float
+
+
+def work(connection: Connection, order: Order) -> None:
+    """Make the run, and say how it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; a terminal's Ctrl-C reaches everybody
+    stop: list[bool] = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+
+    def tell(news: News | Outcome) -> None:
+        try:
+            connection.send(news)
+        except (BrokenPipeError, OSError):
+            stop.append(True)  # the parent is gone: stop at the next step
+
+    run = order.run
+    try:
+        with lock(Path(run.folder)):
+            torch.set_num_threads(order.threads)
+            make(order, train.Watch(lambda *news: tell(News(run, *news)), lambda: bool(stop), order.save_every))
+            outcome = Outcome(run, "done")
+    except Taken as taken:
+        outcome = Outcome(run, "skipped", str(taken))
+    except train.Interrupted as interrupted:
+        remedy = "the same command without --rerun continues it" if order.again else "the same command continues it"
+        outcome = Outcome(run, "interrupted", str(interrupted), remedy)
+    except Exception as error:
+        outcome = _failed(run, error)
+    tell(outcome)
+    connection.close()
+
+
+def _failed(run: Run, error: Exception) -> Outcome:
+    folder = Path(run.folder)
+    cause, remedy = f"{type(error).__name__}: {error}", f"the traceback is in {folder / 'traceback.txt'}"
+    if isinstance(error, DgbenchError):
+        cause, remedy = error.cause, error.remedy
+    with suppress(OSError):
+        write_atomic(folder / "traceback.txt", traceback.format_exc())
+        if isinstance(error, RunError) or not isinstance(error, DgbenchError):  # a missing file is tried again
+            write_json(folder / "FAILED.json", {"run": str(run), "cause": cause, "remedy": remedy, "at": now()})
+    return Outcome(run, "failed", cause, remedy)
+
+
+def make(order: Order, watch: train.Watch) -> None:
+    """Train on the source, test on the targets, write the run's folder.
+
+    A run that was interrupted continues from its newest whole checkpoint; what an earlier finished run left is moved
+    aside, never overwritten.
+    """
+    run, folder, task = order.run, Path(order.run.folder), order.run.load_task()
+    before = _earlier(order)
+    make_deterministic(order.device)
+    if before:  # rounding depends on the number of threads: continue with the same
+        torch.set_num_threads(before["environment"]["threads"])
+    cls, hparams = run.load_method()
+    record = describe(run, task, cls, hparams, order.device, order.prepared)
+    write_json(folder / "run.json", record)
+    method, files = _build(run, cls, task, hparams, order.device)
+    record |= {"needs": needs(method), "steps": method.steps}
+    source = PreparedDomain(order.prepared[run.source])
+    progress = train.Progress()
+    if run.checkpoint is None:
+        progress = _train(order, method, task, source, watch)
+    started = time.monotonic()
+    tested = _test(order, method, task, source, watch)
+    record["initialisation"] = files or "scratch"
+    record["costs"] = {
+        "parameters": sum(p.numel() for p in method.parameters()),
+        "trained": sum(p.numel() for p in method.parameters() if p.requires_grad) if run.checkpoint is None else 0,
+        "train_seconds": round(progress.seconds, 2),
+        "test_seconds": round(time.monotonic() - started, 2),
+        "peak_memory_mb": round(peak_memory_mb(order.device)),
+    }
+    if run.checkpoint is None:
+        state = train.learned_state(method, pretrained=bool(files))
+        write_atomic(folder / "weights.safetensors", safetensors.torch.save(state))
+    _finish(run, record, tested)
+
+
+def _earlier(order: Order) -> dict[str, Any] | None:
+    """run.json of what is to be continued; None after everything else was moved aside."""
+    folder = Path(order.run.folder)
+    record = read_json(folder / "run.json")
+    differs = record is not None and record.get("fingerprint") != order.run.fingerprint
+    if order.again or differs or (folder / "RESULT.json").exists():
+        _move_aside(folder)
+        record = None
+    for name in ("FAILED.json", "traceback.txt"):
+        (folder / name).unlink(missing_ok=True)
+    return record
+
+
+def _move_aside(folder: Path) -> None:
+    """Keep what lies in a run's folder beside it, under a name that no table reads."""
+    content = [p for p in folder.iterdir() if p.name != ".lock"]
+    if not content:
+        return
+    number = 1
+    while (aside := folder.parent / f".{folder.name}.old{number}").exists():
+        number += 1
+    aside.mkdir()
+    for path in content:
+        shutil.move(path, aside / path.name)
+
+
+def _build(run: Run, cls: type[Method], task: Task, hparams: Hparams, device: str) -> tuple[Method, dict[str, str]]:
+    """The method before its first step, or with given weights, and {file: sha256} of what it starts from."""
+    method, files = train.build(cls, task.info, hparams, run.seed, device, pretrained=run.checkpoint is None)
+    if run.checkpoint is not None:
+        path = Path(run.checkpoint)
+        load_into(method, load_state(path), path)
+        files = {path.name: sha256(path)}
+    return method, files
+
+
+def _train(order: Order, method: Method, task: Task, source: PreparedDomain, watch: train.Watch) -> train.Progress:
+    run = order.run
+    training, _ = task.split(run.source)
+    indices = source.slice_indices(training, get_protocol(run.protocol).slices == "foreground")
+    if not len(indices):
+        raise DataError(f"the training cases of source '{run.source}' hold no slice", "check the masks")
+    hidden = [place for domain, place in order.prepared.items() if domain != run.source]
+    hidden += [f for d in task.targets(run.source) for i in task.case_ids(d) for f in task.files(d, i)]
+    with train.no_access(hidden):
+        return train.fit(method, train.TrainingSlices(source, indices), run.seed, Path(run.folder), watch)
+
+
+def _test(order: Order, method: Method, task: Task, source: PreparedDomain, watch: train.Watch) -> list[Tested]:
+    """The source's validation cases first, then every case of every target."""
+    run, (_, validation) = order.run, task.split(order.run.source)
+    targets = [PreparedDomain(order.prepared[d]) for d in task.targets(run.source)]
+    parts = [("validation", source, validation)] + [("target", t, list(t.cases)) for t in targets]
+    total, tested = sum(len(ids) for _, _, ids in parts), []
+    for role, domain, ids in parts:
+        for case in measure_domain(method, domain, ids, role, get_protocol(run.protocol), run.seed):
+            tested.append(case)
+            watch.report("test", len(tested), total, domain.name)
+            if watch.should_stop():
+                raise train.Interrupted("stopped while testing")
+    return tested
+
+
+def _finish(run: Run, record: dict[str, Any], tested: Sequence[Tested]) -> None:
+    """Write what is left, and RESULT.json last: from then on the run is done."""
+    folder = Path(run.folder)
+    write_json(folder / "run.json", record)
+    write_atomic(folder / "cases.csv", cases_csv(tested))
+    write_predictions(tested, folder / "predictions.npz")
+    (folder / "history.jsonl").touch()
+    names = ["run.json", "cases.csv", "predictions.npz", "history.jsonl"]
+    names += ["weights.safetensors"] if run.checkpoint is None else []
+    result = {
+        "schema": SCHEMA,
+        "run": str(run),
+        "fingerprint": run.fingerprint,
+        "ended": now(),
+        "cases": len(tested),
+        "files": {n: sha256(folder / n) for n in names},
+    }
+    write_json(folder / "RESULT.json", result)
+    for path in folder.glob("checkpoint-*"):
+        path.unlink()

@@ -58,7 +58,7 @@ def show(task: Task, planned: Sequence[Run], results: Path, console: Console) ->
 
 
 def notable_slices(task: Task, study: Study) -> dict[str, dict[str, Slice]]:
-    """By variant, its best, median and worst target cases under their titles, images read anew from the task's files."""
+    """By variant and title, its best, median and worst target cases, images read anew from the task's files."""
     from dgbench.pages import pictures
 
     found = {}

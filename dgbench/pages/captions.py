@@ -30,7 +30,7 @@ def heading(study: Study, metric: str, structure: str | None = None) -> str:
 
 
 def context(study: Study, variant: str | None = None, structure: str | None = None) -> str:
-    """What a reader must know besides, of all variants or of one: protocol, averages, seeds, cases, missed structures."""
+    """What a reader must know besides, of all variants or of one, to compare a number with another one."""
     protocol, cells = study.protocol, study.cells
     these = cells if variant is None else cells[cells["variant"] == variant]
     targets = these[(these["role"] == "target") & (these["metric"] == protocol.metrics[0])]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_rgba
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -62,7 +62,7 @@ def _draw_places(axes: Axes, m: Matrix, at: tuple[np.ndarray, np.ndarray], colou
     for y, row in zip(at[1], places(m), strict=True):
         for x, (value, home) in zip(at[0], row, strict=True):
             blank = home or math.isnan(value)
-            face = to_rgba("white") if blank else colours.cmap(colours.norm(value * factor))
+            face = (1.0, 1.0, 1.0, 1.0) if blank else colours.to_rgba(np.array(value * factor))
             dark = not blank and np.dot(face[:3], (0.299, 0.587, 0.114)) < 0.5
             look: dict[str, Any] = {"facecolor": face, "edgecolor": "#cccccc", "hatch": "////" if home else None}
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, clip_on=False, linewidth=0.5, **look))
@@ -100,7 +100,7 @@ def target_boxes(study: Study, metric: str = "dice", structure: str | None = Non
             of_case, colour = points[target, variant].to_numpy(), COLOURS[i % len(COLOURS)]
             spread = i + jitter.uniform(-0.22, 0.22, len(of_case))
             axes.plot(of_case, spread, "o", markersize=2.8, markeredgewidth=0, color=colour, alpha=0.6, zorder=2)
-            quiet = dict.fromkeys(("boxprops", "whiskerprops", "capprops"), {"color": GRAY})
+            quiet = {part: {"color": GRAY} for part in ("boxprops", "whiskerprops", "capprops")}
             look: dict[str, Any] = {**quiet, "medianprops": {"color": "black", "linewidth": 1.6}}
             look |= {"orientation": "horizontal", "widths": 0.62, "showfliers": False, "manage_ticks": False}
             axes.boxplot(of_case, positions=[i], **look)

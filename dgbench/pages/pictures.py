@@ -58,7 +58,7 @@ def notable(runs: Iterable[RunRecord]) -> dict[str, Example]:
 
 
 def worst(runs: Iterable[RunRecord], most: int, domains: Collection[str]) -> list[Example]:
-    """The target cases of some domains with the lowest Dice, worst first, each once, by the run that did worst on it."""
+    """The target cases of some domains with the lowest Dice, worst first, each once, by the run that did worst."""
     found: dict[tuple[str, str], Example] = {}
     of_domains = [e for e in examples(runs) if e.domain in domains]
     for example in sorted(of_domains, key=lambda e: (e.dice, e.domain, e.case)):

@@ -7,11 +7,10 @@ from collections.abc import Hashable
 from types import TracebackType
 from typing import Self
 
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn
-from rich.progress import Progress as Bars
-from rich.progress import TimeRemainingColumn
+from rich.progress import TextColumn
 
 from dgbench.running.launchers import News, Outcome
 
@@ -19,11 +18,12 @@ from dgbench.running.launchers import News, Outcome
 class _Lines:
     """Bars on a terminal, one for each thing that is done; elsewhere a line of text for each, at most every `pause`."""
 
-    def __init__(self, console: Console, pause: float, *columns: ProgressColumn):
+    def __init__(self, console: Console, pause: float, *columns: bars.ProgressColumn):
         self.console, self.pause = console, pause
-        first, last = (TextColumn("{task.description}"), BarColumn(bar_width=20)), TimeRemainingColumn()
-        self.bars = Bars(*first, *columns, last, console=console, transient=True)
-        self.rows: dict[Hashable, TaskID] = {}
+        first = TextColumn("{task.description}"), bars.BarColumn(bar_width=20)
+        last = bars.TimeRemainingColumn()
+        self.bars = bars.Progress(*first, *columns, last, console=console, transient=True)
+        self.rows: dict[Hashable, bars.TaskID] = {}
         self.last: dict[Hashable, float] = {}
 
     def __enter__(self) -> Self:
@@ -60,7 +60,7 @@ class Progress(_Lines):
     """Of runs: counts steps or cases."""
 
     def __init__(self, console: Console, seconds_between_lines: float = 10.0):
-        super().__init__(console, seconds_between_lines, MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
+        super().__init__(console, seconds_between_lines, bars.MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
 
     def report(self, news: News | Outcome) -> None:
         """Show what a run tells."""
@@ -81,7 +81,7 @@ class Download(_Lines):
     """Of a file: counts bytes."""
 
     def __init__(self, console: Console, name: str, size: int, seconds_between_lines: float = 10.0):
-        super().__init__(console, seconds_between_lines, DownloadColumn())
+        super().__init__(console, seconds_between_lines, bars.DownloadColumn())
         self.name, self.size = name, size
 
     def report(self, done: int) -> None:

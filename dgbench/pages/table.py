@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,7 @@ def _templates() -> jinja2.Environment:
 
 def _breakable(text: str) -> Markup:
     """A name, escaped, that may go on in a new line after a bracket, a comma or the like."""
-    return Markup(re.sub(r"(?<=[\[;,_/])(?=\w)", "<wbr>", str(escape(text))))
+    return Markup("<wbr>").join(re.split(r"(?<=[\[;,_/])(?=\w)", text))
 
 
 def csv_text(frame: pd.DataFrame) -> str:

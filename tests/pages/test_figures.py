@@ -1,77 +1,179 @@
-"""Figures of the report: what is drawn where, and that a page can hold them in its own colours and nobody's markup."""
+"""Figures are looked at through their artists: what is drawn where, and in which colour."""
 
-import base64
-import io
 import math
-import re
-from xml.etree import ElementTree
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from PIL import Image
 
-from dgbench.pages import figures
-from dgbench.pages.figures import Interval
-
-ROWS = [Interval(80, 75, 85), Interval(70, 60, 82), Interval(50, math.nan, math.nan)]
-
-
-def forest(names: tuple[str, ...] = ("best", "next", "apart"), **more) -> Figure:
-    return figures.forest(names, {"mean": ROWS[: len(names)], "A": ROWS[: len(names)]}, "Dice (%)", 2, **more)
+from dgbench.pages import drawing, figures
+from dgbench.protocol import PROTOCOLS
+from dgbench.running.records import RunRecord
+from dgbench.scores.study import Study
+from tests.scores.test_ranking import BAD, GOOD, board, runs_of
+from tests.scores.test_study import DAPSAM, SDG, UNEQUAL, several
+from tests.toy_runs import run
 
 
-def drawn(figure: Figure) -> str:
-    return figures.svg(figure, "one")
+def heat_map(records: Iterable[RunRecord], metric: str = "dice", protocol=SDG) -> Figure:
+    return figures.heat_map(Study(records, protocol), metric)
 
 
-def words(svg: str) -> list[str]:
-    return ["".join(t.itertext()).strip() for t in ElementTree.fromstring(svg).iter() if t.tag.endswith("text")]
+def target_boxes(records: Iterable[RunRecord], metric: str = "dice", protocol=SDG) -> Figure:
+    return figures.target_boxes(Study(records, protocol), metric)
 
 
-# --- forest and ranks ------------------------------------------------------------------------------------------------
+def texts(figure: Figure, panel: int = 0) -> list[str]:
+    return [t.get_text() for t in figure.axes[panel].texts]
+
+
+def titles(figure: Figure) -> list[str]:
+    return [a.get_title(loc="left") for a in figure.axes]
+
+
+# --- heat map --------------------------------------------------------------------------------------------------------
+
+
+def test_a_heat_map_shows_every_number_of_the_matrix_and_the_validation_cases():
+    figure = heat_map([run("erm", "A", UNEQUAL), run("erm", "B", {"A": [0.5], "B": [0.9], "C": [0.5, 0.6, 0.7]})])
+    assert texts(figure) == [
+        "95.0",
+        "70.0",
+        "90.0",
+        "80.0",
+        "50.0",
+        "90.0",
+        "60.0",
+        "55.0",
+        "50.0",
+        "70.0",
+        "75.0",
+        "67.5",
+    ]
+
+
+def test_only_the_sources_own_cells_are_hatched():
+    figure = heat_map([run("erm", "A", UNEQUAL), run("erm", "B", {"A": [0.5], "B": [0.9], "C": [0.5, 0.6, 0.7]})])
+    assert [i for i, cell in enumerate(figure.axes[0].patches) if cell.get_hatch()] == [0, 5]  # A from A, B from B
+
+
+def test_a_blank_cell_is_white_and_without_a_number():
+    figure = heat_map([run("erm", "A", {"A": [0.9], "B": [0.8]})])
+    assert texts(figure)[2] == ""
+    assert figure.axes[0].patches[2].get_facecolor() == to_rgba("white")
+
+
+def test_all_variants_share_one_scale_of_colour():
+    figure = heat_map([run("one", "A", UNEQUAL), run("two", "A", {**UNEQUAL, "B": [0.7, 0.7]})])
+    same = [axes.patches[1].get_facecolor() for axes in figure.axes[:2]]  # target B: 70 in both
+    assert same[0] == same[1]
+    assert titles(figure)[:2] == ["one", "two"]
+
+
+def test_a_heat_map_of_twenty_variants_with_long_names_has_a_panel_for_each():
+    records = [run(f"method[encoder=resnet34;steps={n}]", "A", UNEQUAL) for n in range(20)]
+    figure = heat_map(records)
+    assert sorted(t.replace("\n", "").replace(" ", "") for t in titles(figure)[:20]) == sorted(
+        r.variant for r in records
+    )
+    assert figure.get_figwidth() < 16
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_a_cell_without_any_number_is_no_reason_to_fail(name: str):
+    nothing = run("erm", "A", {"A": ["both_empty"], "B": ["both_empty"], "C": ["both_empty"]}, protocol=name)
+    figure = heat_map([nothing], "asd", PROTOCOLS[name])
+    assert set(texts(figure)) == {""}
+    assert all(not math.isnan(v) for v in target_boxes([nothing], "asd", PROTOCOLS[name]).axes[0].get_xlim())
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_point_is_a_case_and_its_mean_over_sources_and_seeds():
+    records = [run("erm", "A", {"A": [0.9], "B": [0.8, 0.6], "C": [c]}, seed) for seed, c in enumerate((0.5, 0.7))]
+    records += [run("erm", "B", {"A": [0.4], "B": [0.9], "C": [0.9]}, seed) for seed in (0, 1)]
+    figure = target_boxes(records)
+    points = {a.get_title(loc="left"): sorted(a.lines[0].get_xdata()) for a in figure.axes}
+    assert points == {
+        "A": pytest.approx([40]),
+        "B": pytest.approx([60, 80]),
+        "C": pytest.approx([(50 + 70 + 90 + 90) / 4]),
+    }
+
+
+def test_a_missed_case_is_a_point_at_the_diagonal():
+    figure = target_boxes([run("erm", "A", {"A": [0.9], "B": [0.8, "missed"], "C": [0.7]})], "asd")
+    assert sorted(figure.axes[0].lines[0].get_xdata()) == pytest.approx([2, 100])
+
+
+def test_a_case_that_is_nan_by_the_protocol_has_no_point_and_the_plot_says_so():
+    missed = run("erm", "A", {"A": [0.9], "B": [0.8, "missed"], "C": [0.7]}, protocol="dapsam")
+    figure = target_boxes([missed], "asd", DAPSAM)
+    assert list(figure.axes[0].lines[0].get_xdata()) == pytest.approx([2])
+    assert "a case with NaN has none" in figure.get_suptitle().replace("\n", " ")
+
+
+def test_every_variant_has_its_row_of_boxes():
+    figure = target_boxes(several())
+    assert [a.get_title(loc="left") for a in figure.axes] == ["A", "B", "C"]
+    names = [t.get_text().replace("\n", "").replace(" ", "") for t in figure.axes[0].get_yticklabels()]
+    assert names == ["dapsam[memory=64;steps=500]", "erm", "prompted"]
+
+
+# --- learning curves -------------------------------------------------------------------------------------------------
+
+
+def test_a_learning_curve_is_a_line_for_each_run_in_the_colour_of_its_source():
+    figure = figures.learning_curves(Study(several(), SDG))
+    panels = dict(zip(titles(figure), figure.axes, strict=True))
+    assert [line.get_color() for line in panels["erm"].lines] == [drawing.COLOURS[i] for i in (0, 0, 1, 1)]
+    assert list(panels["erm"].lines[0].get_ydata()) == [1.0, 0.5, 0.4]
+
+
+def test_a_method_that_does_not_train_has_an_empty_panel_that_says_so():
+    record = run("constant", "A", UNEQUAL)
+    for history in (pd.DataFrame(), pd.DataFrame({"step": [1], "loss": [0.0]})):
+        record.__dict__["history"] = history
+        assert texts(figures.learning_curves(Study([record], SDG))) == ["no curve"]
+
+
+# --- intervals -------------------------------------------------------------------------------------------------------
+
+APART = runs_of("apart", 0.3, seeds=(0,))
 
 
 def test_a_forest_plot_has_a_point_and_its_interval_for_each_variant_and_panel():
-    for axes in forest().axes:
+    ranking = board(GOOD, BAD, APART)
+    found = figures.intervals(ranking)
+    assert list(found) == ["mean", "A", "B", "C"]
+    assert [i.mean for i in found["mean"]] == [of.row.mean for of in ranking.every]
+    assert [i.mean for i in found["B"]] == pytest.approx([of.row.targets["B"] for of in ranking.every])
+    assert all(i.low < i.mean < i.high for of in found.values() for i in of)
+    for axes, of in zip(figures.forest(ranking).axes, found.values(), strict=True):
         points = [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "o"]
-        assert points == [(80, 0), (70, 1), (50, 2)]
-        spans = [tuple(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2][:4:1]
-        assert (75, 85) in spans and (60, 82) in spans
+        assert [y for _, y in points] == [0, 1, 2]
+        assert [x for x, _ in points] == pytest.approx([100 * interval.mean for interval in of])
+        spans = np.array([line.get_xdata() for line in axes.lines if line.get_marker() == "None"][:3])
+        assert spans == pytest.approx(100 * np.array([interval[1:] for interval in of]))
 
 
 def test_a_variant_that_is_not_ranked_is_hollow():
-    markers = [line for line in forest().axes[0].lines if line.get_marker() == "o"]
+    markers = [line for line in figures.forest(board(GOOD, BAD, APART)).axes[0].lines if line.get_marker() == "o"]
     assert [line.get_markerfacecolor() == "white" for line in markers] == [False, False, True]
 
 
 def test_all_panels_share_one_scale_which_ends_where_the_metric_does():
-    figure = figures.forest(["a"], {"A": [Interval(1, -9, 700)], "B": [Interval(9, 8, 10)]}, "Dice (%)", 1, (-2, 102))
-    assert {axes.get_xlim() for axes in figure.axes} == {(-2, 102)}
+    wide = [run("wide", "A", {"A": [0.9], "B": [0.0, 0.02], "C": [1.0, 0.97]}, seed) for seed in (0, 1, 2)]
+    for metric, ends in (("dice", (-2, 102)), ("asd", (0, math.inf))):
+        (low, high), *others = {axes.get_xlim() for axes in figures.forest(board(wide, metric=metric)).axes}
+        assert not others and ends[0] <= low and high <= ends[1]
 
 
-def test_a_bar_joins_the_longest_runs_of_ranks_within_the_critical_difference():
-    #        1.0 1.5 2.2 4.0 4.9: 1.0-1.5 lies within 1.5-2.2's reach of 1.0; 2.2 is 1.2 from 1.0
-    assert figures.cliques([1.0, 1.5, 2.2, 4.0, 4.9], 1.3) == [(0, 2), (3, 4)]
-    assert figures.cliques([1.0, 1.5, 2.2, 4.0, 4.9], 1.0) == [(0, 1), (1, 2), (3, 4)]
-    assert figures.cliques([1.0, 2.0, 3.0], 0.5) == []
-    assert figures.cliques([2.0, 2.0], 0.5) == [(0, 1)]
-
-
-def test_a_critical_difference_diagram_names_every_variant_and_its_rank():
-    shown = words(drawn(figures.critical_difference({"c": 2.75, "a": 1.25, "b": 2.0}, 1.2)))
-    assert {"a", "b", "c", "1.25", "2.00", "2.75", "critical difference 1.20"} <= set(shown)
-
-
-def test_thirty_variants_with_long_names_do_not_lie_over_each_other():
-    ranks = {f"method{i:02}[encoder=resnet34;learning_rate=0.000{i}]": 1 + 0.9 * i for i in range(30)}
-    figure = figures.critical_difference(ranks, 5.0)
-    figure.draw_without_rendering()
-    boxes = [t.get_window_extent() for t in figure.axes[0].texts if "method" in t.get_text()]
-    assert len(boxes) == 30
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
-    assert all(figure.bbox.x0 <= b.x0 and b.x1 <= figure.bbox.x1 for b in boxes)
+# --- domain shift ----------------------------------------------------------------------------------------------------
 
 
 def test_the_domain_shift_figure_has_a_point_for_every_source_and_target():
@@ -83,88 +185,3 @@ def test_the_domain_shift_figure_has_a_point_for_every_source_and_target():
     own = [line.get_xydata().tolist() for line in figure.axes[0].lines if line.get_markersize() == 4.5]
     assert own == [[[0.1, 30.0], [0.2, 50.0]], [[0.1, 10.0]]]
     assert figure.axes[0].get_title(loc="left") == f"erm\n{figures.RHO} = 0.50"
-
-
-# --- what a page holds -----------------------------------------------------------------------------------------------
-
-
-def test_ink_and_ground_are_the_pages_so_that_a_figure_is_read_in_the_dark():
-    svg = drawn(forest())
-    assert "#000000" not in svg and "#ffffff" not in svg
-    assert "currentColor" in svg and "var(--quiet)" in svg
-
-
-def test_letters_stay_letters_and_numbers_in_names_are_not_rounded():
-    svg = drawn(forest(("erm[learning_rate=0.00031]", "#000000", "$x$")))
-    assert {"erm[learning_rate=0.00031]", "#000000", "$x$"} <= set(words(svg))
-
-
-@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a --> b", 'x" onload="y', "]]> &amp; <!--"])
-def test_a_name_that_looks_like_markup_is_only_a_name(name: str):
-    svg = drawn(forest((name, "b", "c")))
-    assert name in " ".join(words(svg))
-    tags = [element.tag.rpartition("}")[2] for element in ElementTree.fromstring(svg).iter()]
-    assert "script" not in tags
-    assert not any("onload" in element.attrib for element in ElementTree.fromstring(svg).iter())
-
-
-def test_two_figures_on_a_page_share_no_id_and_each_finds_its_own():
-    one, two = (figures.svg(forest(), prefix) for prefix in ("one", "two"))
-    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, two)]
-    assert ids[0] and not ids[0] & ids[1]
-    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', one)) <= ids[0]
-
-
-def test_a_figure_loads_nothing_and_is_the_same_each_time():
-    assert "http" not in drawn(forest()).replace("http://www.w3.org/", "")
-    assert drawn(forest()) == drawn(forest())
-
-
-def test_a_large_figure_is_an_image():
-    content = figures.png(forest())
-    assert Image.open(io.BytesIO(base64.b64decode(content.partition(",")[2]))).format == "PNG"
-
-
-# --- pictures --------------------------------------------------------------------------------------------------------
-
-
-def numbers(path: str) -> np.ndarray:
-    return np.array([[float(v) for v in point.split()] for point in re.split("[MLZ]+", path) if point])
-
-
-def test_a_contour_runs_along_the_outer_edge_of_a_masks_pixels():
-    mask = np.zeros((1, 4, 6), bool)
-    mask[0, 1:3, 1:4] = True  # rows 1 and 2, columns 1 to 3
-    points = numbers(figures.outline(mask))
-    assert points.min(axis=0).tolist() == [1, 1]
-    assert points.max(axis=0).tolist() == [4, 3]
-
-
-def test_a_contour_closes_at_the_images_edge_and_an_empty_mask_has_none():
-    assert numbers(figures.outline(np.ones((1, 4, 6), bool))).max(axis=0).tolist() == [6, 4]
-    assert figures.outline(np.zeros((2, 4, 6), bool)) == ""
-
-
-def test_two_structures_have_two_contours():
-    masks = np.zeros((2, 8, 8), bool)
-    masks[0, 1:4, 1:4] = masks[1, 5:7, 5:7] = True
-    assert figures.outline(masks).count("M") == 2
-
-
-def test_a_picture_is_small_and_its_contours_are_in_the_pixels_of_the_image():
-    mask = np.zeros((1, 1500, 1200), bool)
-    mask[0, 300:900, 300:600] = True
-    picture = figures.picture(np.linspace(0, 1, 1500 * 1200).reshape(1500, 1200), mask, ~mask)
-    stored = Image.open(io.BytesIO(base64.b64decode(picture.uri.partition(",")[2])))
-    assert max(stored.size) == 320
-    assert (picture.width, picture.height) == (1200, 1500)
-    assert numbers(picture.reference).max(axis=0).tolist() == pytest.approx([600, 900], abs=2)
-    assert len(picture.uri) < 60_000
-
-
-def test_a_colour_photograph_stays_in_colour():
-    red = np.zeros((8, 8, 3))
-    red[..., 0] = 1
-    mask = np.zeros((1, 8, 8), bool)
-    stored = Image.open(io.BytesIO(base64.b64decode(figures.picture(red, mask, mask).uri.partition(",")[2])))
-    assert stored.mode == "RGB" and stored.getpixel((4, 4))[0] > 200

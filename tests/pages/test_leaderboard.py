@@ -1,69 +1,64 @@
 """The leaderboard as it is written, and what it says in words."""
 
-
 import csv
 import io
-import itertools
-import json
-import math
-import random
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from dgbench.errors import DataError, UsageError
-from dgbench.files import sha256
-from dgbench.pages import tables
+from dgbench.pages import leaderboard
 from dgbench.protocol import PROTOCOLS
-from dgbench.running import records
-from dgbench.scores import ranking
-from dgbench.scores.ranking import build
-from tests.toy_runs import changed, run
+from dgbench.scores import published
+from dgbench.scores.ranking import Ranking, rank
+from dgbench.scores.study import Study
+from tests.scores.test_ranking import BAD, DOMAINS, GOOD, board, runs_of
+from tests.toy_runs import run
 
-SDG, DAPSAM = PROTOCOLS["sdg"], PROTOCOLS["dapsam"]
+SDG = PROTOCOLS["sdg"]
 GOLDEN = Path(__file__).parent / "golden_leaderboard"
-DOMAINS = ("A", "B", "C")
+
+
+def everything() -> Ranking:
+    one_seed = runs_of("method[steps=5;width=8]", 0.5, seeds=(0,))
+    return board(GOOD, BAD, one_seed, runs_of("partial", 0.9, sources=("A", "B")))
+
+
+def said(ranking: Ranking) -> str:
+    return " ".join(leaderboard.notes(ranking))
 
 
 # --- formats ---------------------------------------------------------------------------------------------------------
 
 
-def everything():
-    return board(
-        GOOD, BAD, study("method[steps=5;width=8]", 0.5, seeds=(0,)), study("partial", 0.9, sources=("A", "B"))
-    )
-
-
 @pytest.mark.parametrize("kind", ["md", "tex"])
 def test_the_board_is_written_as_it_was_looked_at(kind: str):
-    assert ranking.render(everything(), kind) == (GOLDEN / f"leaderboard.{kind}").read_text(encoding="utf-8")
+    assert leaderboard.render(everything(), kind) == (GOLDEN / f"leaderboard.{kind}").read_text(encoding="utf-8")
 
 
 def test_the_csv_is_the_one_that_was_looked_at():
     """To nine digits: the last ones depend on how a processor adds."""
-    new, old = (
-        pd.read_csv(f) for f in (io.StringIO(ranking.render(everything(), "csv")), GOLDEN / "leaderboard.csv")
-    )
-    pd.testing.assert_frame_equal(new, old, rtol=1e-9)
+    new = pd.read_csv(io.StringIO(leaderboard.render(everything(), "csv")))
+    pd.testing.assert_frame_equal(new, pd.read_csv(GOLDEN / "leaderboard.csv"), rtol=1e-9)
 
 
 def test_the_csv_holds_full_precision_and_blanks():
-    rows = list(csv.DictReader(io.StringIO(ranking.render(everything(), "csv"))))
-    assert float(rows[0]["mean"]) == everything().rows[0].mean
+    rows = list(csv.DictReader(io.StringIO(leaderboard.render(everything(), "csv"))))
+    assert float(rows[0]["mean"]) == everything().ranked[0].row.mean
     assert rows[-1]["mean"] == "" and rows[-1]["not_ranked"] == "no run of source C"
 
 
 def test_a_page_escapes_the_names_of_variants():
-    page = ranking.render(board(study("<script>alert(1)</script>", 0.8), BAD), "html")
+    page = leaderboard.render(board(runs_of("<script>alert(1)</script>", 0.8), BAD), "html")
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
 def test_the_tex_compiles(tmp_path: Path):
-    text = ranking.render(everything(), "tex")
+    text = leaderboard.render(everything(), "tex")
     document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
     (tmp_path / "board.tex").write_text(document)
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "board.tex"]
@@ -71,3 +66,73 @@ def test_the_tex_compiles(tmp_path: Path):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_says_how_it_stands_to_the_baseline_or_why_it_is_apart():
+    reached = leaderboard.board_tables(everything())[0]
+    assert reached.header[-1] == "against good"
+    last = {row[0].text: row[-1].text for row in reached.rows}
+    assert last == {
+        "good": "baseline",
+        "bad": "-20.00 worse",
+        "method[steps=5;width=8]": "one seed",
+        "partial": "no run of source C",
+    }
+
+
+def test_the_conclusion_names_the_first_and_what_every_other_is_to_the_baseline():
+    words = leaderboard.conclusion(board(GOOD, BAD, runs_of("poor", 0.3), baseline="bad"))
+    assert words.startswith("good has the best mean, 80.20 % (95 % interval ")
+    assert words.endswith("rank 1 of 3. Against bad: better: good; worse: poor.")
+
+
+def test_of_one_variant_nothing_is_concluded():
+    assert "nothing can be concluded" in leaderboard.conclusion(board(GOOD))
+
+
+def test_different_budgets_are_pointed_out():
+    longer = runs_of("longer", 0.6, hparams={"steps": 500, "batch_size": 8})
+    assert "The rows had different budgets" in said(board(GOOD, longer))
+    assert "budgets" not in said(board(GOOD, BAD))
+
+
+def test_a_first_place_that_hangs_on_one_target_is_pointed_out():
+    """Of three variants the first is first by one domain only."""
+    rng = np.random.default_rng(0)
+    lucky, others = {"A": 0.4, "B": 0.4, "C": 0.99}, {"second": 0.58, "third": 0.3}
+
+    def runs(variant, of_domain):
+        noise = 0.01 * rng.standard_normal(8)
+        return [
+            run(variant, s, {d: list(level + noise) for d, level in of_domain.items()}, seed)
+            for s in DOMAINS
+            for seed in (0, 1, 2)
+        ]
+
+    ranking = board(runs("lucky", lucky), *(runs(v, dict.fromkeys(DOMAINS, level)) for v, level in others.items()))
+    assert ranking.ranked[0].variant == "lucky"
+    assert "first place changes: second without C" in said(ranking)
+    assert "first place is the same" in said(board(GOOD, BAD, runs_of("poor", 0.3)))
+
+
+def test_a_row_made_by_two_versions_of_its_code_is_pointed_out():
+    mixed = [r for seed in (0, 1, 2) for r in runs_of("bad", 0.6, seeds=(seed,), code={"method": f"v{seed}"})]
+    assert "Runs by different versions of the code are averaged in bad" in said(board(GOOD, mixed))
+
+
+def test_what_was_left_out_is_among_the_notes():
+    assert leaderboard.notes(rank(Study([*GOOD, *BAD], SDG, ["Left out: one."])))[-1] == "Left out: one."
+
+
+def test_published_numbers_stand_below_and_are_never_ranked():
+    names = ("BIDMC", "BMC", "HK", "I2CVB", "RUNMC", "UCL")
+    told = {"task": "prostate", "domains": list(names)}
+    runs = [run("dapsam", d, {d: [0.5, 0.6, 0.7] for d in names}, seed, **told) for d in names for seed in (0, 1)]
+    ranking = board(runs)
+    beside = published.beside(published.load("prostate"), ranking.study)
+    *_, table = leaderboard.board_tables(ranking, beside)
+    row = next(row for row in table.rows if row[0].text.startswith("dapsam ("))
+    assert row[5].text == "60.00"  # measured here
+    assert float(row[4].text) + float(row[6].text) == pytest.approx(60, abs=0.011)
+    assert leaderboard.published_table(ranking, beside.iloc[:0]) is None

@@ -54,10 +54,10 @@ class _Module:
 def of_code(*roots: type | str, beyond: Sequence[str] = ()) -> str:
     """sha256 of what the roots compute with; see `reached`."""
     known = reached(*roots, beyond=beyond)
-    items = []
+    items = set()
     for (_, name), definition in known.items():
         used = sorted((n, known[m, n].text) for m, n in definition.names if (m, n) in known)
-        items.append((name, definition.text, hashlib.sha256(repr(used).encode()).hexdigest()))
+        items.add((name, definition.text, hashlib.sha256(repr(used).encode()).hexdigest()))
     return hashlib.sha256(repr(sorted(items)).encode()).hexdigest()
 
 
@@ -80,18 +80,16 @@ def reached(*roots: type | str, beyond: Sequence[str] = ()) -> dict[tuple[str, s
     found: dict[tuple[str, str], Definition] = {}
     seen: set[tuple[str, str]] = set()
     while waiting:
-        place = module, name = waiting.pop()
+        module, name = place = waiting.pop()
         if place in seen or module in UNCOUNTED or module in beyond:
             continue
         seen.add(place)
-        spec = _spec(module)
-        path = files.get(module) or Path(spec.origin if spec and spec.origin else "")
+        path = files.get(module) or Path(getattr(_spec(module), "origin", None) or "")
         if path.suffix == ".py":
             read = _read(path, module, path.stat().st_mtime_ns)
-            names = list(read.definitions) if name == "*" else [name, ""]
-            for place in ((module, n) for n in names if n in read.definitions):
-                found[place] = read.definitions[place[1]]
-                waiting += found[place].names
+            for part in read.definitions if name == "*" else {name, ""} & set(read.definitions):
+                found[module, part] = read.definitions[part]
+                waiting += read.definitions[part].names
             if name not in read.definitions:  # imported there from elsewhere
                 waiting += filter(None, (_place(dotted, module) for dotted in read.imported.get(name, ())))
     return found
@@ -139,7 +137,8 @@ def _read(path: Path, module: str, _changed: int) -> _Module:
     for statement in tree.body:
         parts.setdefault(_defined(statement), []).append(statement)
     reader = _Reader(module, imported, set(parts) - {""})
-    return _Module({name: reader.definition(body) for name, body in parts.items()}, imported)
+    definitions = {name: reader.definition(body) for name, body in parts.items()}
+    return _Module({name: found for name, found in definitions.items() if found.text != "[]"}, imported)
 
 
 def _defined(statement: ast.stmt) -> str:

@@ -1,6 +1,7 @@
 """Running: from a plan to finished run folders.
 
 In: a task, methods, a protocol, seeds. Out: one folder per run with its record, history, scores of every case, masks
-and weights. Read `plan` (what a run is), `launchers` (a process for each), `train`, `test`, `records` (reading folders
-again), then `predict`, `conformance`, `new_method`.
+and weights. Read `plan` (what a run is), `launchers` (a process for each), `worker` (what it does there), `train`,
+`test`, `description` (run.json), `records` (reading folders again), then `device`, `predict`, `conformance`,
+`new_method`.
 """

@@ -30,10 +30,13 @@ def broken_files(folder: Path, result: dict[str, Any], looked_at: Sequence[str] 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished run, read from its folder."""
+    """A finished run, read from its folder; what it holds is read when it is asked for.
+
+    record: run.json. task to seed: who the run is, as in the record.
+    """
 
     path: Path
-    record: dict[str, Any]  # run.json
+    record: dict[str, Any]
 
     task: str = dataclasses.field(init=False)
     protocol: str = dataclasses.field(init=False)
@@ -60,12 +63,17 @@ class RunRecord:
 
     @functools.cached_property
     def cases(self) -> pd.DataFrame:
-        """cases.csv: a row for each case and structure."""
+        """cases.csv, a row for each case and structure: role ("validation" or "target"), domain, case, structure;
+        dice in [0, 1]; asd, assd, hd95 in the unit of distances; flag ("" or why these are `inf`, or NaN);
+        n_reference and n_prediction, voxels; diagonal of the image, in that unit.
+        """
         return read_cases([self.path])[0]
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
-        """history.jsonl: a row for every few steps; none where only the scores of the run were passed on."""
+        """history.jsonl, a row for every few steps: step (from 1), the mean since the last row of all that `update`
+        gives, loss among it, and seconds so far. No row where only the scores of the run were passed on.
+        """
         import pandas as pd
 
         path = self.path / "history.jsonl"

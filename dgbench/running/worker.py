@@ -85,7 +85,7 @@ def work(connection: Connection, order: Order) -> None:
     except Taken as taken:
         outcome = Outcome(run, "skipped", str(taken))
     except train.Interrupted as interrupted:
-        remedy = "the same command without --rerun continues it" if order.again else "the same command continues it"
+        remedy = "the same command without --rerun all continues it" if order.again else "the same command continues it"
         outcome = Outcome(run, "interrupted", str(interrupted), remedy)
     except Exception as error:
         outcome = _failed(run, error)

@@ -17,6 +17,7 @@ from dgbench.errors import DataError, UsageError
 from dgbench.files import lock, read_json, sha256
 from dgbench.images.folder_task import FolderTask
 from dgbench.running import launchers, plan, records
+from tests import toy_runs
 from tests.discs import write_discs
 
 PLUGIN = Path(__file__).parents[1] / "pixels.py"
@@ -106,9 +107,17 @@ def test_a_run_killed_again_and_again_gives_the_same_bytes(discs, tmp_path):
     assert weights_and_cases(killed) == weights_and_cases(whole)
 
 
-def test_ctrl_c_writes_a_checkpoint_and_the_same_command_continues(discs, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "the same command continues"),
+        (["--rerun", "all"], "the same command would start over; without --rerun all it continues"),
+    ],
+)
+def test_ctrl_c_writes_a_checkpoint_and_says_which_command_continues(discs, tmp_path, options, words):
     command = [sys.executable, "-m", "dgbench", "run", "--method", "pixels", "--plugin", str(PLUGIN)]
     command += ["--task", str(discs.root), "--source", "dim", "--results", str(tmp_path / "r"), "--set", "steps=100000"]
+    command += options
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     (run,) = plan_pixels(discs, tmp_path / "r", sources=["dim"], settings={"steps": "100000"})
     folder = Path(run.folder)
@@ -118,7 +127,7 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_continues(discs, tmp_pa
     os.killpg(process.pid, signal.SIGINT)
     message = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130
-    assert "the same command continues" in message
+    assert f"interrupted: {words}" in " ".join(message.split())
     assert run.status == "interrupted"
     assert list(folder.glob("checkpoint-*.safetensors"))
     with lock(folder):  # it is free again
@@ -264,6 +273,11 @@ def test_the_record_says_how_to_judge_and_repeat_the_run(discs, tmp_path):
     assert record["environment"]["threads"] == 1
     assert set(record["data"]) == {"bright", "dim", "inverted"}
     assert str(tmp_path) not in json.dumps(record)  # a record may be published: it holds no path of its maker
+
+
+def test_a_record_of_an_earlier_version_says_its_needs_in_todays_words():
+    needs = {"needs_batch": True, "uses_target_masks": False, "uses_target_batch": True}
+    assert toy_runs.run("erm", "A", {"A": [0.9]}, needs=needs).needs == {"needs_batch", "adapts_in_testing"}
 
 
 def test_weights_given_as_a_checkpoint_are_tested_without_training_and_say_the_same(discs, tmp_path):

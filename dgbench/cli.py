@@ -142,8 +142,7 @@ def leaderboard(
     from dgbench.pages.table import show
     from dgbench.scores import published
 
-    quoted = published.load(board.study.task)
-    beside = published.beside(quoted, board.study) if len(quoted) else None
+    beside = published.beside(published.load(board.study.task), board.study)
     if format_ != "table":
         print(pages.render(board, format_, beside), end="")
         return

@@ -14,6 +14,35 @@ from dgbench.registry import METHODS, TASKS
 
 torch.set_num_threads(1)
 
+# What `make test-fast` leaves out, by the beginning of a test's name: whole runs in processes of their own, every check
+# of every method, real weights, a package that is built. tests/methods/test_one_step.py stands in for the checks.
+SLOW = (
+    "tests/test_cli.py",
+    "tests/test_face.py",
+    "tests/test_notebooks.py",
+    "tests/test_readme.py::test_the_method_in_20_lines",
+    "tests/test_wheel.py",
+    "tests/datasets/test_fundus.py::test_the_whole_matrix",
+    "tests/methods/test_conformance.py",
+    "tests/methods/test_desam.py::test_with_points_it_passes_the_checks_too",
+    "tests/methods/test_sam_decoder.py::test_two_processes",
+    "tests/methods/test_sam_family.py",
+    "tests/methods/test_sam_prompted.py",
+    "tests/networks/test_imagenet.py",
+    "tests/networks/test_tiny_vit.py::test_with_lite_medsams_weights",
+    "tests/running/test_predict.py",
+    "tests/running/test_runs.py",
+    "tests/scores/test_reproduce.py",
+    "tests/scores/test_verify.py",
+    "tests/test_fingerprint.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker("slow")
+
 
 @pytest.fixture(autouse=True)
 def no_plugins_left_over() -> Iterator[None]:

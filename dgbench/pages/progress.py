@@ -32,7 +32,8 @@ class _Lines:
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.bars.stop()
+        if self.console.is_terminal:  # it would leave an empty line elsewhere
+            self.bars.stop()
 
     def show(self, what: Hashable, label: str, line: str, done: int, total: int, detail: str = "") -> None:
         """`label` stands beside a bar; `line` says the same and the numbers in words."""

@@ -381,7 +381,3 @@ def test_scores_equal_those_of_medpy_on_random_pairs():
     pytest.importorskip("medpy")
     benchmark = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "metrics.py"))
     assert max(benchmark["difference"](seed) for seed in range(120)) < 1e-9
-
-
-def test_the_version_is_a_whole_number():
-    assert type(metrics.VERSION) is int

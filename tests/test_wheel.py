@@ -61,7 +61,9 @@ def test_the_wheel_installs_one_module_and_its_licence(wheel: Path):
 def test_the_wheel_holds_every_file_of_the_engine_and_every_plugin(wheel: Path, root: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder, inside in (("dgbench", "dgbench"), ("methods", "dgbench/methods"), ("datasets", "dgbench/datasets")):
-        files = {f"{inside}/{p.name}" for p in (root / folder).iterdir() if p.is_file()}
+        every = [p.relative_to(root / folder) for p in (root / folder).rglob("*.*") if "__pycache__" not in p.parts]
+        files = {f"{inside}/{p.as_posix()}" for p in every}
+        assert folder != "dgbench" or {"dgbench/scores/study.py", "dgbench/pages/tables.md.jinja"} <= files
         assert files <= names, f"not in the wheel: {files - names}"
     tables = {f"dgbench/published/{p.name}" for p in (root / "results" / "published").glob("*.csv")}
     assert tables and tables <= names
@@ -94,3 +96,9 @@ def test_the_installed_command_line_lists_and_writes_methods(installed: Path, tm
 def test_our_folders_are_no_modules_of_their_own(installed: Path):
     code = "import importlib.util as u; print([n for n in ('methods', 'results', 'published') if u.find_spec(n)])"
     assert python(installed, "-c", code).strip() == "[]"
+
+
+@pytest.mark.parametrize("first", ["dgbench.methods()", "import dgbench.methods.erm"])
+def test_the_installed_package_of_methods_also_lists_them(installed: Path, first: str):
+    code = f"import dgbench\n{first}\nimport dgbench.methods.erm\nprint('erm' in dgbench.methods().index)"
+    assert python(installed, "-c", code).strip() == "True"

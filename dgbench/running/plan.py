@@ -139,12 +139,13 @@ def _decisive(cls: type[Method], hparams: Hparams, task: Task, protocol: str) ->
 
 
 def _fingerprint(decisive: list[Any], task: Task, source: str) -> str:
-    domains = {d: _domain_fingerprint(task, d) for d in (source, *task.targets(source))}
+    domains = {d: domain_fingerprint(task, d) for d in (source, *task.targets(source))}
     return hashlib.sha256(json.dumps([decisive, domains]).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
-def _domain_fingerprint(task: Task, domain: str) -> str:
+def domain_fingerprint(task: Task, domain: str) -> str:
+    """Of a domain's images, looked at once in a process."""
     return content_fingerprint(task, domain, make_folder(cache_folder() / "prepared"))
 
 

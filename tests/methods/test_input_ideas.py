@@ -359,10 +359,7 @@ def test_the_blending_map_runs_from_0_to_1_in_each_image():
     assert float((b[..., 1:] - b[..., :-1]).abs().max()) < 0.25
 
 
-def test_the_two_blends_share_out_the_two_redrawings():
-    """Blended and blended back they add up to the redrawings' sum, before each is brought to [0, 1]."""
-    b, v1, v2 = torch.rand(2, 1, 8, 8), torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(torch.lerp(v2, v1, b) + torch.lerp(v1, v2, b), v1 + v2)
+def test_csdg_shows_three_views_and_no_two_alike():
     method, batch = build("csdg"), drawn()
     views = method.views(batch.image)
     assert len(views) == 3 and all(view.shape == batch.image.shape for view in views)
@@ -593,13 +590,6 @@ def test_adversarial_noise_has_the_norm_it_is_given():
         method.loss(batch)
     norms = (seen[2] - batch.image)[:, 0].flatten(1).norm(dim=1)
     torch.testing.assert_close(norms, torch.full((4,), 0.5), atol=1e-3, rtol=0)
-
-
-def test_a_norm_of_one_in_a_million_is_lost_in_float32():
-    """Why the search does not start from the tiny step of the equations."""
-    image = wave(1, 1, 192, 192).clamp(0.25, 1)
-    tried = image + 1e-6 * unit(torch.randn(image.shape, generator=rng()))
-    assert (tried == image).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("name", ["advbias", "advnoise"])

@@ -14,13 +14,14 @@ from dgbench.images.folder_task import FolderTask
 from dgbench.method import Batch, Method, resolve_hparams
 from dgbench.methods._grid import grid, nms, stability
 from dgbench.methods._prompts import boxes, centres
-from dgbench.methods._warp import SIDE, Warper, likeness, small, strain, warp
+from dgbench.methods._warp import Warper, likeness, small, strain, warp
 from dgbench.methods.sam_auto import random_points
 from dgbench.networks import checkpoints, sam
 from dgbench.protocol import PROTOCOLS
 from dgbench.registry import get_method
 from dgbench.running import launchers, plan, predict, records, train
-from dgbench.scores import ranking
+from dgbench.scores.ranking import rank
+from dgbench.scores.study import Study
 from dgbench.seeding import key
 from dgbench.task import TaskInfo
 from tests.discs import write_discs
@@ -214,9 +215,9 @@ def test_a_run_says_whether_it_was_an_oracle_by_its_variant(finished):
 
 
 def test_the_leaderboard_says_which_variant_is_an_oracle(finished):
-    board = ranking.build(list(finished.values()), PROTOCOLS["sdg"])
-    assert board.rows == ()  # one source, one seed
-    told = {row.variant.partition("[")[0] + ("+" if "box=" in row.variant else ""): row.why for row in board.apart}
+    ranking = rank(Study(finished.values(), PROTOCOLS["sdg"]))
+    assert ranking.ranked == ()  # one source, one seed
+    told = {of.variant.partition("[")[0] + ("+" if "box=" in of.variant else ""): of.why for of in ranking.apart}
     assert {name: "an oracle" in why for name, why in told.items()} == {
         "sam_box": True,
         "medsam": False,
@@ -553,10 +554,6 @@ def test_the_reference_is_kept_with_the_weights_and_sam_stays_as_it_was(released
     monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
     with torch.no_grad():
         assert torch.equal(again.eval().predict(TWO.image), method.eval().predict(TWO.image))
-
-
-def test_the_small_side_is_what_the_network_compares():
-    assert small(torch.rand(2, 3, 100, 100)).shape == (2, 1, SIDE, SIDE)
 
 
 @pytest.mark.parametrize("name", ["medsam", "sam_auto", "med_persam"])

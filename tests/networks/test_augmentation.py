@@ -335,8 +335,7 @@ def test_colours_keep_their_hue_under_brightness():
 # Settings
 
 
-def test_a_preset_is_changed_by_naming_what_differs():
-    assert replace(BASE, p_elastic=0).p_rotate == BASE.p_rotate
+def test_the_base_changes_brightness_and_dapsams_preset_does_not():
     assert (BASE.p_brightness, AUGMENTATION.p_brightness) == (0.3, 0.0)
 
 

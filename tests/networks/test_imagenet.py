@@ -8,7 +8,6 @@ from torch import Tensor
 
 import dgbench.networks.torchvision_ops  # noqa: F401
 from dgbench.errors import DataError
-from dgbench.files import sha256
 from dgbench.images.folder_task import FolderTask
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.checkpoints import load_state
@@ -47,11 +46,6 @@ def classifier(method: ERM, name: str = ENCODER) -> torch.nn.Module:
     assert not set(encoder) - set(by_order) and len(encoder) > 250
     whole.load_state_dict(by_order | encoder)
     return whole
-
-
-def test_the_file_is_the_published_one():
-    assert sha256(FILE) == SHA256
-    assert SHA256.startswith(FILE.stem.rpartition("-")[2])
 
 
 def test_erm_holds_these_weights_and_trains_them_further():

@@ -97,13 +97,15 @@ def test_a_run_killed_again_and_again_gives_the_same_bytes(discs, tmp_path):
     command = [sys.executable, "-m", "dgbench", "run", "--method", "pixels", "--plugin", str(PLUGIN)]
     command += ["--task", str(discs.root), "--source", "dim", "--results", str(tmp_path / "killed")]
     command += ["--save-every", "0", "--device", "cpu"]
+    left = []
     for steps in (1, 6, 12):  # after the twelfth and last step it is testing
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
         while (curve.read_text().count("\n") if curve.exists() else 0) < steps and process.poll() is None:
             time.sleep(0.001)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        assert killed.status in ("interrupted", "done")  # "done" when a busy machine lets the kill come too late
+        left.append(killed.status)
+    assert "interrupted" in left and set(left) <= {"interrupted", "done"}  # a kill may come too late, not every one
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert weights_and_cases(killed) == weights_and_cases(whole)
 
@@ -191,7 +193,7 @@ def test_changed_images_make_a_run_stale_and_nothing_is_lost(discs, tmp_path):
     first = image.read_bytes()
     shutil.copy(other, image)
     other.write_bytes(first)
-    plan._domain_fingerprint.cache_clear()
+    plan.domain_fingerprint.cache_clear()
     (run,) = plan_pixels(FolderTask(discs.root), tmp_path / "r", sources=["dim"])
     assert run.status == "stale"
     launchers.launch(discs, [run], options=QUICK)

@@ -34,10 +34,11 @@ FOR_TASKS = {"contract", "images"}
 
 
 def room_of(module: str) -> str:
-    """`dgbench.scores.study` -> "scores", `dgbench.task` -> "contract"; the command line is a room of its own."""
-    first = module.removeprefix("dgbench").strip(".").partition(".")[0]
+    """`dgbench.scores.study` -> "scores", `dgbench.task` -> "contract"; the face and the command line are one room."""
+    _, first, *rest = [*module.split("."), ""]
     if first in ("cli", "__main__", "face"):
         return "cli"
+    assert first in MAY_IMPORT or not any(rest), f"{module}: '{first}' is no room, give it its place in MAY_IMPORT"
     return first if first in MAY_IMPORT else "contract"
 
 

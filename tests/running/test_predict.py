@@ -10,6 +10,7 @@ from PIL import Image
 from dgbench import registry
 from dgbench.errors import DataError, UsageError
 from dgbench.files import read_json, sha256, write_json
+from dgbench.images.find_task import get_task
 from dgbench.images.folder_task import FolderTask
 from dgbench.running import launchers, plan
 from dgbench.running.predict import load_run, predict_files
@@ -102,13 +103,13 @@ def test_a_task_of_ours_reads_new_images_by_its_own_rule(tmp_path, monkeypatch, 
     else:
         for site in SITES:
             (tmp_path / "prostate" / site).mkdir(parents=True)
-            for number, case in enumerate(registry.get_task("prostate").case_ids(site)):
+            for number, case in enumerate(get_task("prostate").case_ids(site)):
                 write_case(tmp_path / "prostate", site, case, number, side=48)
     plugin = tmp_path / "bright.py"  # what is bright enough: the rule decides every voxel
     bright = "(image[:, :1] > 0.6).float().expand(-1, len(self.task.structures), -1, -1)"
     plugin.write_text(PLUGIN.read_text().replace("return self.net(image).sigmoid()", f"return {bright}"))
     registry.add_plugin(plugin)
-    task = registry.get_task(name, tmp_path)
+    task = get_task(name, tmp_path)
     settings = {"image_size": "40", "steps": "3"}
     (run,) = plan.plan(task, ["bright"], sources=task.source_domains[:1], settings=settings, results=tmp_path / "r")
     assert [o.status for o in launchers.launch(task, [run], options=QUICK)] == ["done"]

@@ -1,5 +1,5 @@
 # make demo   train and test DAPSAM on synthetic images: tables and plots in a few minutes, no download, no GPU
-# make test   run the tests
+# make test   run the tests; make test-fast those that together take a minute
 # make lint   ruff and mypy
 # Each sets up what it needs in .venv first, and again only when pyproject.toml or constraints.txt changed.
 
@@ -12,13 +12,13 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint clean
 
 demo: .venv/.demo
 	$(BIN)/dgbench run --method dapsam --task phantom
 
-test: .venv/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+test test-fast: .venv/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(if $(filter test-fast,$@),-m "not slow")
 
 lint: .venv/.lint
 	$(BIN)/ruff check .

@@ -1,15 +1,24 @@
 """Every method in methods/ passes the checks a contributor runs: a new file is tested without a line here."""
 
+import itertools
+
 import pytest
 
 from dgbench.registry import METHODS, TASKS, get_method
-from dgbench.running.conformance import check_method
+from dgbench.running.conformance import check_method, run_checks
 from dgbench.task import Task
 
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_method(name: str):
     assert check_method(get_method(name)) == []
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_method_has_settings_builds_and_predicts_probabilities(name: str):
+    """The first three of the checks above, which train nothing."""
+    found = list(itertools.islice(run_checks(get_method(name)), 3))
+    assert len(found) == 3 and all(f.ok for f in found), found
 
 
 @pytest.mark.parametrize("name", TASKS.names())

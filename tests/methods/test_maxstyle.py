@@ -10,12 +10,13 @@ from torch import Tensor
 from dgbench.method import Batch
 from dgbench.methods._batchnorm import untracked
 from dgbench.methods.erm import ERM, ERMHparams
-from dgbench.methods.maxstyle import Composition, ImageDecoder, MaxStyle, MaxStyleHparams, _same
+from dgbench.methods.maxstyle import Composition, ImageDecoder, MaxStyle, MaxStyleHparams
 from dgbench.networks.unet import normalise
 from dgbench.running import train
 from dgbench.task import TaskInfo
 
 INFO = TaskInfo("drawn", ("disc",), 32, steps=40)
+UNSTYLED = [lambda x: x] * 3
 
 
 def feature() -> Tensor:
@@ -115,10 +116,10 @@ def test_the_image_decoder_rebuilds_from_the_deepest_map_alone():
     torch.manual_seed(0)
     decoder = ImageDecoder((4, 8, 16))
     features = [torch.rand(2, c, s, s) for c, s in ((4, 16), (8, 8), (16, 4))]
-    image = decoder.finish(decoder.begin(features), features, torch.zeros(2, 3, 31, 32), [_same] * 3)
+    image = decoder.finish(decoder.begin(features), features, torch.zeros(2, 3, 31, 32), UNSTYLED)
     assert image.shape == (2, 3, 31, 32) and image.min() >= 0 and image.max() <= 1
     others = [torch.zeros_like(features[0]), torch.zeros_like(features[1]), features[2]]
-    assert torch.equal(decoder.finish(decoder.begin(others), others, image, [_same] * 3), image)
+    assert torch.equal(decoder.finish(decoder.begin(others), others, image, UNSTYLED), image)
 
 
 def test_training_teaches_the_decoder_to_rebuild():

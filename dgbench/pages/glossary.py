@@ -5,6 +5,7 @@ The masks are drawn here and measured when the page is made; no result is typed 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import SupportsFloat
@@ -52,6 +53,7 @@ def _asd() -> Group:
     sliced = [metrics.asd(p, r, SPACING[1:]) for p, r in zip(prediction, reference, strict=True) if (p | r).any()]
     diagonal = metrics.image_diagonal(prediction.shape[1:], SPACING[1:])
     found = [d for d in sliced if math.isfinite(d)]
+    foreground = metrics.asd(prediction[kept], reference[kept], VOXELS)
     penalised = [min(d, diagonal) for d in sliced]
     speck = np.zeros_like(reference)
     speck[2, 4, 4] = True
@@ -68,11 +70,7 @@ def _asd() -> Group:
                 ("mean of these two means", _mm((to_reference + to_prediction) / 2), "not ASSD: surfaces weigh alike"),
                 ("both pooled, mm, 3-D", _mm(metrics.assd(prediction, reference, SPACING)), "ASSD here, in MedPy"),
                 ("P to R, voxels, 3-D", _voxels(metrics.asd(prediction, reference, VOXELS)), "no spacing given"),
-                (
-                    "P to R, voxels, slices of R only",
-                    _voxels(metrics.asd(prediction[kept], reference[kept], VOXELS)),
-                    "protocol dapsam, as the authors' code",
-                ),
+                ("P to R, voxels, slices of R only", _voxels(foreground), "protocol dapsam, as the authors' code"),
                 ("P to R, mm, mean of 2-D slices", _mm(np.mean(found)), "extra slice skipped, so hidden"),
                 ("the same, with a penalty", _mm(np.mean(penalised)), "extra slice costs its diagonal"),
             ]
@@ -114,7 +112,8 @@ def _dice() -> Group:
     prediction, reference = masks()
     kept = reference.any(axis=(1, 2))
     slices = [metrics.dice(p, r) for p, r in zip(prediction, reference, strict=True)]
-    known = [d for d in slices if not math.isnan(d)]
+    known, filled = [d for d in slices if not math.isnan(d)], np.nan_to_num(slices, nan=1.0)
+    foreground = metrics.dice(prediction[kept], reference[kept])
     return _page(
         "Dice: how much two masks overlap",
         "2 |P and R| / (|P| + |R|) over voxels: 1 is best, 0 is no overlap. It is 2-D or 3-D depending on the voxels "
@@ -123,17 +122,9 @@ def _dice() -> Group:
         _numbers(
             [
                 ("whole volume", _percent(metrics.dice(prediction, reference)), "protocol sdg"),
-                (
-                    "slices of the reference only",
-                    _percent(metrics.dice(prediction[kept], reference[kept])),
-                    "protocol dapsam; DeSAM",
-                ),
+                ("slices of the reference only", _percent(foreground), "protocol dapsam; DeSAM"),
                 ("mean of slices, empty ones left out", _percent(np.mean(known)), "an extra slice costs a 0"),
-                (
-                    "mean of slices, empty ones count 1",
-                    _percent(np.mean(np.nan_to_num(slices, nan=1.0))),
-                    "slices without organ raise it",
-                ),
+                ("mean of slices, empty ones count 1", _percent(np.mean(filled)), "slices without organ raise it"),
             ]
         ),
         "Where both masks are empty Dice is 0/0. Here that is not applicable: counted, shown, in no mean. The "
@@ -209,11 +200,11 @@ def _oracle() -> Group:
 
 def _gap() -> Group:
     return _page(
-        "gap: what is lost by leaving home",
+        "gap: how much worse a method does on the targets than on its own source",
         "Dice on the source's validation cases (held out, never trained on) minus mean Dice on the targets, in points; "
         "for distances the targets minus validation, so that a positive gap is always a loss.",
-        "A small gap is no merit by itself: a method that is poor at home has little to lose. Scoring the source on "
-        "its training cases makes the gap look larger: 0.9353 instead of 0.8535 at home for plain training in the "
+        "A small gap is no merit by itself: a method that is poor on its source has little to lose. Scoring the "
+        "source on its training cases makes the gap look larger: 0.9353 instead of 0.8535 for plain training in the "
         "sdg-protocol-audit. The validation cases are few, so the gap is less certain than the mean.",
     )
 
@@ -255,14 +246,9 @@ def _numbers(lines: Lines) -> Table:
     return table
 
 
-def _mm(value: SupportsFloat) -> str:
-    number = float(value)
-    return f"{number:.3f} mm" if math.isfinite(number) else str(number)
+def _shown(value: SupportsFloat, unit: str) -> str:
+    number = 100 * float(value) if unit == "%" else float(value)
+    return f"{number:.{2 if unit == '%' else 3}f} {unit}" if math.isfinite(number) else str(number)
 
 
-def _voxels(value: SupportsFloat) -> str:
-    return f"{float(value):.3f} voxels"
-
-
-def _percent(value: SupportsFloat) -> str:
-    return f"{100 * float(value):.2f} %"
+_mm, _voxels, _percent = (functools.partial(_shown, unit=unit) for unit in ("mm", "voxels", "%"))

@@ -1,4 +1,4 @@
-"""What a run leaves behind: plots as files, the same for the same runs, and a word on what was not finished."""
+"""What a run leaves behind: plots as files, the same bytes for the same runs."""
 
 from pathlib import Path
 

@@ -94,3 +94,9 @@ def test_the_installed_command_line_lists_and_writes_methods(installed: Path, tm
 def test_our_folders_are_no_modules_of_their_own(installed: Path):
     code = "import importlib.util as u; print([n for n in ('methods', 'results', 'published') if u.find_spec(n)])"
     assert python(installed, "-c", code).strip() == "[]"
+
+
+@pytest.mark.parametrize("first", ["dgbench.methods()", "import dgbench.methods.erm"])
+def test_the_installed_package_of_methods_also_lists_them(installed: Path, first: str):
+    code = f"import dgbench\n{first}\nimport dgbench.methods.erm\nprint('erm' in dgbench.methods().index)"
+    assert python(installed, "-c", code).strip() == "True"

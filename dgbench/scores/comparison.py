@@ -13,7 +13,7 @@ from dgbench.metrics import Metric, get_metric
 from dgbench.scores import statistics
 from dgbench.scores.ranking import complete
 from dgbench.scores.reproduce import differences
-from dgbench.scores.statistics import CaseScores, Difference, Resampling
+from dgbench.scores.statistics import Difference, Resampling
 from dgbench.scores.study import Study
 
 OVERALL = "all targets"
@@ -78,16 +78,11 @@ def compare(study: Study, one: str, other: str, metric: str = "dice", margin: fl
     parts = {OVERALL: np.arange(len(names))} | {str(d): np.flatnonzero(names == d) for d in dict.fromkeys(names)}
     found, means = {}, {}
     for name, part in parts.items():
-        a, b = (_part(scores[v], part) for v in (one, other))
+        a, b = (scores[v].part(part) for v in (one, other))
         found[name] = statistics.difference(a, b, not rule.higher_is_better, Resampling(domain[part]))
         means[name] = (a.mean, b.mean)
     margin = rule.margin if margin is None else margin
     return Comparison(one, other, usable, rule, margin, means, statistics.corrected(found))
-
-
-def _part(scores: CaseScores, part: np.ndarray) -> CaseScores:
-    weight = scores.weight[part]
-    return CaseScores(scores.values[:, part], weight / weight.sum(), scores.domain[part])
 
 
 def folders(

@@ -59,6 +59,11 @@ class CaseScores:
         """(R,), the weighted mean over cases."""
         return self.values @ self.weight
 
+    def part(self, cases: NDArray[np.int64] | NDArray[np.bool_]) -> CaseScores:
+        """Of some of the cases, their weights summing to 1 again."""
+        weight = self.weight[cases]
+        return CaseScores(self.values[:, cases], weight / weight.sum(), self.domain[cases])
+
     @property
     def seed_std(self) -> float:
         """Standard deviation between seeds; NaN for one seed."""

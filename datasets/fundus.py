@@ -80,6 +80,7 @@ class Fundus(FileTask):
         return [self.folder / image, self.folder / mask.with_name(f"{mask.stem}-{self.rater}{mask.suffix}")]
 
     def load(self, domain: str, case_id: str) -> Case:
+        """The photograph and its disc and cup, at the photograph's own resolution."""
         image, mask = self.files(domain, case_id)
         pixels, (values,) = read_case(image, [mask])
         if other := sorted(set(values_of(values)) - {128, 255}):
@@ -90,6 +91,7 @@ class Fundus(FileTask):
         return Case(case_id, self.intensities(pixels), np.stack(planes, axis=1), (1.0, 1.0, 1.0))
 
     def intensities(self, pixels: Pixels) -> np.ndarray:
+        """8-bit colours / 255: float32 (1, 3, H, W)."""
         unit = to_unit(pixels)
         return np.repeat(unit, 3, axis=1) if unit.shape[1] == 1 else unit
 

@@ -64,6 +64,8 @@ SITES = {
 
 
 class Phantom(Task):
+    """Four synthetic sites that draw the same anatomy as four scanners would show it."""
+
     domains = tuple(SITES)
     structures = ("prostate",)
     image_size = 96
@@ -74,10 +76,12 @@ class Phantom(Task):
     download = "nothing to download: every case is computed"
 
     def case_ids(self, domain: str) -> list[str]:
+        """case00, case01, ... of every site."""
         require(domain, self.domains, "domain")
         return [f"case{number:02d}" for number in range(CASES)]
 
     def load(self, domain: str, case_id: str) -> Case:
+        """Draws the case from its number and its site."""
         ids = self.case_ids(domain)
         image, mask = draw(domain, ids.index(require(case_id, ids, f"case of domain '{domain}'")))
         return Case(case_id, image[:, None], mask[:, None], SITES[domain].spacing)

@@ -54,6 +54,7 @@ class Prostate(FileTask):
     )
 
     def case_ids(self, domain: str) -> list[str]:
+        """By the numbers that the distribution gives the cases of a site."""
         return [f"Case{n:02d}" for n in SITES[require(domain, self.domains, "domain")]]
 
     def files(self, domain: str, case_id: str) -> list[Path]:
@@ -65,6 +66,7 @@ class Prostate(FileTask):
         return paths
 
     def load(self, domain: str, case_id: str) -> Case:
+        """The volume and its mask, on the volume's own grid."""
         image, mask = self.files(domain, case_id)
         # All published work pairs the two voxel by voxel, so the mask's own header is not asked where it lies.
         pixels, (labels,) = read_case(image, [mask], same_grid=False)
@@ -72,6 +74,7 @@ class Prostate(FileTask):
         return Case(case_id, self.intensities(pixels), labels[:, None] > 0, pixels.spacing)
 
     def intensities(self, pixels: Pixels) -> np.ndarray:
+        """The task's rule, slice by slice: float32 (D, 1, H, W) in [0, 1]."""
         return channels_first(np.stack([unit_slice(s) for s in pixels.values.astype(np.float32)]))
 
     def verify(self) -> list[str]:

@@ -43,6 +43,7 @@ def move(source: Path, path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """`write_atomic` of a JSON text."""
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -62,6 +63,7 @@ def cache_folder() -> Path:
 
 
 def sha256(path: Path) -> str:
+    """Checksum of a file's content, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

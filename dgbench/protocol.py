@@ -56,4 +56,5 @@ PROTOCOLS = {
 
 
 def get_protocol(name: str) -> Protocol:
+    """The protocol of that name. Raises `UsageError`, which names all, for an unknown one."""
     return PROTOCOLS[require(name, list(PROTOCOLS), "protocol")]

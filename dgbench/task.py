@@ -82,10 +82,12 @@ class Task(ABC):
 
     @property
     def info(self) -> TaskInfo:
+        """What a method is told of the task."""
         return TaskInfo(self.name, tuple(self.structures), self.image_size, self.steps)
 
     @property
     def source_domains(self) -> tuple[str, ...]:
+        """The domains that may be trained on."""
         return tuple(self.domains if self.sources is None else self.sources)
 
     def targets(self, source: str) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ class ResidualSE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, inside, H, W) -> (N, outside, H, W)."""
         out = F.leaky_relu(F.instance_norm(self.conv1(x)), 0.01)
         out = F.instance_norm(self.conv2(out))
         out = out * self.weigh(out.mean((2, 3)))[..., None, None]

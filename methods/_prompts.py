@@ -70,9 +70,11 @@ class PromptedSAM(SAMMethod):
 
     @property
     def mask_tokens(self) -> int:
+        """SAM's four."""
         return sam.RELEASE_MASKS  # each structure is a prompt of its own
 
     def load_pretrained(self) -> dict[str, str]:
+        """As the family's; one step is enough where nothing is left to train."""
         files = super().load_pretrained()
         if files and not any(p.requires_grad for p in self.parameters()):
             self.steps = 1
@@ -98,6 +100,7 @@ class PromptedSAM(SAMMethod):
         return resize(logits[:, self.tokens], image.shape[-2:]), iou[:, self.tokens]
 
     def predict_prompted(self, image: Tensor, mask: Tensor) -> Tensor:
+        """(N, 3, S, S) and masks (N, K, S, S) -> (N, K, S, S) probabilities; 0 for an empty mask."""
         present = mask.flatten(0, 1).amax((1, 2)) > 0
         probability = torch.zeros_like(mask).flatten(0, 1)
         if present.any():
@@ -106,6 +109,7 @@ class PromptedSAM(SAMMethod):
         return probability.view_as(mask)
 
     def loss(self, batch: Batch) -> Tensor:
+        """The mean over the structures that are there of `answer_loss`; 0 where none is."""
         present = batch.mask.flatten(0, 1).amax((1, 2)) > 0
         if not present.any():
             return 0 * sum(p.sum() for p in self.parameters())  # nothing to ask for in this batch
@@ -113,6 +117,7 @@ class PromptedSAM(SAMMethod):
         return answer_loss(self.criterion, logits, iou, batch.mask.flatten(0, 1)[present])
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
+        """A step; where nothing is trained, the loss of the batch's first image and no step."""
         if any(p.requires_grad for p in self.parameters()):
             return super().update(batch)
         with torch.no_grad():  # nothing to learn: the loss of one image says whether prompts are answered at all

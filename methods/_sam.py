@@ -79,6 +79,7 @@ class SAMMethod(Method):
             parameter.requires_grad = any(fnmatchcase(name, p) for p in (*self.trained, *self.added))
 
     def train(self, mode: bool = True) -> "SAMMethod":
+        """As torch's, but a frozen encoder stays in eval mode."""
         super().train(mode)
         if self.cache is not None:
             self.image_encoder.eval()  # frozen: the batch norms of a TinyViT must stay as they are
@@ -97,6 +98,7 @@ class SAMMethod(Method):
         return self.cached(image, lambda x: self.encode(sam.normalise_for(self.backbone, x)))
 
     def cached(self, image: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """compute(image), (N, ...), or what the cache holds of it where the images come again."""
         if self.cache is None or (self.training and self.hparams.augmentation != "none"):
             return compute(image)
         return self.cache(image, compute)

@@ -31,13 +31,16 @@ class SAMedMethod(SAMMethod):
 
     @property
     def mask_tokens(self) -> int:
+        """The background's, then one of each structure."""
         return 1 + len(self.task.structures)
 
     def low_res_logits(self, image: Tensor) -> Tensor:
+        """(N, 3, S, S) in [0, 1] -> (N, K, 4 S / patch, 4 S / patch), against the background."""
         masks = self.decode(self.embed(image), self.no_prompt())[0]
         return masks[:, 1:] - masks[:, :1]
 
     def criterion(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Cross-entropy and Dice loss over the whole batch, weighed; (N, K, H, W) both."""
         return dice_bce(logits, mask, dice_weight=self.hparams.dice_weight, reduction="batch")
 
     def schedule(self, step: int) -> float:

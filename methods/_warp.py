@@ -56,4 +56,5 @@ class Warper(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """Displacement (N, 2, 8, 8): x, y in halves of the image's side."""
         return self.head(self.features(torch.cat([small(moving), small(fixed)], 1)))

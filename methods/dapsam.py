@@ -95,6 +95,7 @@ class ChannelAdapter(nn.Module):
         self.D_fc2 = nn.Linear(width // reduction, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens (N, H, W, C) -> what is added to them, of that shape."""
         return self.D_fc2(F.gelu(self.D_fc1(gate(x))))
 
 
@@ -122,6 +123,7 @@ class LowLevelAdapter(nn.Module):
         return self.embedding_generator(x)
 
     def forward(self, x: Tensor, e: Tensor, i: int) -> Tensor:
+        """Tokens and e, (N, H, W, C) both -> what is added before block `i`."""
         over = (1, 3) if self.layout == "authors" else (1, 2)
         return self.get_submodule(f"lightweight_mlp_{i}")(gate(0.5 * x + e, over))
 
@@ -135,6 +137,7 @@ class Memory(nn.Module):
         self.weight = nn.Parameter(torch.empty(slots, channels).uniform_(-(channels**-0.5), channels**-0.5))
 
     def forward(self, p: Tensor) -> Tensor:
+        """Prototypes (N, channels) -> rebuilt ones, (N, channels)."""
         if self.similarity == "cosine":
             scores = F.normalize(p, dim=1) @ F.normalize(self.weight, dim=1).T
         else:
@@ -153,6 +156,7 @@ class PromptGenerator(nn.Module):
         self.fuse_conv = nn.Conv2d(2 * channels + 1, channels, 1)
 
     def forward(self, feature: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w)."""
         prototype = self.memory_bank(feature.mean((2, 3)) + feature.amax((2, 3)))[:, :, None, None]
         likeness = F.cosine_similarity(prototype, feature, dim=1)[:, None]
         return self.fuse_conv(torch.cat((feature, prototype.expand_as(feature), likeness), 1))

@@ -109,6 +109,7 @@ class DeSAM(SAMMethod):
         return self.prompt_encoder(points=(xy[:, None], xy.new_ones(len(xy), 1)), boxes=None, masks=None)[0]
 
     def low_res_logits(self, image: Tensor) -> Tensor:
+        """(N, 3, S, S) in [0, 1] -> (N, K, h 2^(levels - 1), w 2^(levels - 1)), by the box."""
         context, embedding = self.features(image)
         return self.pdmm(self.prompted(embedding, self.whole_image(len(image)))[0], context)
 

@@ -37,6 +37,7 @@ class UncertainStyle(nn.Module):
         self.p, self.factor = p, factor
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
         if not (self.training and has_styles(x)) or torch.rand(()) >= self.p:
             return x
         noise = self.factor * torch.randn(2, *x.shape[:2], 1, 1, device=x.device)

@@ -52,6 +52,7 @@ class DualNorm(nn.Module):
         self.distance = torch.empty(0)  # (N,) from the running statistics, of the last pass in eval mode
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W); in eval mode notes `distance`."""
         norm: Any = self.norms[self.path]
         if not self.training:
             variance, mean = torch.var_mean(x, (2, 3), correction=0)
@@ -98,6 +99,7 @@ class DualNormalization(ERM):
         return norms
 
     def loss(self, batch: Batch) -> Tensor:
+        """The mean of ERM's losses of the similar and the dissimilar images, each by its own norms."""
         image, mask = batch
         gray = one_channel(image)
         inner = torch.rand(2, len(image), 2, 2, device=image.device)
@@ -118,6 +120,7 @@ class DualNormalization(ERM):
         return torch.stack(logits), torch.stack(distances)
 
     def predict(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, K, H, W) probabilities, each image by the set nearer to it."""
         logits, distances = self.both(image)
         similar = distances[SIMILAR] <= distances[DISSIMILAR]
         return torch.where(similar[:, None, None, None], logits[SIMILAR], logits[DISSIMILAR]).sigmoid()

@@ -56,6 +56,7 @@ class FacTLinear(nn.Linear):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., 3 C): queries, keys, values."""
         u, v = self.shared
         queries, keys, values = super().forward(x).chunk(3, -1)
         inner = u(x)
@@ -74,6 +75,7 @@ class SliceAdapter(nn.Module):
         self.up = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor, depth: int) -> Tensor:
+        """What is added to tokens (N D, H, W, C), of that shape; depth: D."""
         stacks = self.down(self.norm(x)).unflatten(0, (-1, depth)).permute(0, 4, 1, 2, 3)
         return self.up(F.gelu(self.conv(stacks)).permute(0, 2, 3, 4, 1).flatten(0, 1))
 
@@ -128,6 +130,7 @@ class MASAM(SAMedMethod):
         return self.encode(sam.normalise_for(self.backbone, slices))
 
     def encode(self, x: Tensor) -> Tensor:
+        """Stacks (N D, 3, S, S), normalised -> (N, C, S / patch, S / patch) of the middle slices."""
         encoder, depth = self.image_encoder, 2 * self.neighbours + 1
         x = encoder.patch_embed(x) + encoder.pos_embed
         for block in encoder.blocks:

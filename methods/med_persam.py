@@ -68,10 +68,12 @@ class MedPerSAM(SAMMethod):
 
     @property
     def sam_learns(self) -> bool:
+        """Whether SAM itself is trained, as it is from scratch."""
         return any(p.requires_grad for p in self.mask_decoder.parameters())
 
     @property
     def mask_tokens(self) -> int:
+        """SAM's four."""
         return sam.RELEASE_MASKS  # each structure is a prompt of its own
 
     def answer(self, embedding: Tensor, mask: Tensor) -> Tensor:
@@ -83,6 +85,7 @@ class MedPerSAM(SAMMethod):
         return resize(self.decode(embedding, dense, sparse)[0][:, :1], mask.shape[-2:])[:, 0]
 
     def predict(self, image: Tensor) -> Tensor:
+        """(N, 3, S, S) -> (N, K, S, S) probabilities; 0 where the warped mask nowhere exceeds 1/2."""
         moving, reference = (x.expand(len(image), -1, -1, -1) for x in (self.reference_image, self.reference_mask))
         warped = warp(reference, self.warper(moving, image)).flatten(0, 1)
         present = warped.amax((1, 2)) > 0.5
@@ -98,6 +101,7 @@ class MedPerSAM(SAMMethod):
         return probability.view_as(reference)
 
     def loss(self, batch: Batch) -> Tensor:
+        """Of warping each image's neighbour in the batch onto it, plus SAM's answers where SAM learns."""
         moving = Batch(*(x.roll(1, 0) for x in batch))
         d = self.warper(moving.image, batch.image)
         moved = warp(small(moving.image), d, "border")
@@ -123,9 +127,11 @@ class MedPerSAM(SAMMethod):
             self.reference_mask.copy_(batch.mask[best - 1])
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """Unchanged: `update` augments once it has looked for a reference."""
         return batch
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Gathers from the batch as it is, then one step on it augmented, made small if SAM does not learn."""
         self.gather(batch)
         if not self.sam_learns:  # the warping network sees no more
             batch = Batch(

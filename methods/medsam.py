@@ -59,11 +59,13 @@ class MedSAM(SAMBox):
 
     @property
     def mask_tokens(self) -> int:
+        """SAM's four, or as many as there are structures, prompted with the image."""
         if self.hparams.box == "reference":
             return sam.RELEASE_MASKS
         return max(sam.RELEASE_MASKS, len(self.task.structures))
 
     def freeze(self) -> None:
+        """Trains nothing, or by `fine_tune` all but the prompt encoder."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad = self.hparams.fine_tune and not name.startswith("prompt_encoder.")
 
@@ -78,4 +80,5 @@ class MedSAM(SAMBox):
         return logits[:, self.tokens].expand(-1, structures, -1, -1)
 
     def loss(self, batch: Batch) -> Tensor:
+        """An oracle's, or the criterion of the whole image's answer."""
         return super().loss(batch) if self.uses_target_masks else self.criterion(self.logits(batch.image), batch.mask)

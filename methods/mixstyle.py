@@ -38,6 +38,7 @@ class StyleMix(nn.Module):
         self.p, self.alpha = p, alpha
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
         if not (self.training and has_styles(x)) or torch.rand(()) >= self.p:
             return x
         share = Beta(*torch.full((2,), self.alpha, device=x.device)).sample((len(x), 1, 1, 1))

@@ -49,6 +49,7 @@ class Adapter(nn.Module):
             nn.init.zeros_(self.D_fc2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> what is added to them, (..., C)."""
         return self.D_fc2(F.gelu(self.D_fc1(x)))
 
 
@@ -71,6 +72,7 @@ class SAMAdapter(SAMMethod):
             block.space_adapter, block.mlp_adapter = Adapter(*settings), Adapter(*settings)
 
     def encode(self, x: Tensor) -> Tensor:
+        """Normalised image (N, 3, S, S) -> (N, C, S / patch, S / patch)."""
         encoder = self.image_encoder
         x = encoder.patch_embed(x) + encoder.pos_embed
         for block in encoder.blocks:

@@ -77,6 +77,7 @@ class SAMAuto(SAMMethod):
 
     @property
     def mask_tokens(self) -> int:
+        """SAM's four."""
         return sam.RELEASE_MASKS  # structures are told apart by their shape
 
     def answer(self, embedding: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,10 +110,12 @@ class SAMAuto(SAMMethod):
         return chosen
 
     def predict(self, image: Tensor) -> Tensor:
+        """(N, 3, S, S) -> (N, K, S, S) probabilities; 0 for a structure without a candidate."""
         chosen = [self.choose(*self.candidates(e[None])) for e in self.embed(image)]
         return resize(torch.stack(chosen).sigmoid(), image.shape[-2:])
 
     def loss(self, batch: Batch) -> Tensor:
+        """Of the answers to one random point in each mask of the batch; 0 if all are empty."""
         image, structure = batch.mask.amax((2, 3)).nonzero(as_tuple=True)
         if not len(image):
             return 0 * sum(p.sum() for p in self.parameters())  # nothing to ask for in this batch
@@ -121,9 +124,11 @@ class SAMAuto(SAMMethod):
         return answer_loss(self.criterion, resize(logits, asked.shape[-2:]), iou, asked)
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
+        """Unchanged: `update` augments once the masks are counted."""
         return batch
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Counts the masks as they are; then, where SAM is trained, one step on the batch augmented."""
         gathered = self.shape.update(batch)
         if not any(p.requires_grad for p in self.parameters()):
             return gathered

@@ -46,6 +46,7 @@ class LoRALinear(nn.Linear):
             nn.init.zeros_(change.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., 3 C): queries, keys, values."""
         q, k, v = super().forward(x).chunk(3, -1)
         return torch.cat((q + self.lora_b_q(self.lora_a_q(x)), k, v + self.lora_b_v(self.lora_a_v(x))), -1)
 

@@ -88,10 +88,12 @@ class FolderTask(FileTask):
 
     @property
     def folder(self) -> Path:
+        """The folder of images itself."""
         return self.root
 
     @property
     def location(self) -> str:
+        """The folder's absolute path."""
         return str(self.root.resolve())
 
     def targets(self, source: str) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class PreparedCase:
 
     @property
     def slices(self) -> range:
+        """Where its slices lie in the domain's arrays."""
         return range(self.first, self.first + self.shape[0])
 
 
@@ -102,6 +103,7 @@ class PreparedDomain:
         return Batch(image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image, mask)
 
     def case_of(self, index: int) -> str:
+        """The id of the case that a slice belongs to."""
         return next(c.id for c in self.cases.values() if index in c.slices)
 
 

@@ -107,6 +107,7 @@ class Block(package.Block):
         return attention.proj(out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens (N, H, W, C) -> the same shape."""
         x = x + self.attend(x)
         return x + self.mlp(self.norm2(x))
 

@@ -31,6 +31,7 @@ class Attention(package.Attention):
     attention_bias_idxs: Tensor
 
     def get_attention_biases(self, device: torch.device) -> Tensor:
+        """(heads, N, N), of the weights as they are now."""
         return self.attention_biases[:, self.attention_bias_idxs]
 
 
@@ -76,6 +77,7 @@ class TinyViTEncoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, embedding, H / patch, W / patch)."""
         height, width = image.shape[-2:]
         for side in (height, width):
             if side < self.patch or side % self.patch:

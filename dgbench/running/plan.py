@@ -48,9 +48,11 @@ class Run:
         return f"{self.task}/{self.protocol}/{self.variant}/{self.source}-seed{self.seed}"
 
     def load_task(self) -> Task:
+        """The task, found again by its location."""
         return get_task(self.task_location, Path(self.data) if self.data else None)
 
     def load_method(self) -> tuple[type[Method], Hparams]:
+        """The method's class and the settings of this run."""
         for plugin in self.plugins:
             registry.add_plugin(Path(plugin))
         cls = registry.get_method(self.method)

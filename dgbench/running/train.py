@@ -41,9 +41,11 @@ class TrainingSlices:
     indices: Any  # int64 (n,)
 
     def batch(self, seed: int, step: int, batch_size: int, device: torch.device, neighbours: int = 0) -> Batch:
+        """The batch of a step, on a device; see `PreparedDomain.batch`."""
         return self.domain.batch(self.indices[self.positions(seed, step, batch_size)], device, neighbours)
 
     def positions(self, seed: int, step: int, batch_size: int) -> Any:
+        """Which of the slices make up the batch of a step, (batch_size,)."""
         return batch_indices(seed, step, batch_size, len(self.indices))
 
 

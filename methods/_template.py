@@ -18,21 +18,16 @@ from dgbench.methods.erm import ERM, ERMHparams
 
 @dataclass(frozen=True)
 class TemplateHparams(ERMHparams):
-    """Settings of your own; `--set` changes them, and tables show a changed one as a variant."""
-
     spread: float = 0.5  # `dgbench run --set spread=0.3` changes it; the tables then show it as a variant of its own
 
 
 class Template(ERM):
-    """Your method: what it does to which tensor, in one sentence."""
-
     hparams: TemplateHparams  # this annotation is how the engine finds the settings
     paper = ""  # a link; the paper's settings for a task go to per_task = {"prostate": {"learning_rate": 1e-4}}
 
     def loss(self, batch: Batch) -> Tensor:
         # image: (N, 3, H, W) in [0, 1]; mask: (N, K, H, W) in {0, 1}. Draw from torch only: the engine keys its seed to
         # (seed, step). What the method learns besides its weights goes into register_buffer in __init__.
-        """Scalar loss of a batch: image (N, 3, H, W) in [0, 1], mask (N, K, H, W) in {0, 1}."""
         spread = self.hparams.spread
         power = torch.empty(len(batch.image), 1, 1, 1, device=batch.image.device).uniform_(1 - spread, 1 + spread)
         return super().loss(Batch(batch.image**power, batch.mask))

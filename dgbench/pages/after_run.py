@@ -63,10 +63,8 @@ def notable_slices(task: Task, study: Study) -> dict[str, dict[str, Slice]]:
 
     found = {}
     for variant, runs in study.runs.items():
-        chosen = pictures.notable(r for r in runs if r.has_predictions)
-        titles = {word: f"{word}: Dice {100 * e.dice:.2f}\n{e.where}" for word, e in chosen.items()}
-        if chosen:
-            found[variant] = {titles[word]: pictures.seen(task, e) for word, e in chosen.items()}
+        if chosen := pictures.notable(r for r in runs if r.has_predictions).items():
+            found[variant] = {f"{w}: Dice {100 * e.dice:.2f}\n{e.where}": pictures.seen(task, e) for w, e in chosen}
     return found
 
 

@@ -66,16 +66,10 @@ def _draw_places(axes: Axes, m: Matrix, at: tuple[np.ndarray, np.ndarray], colou
             dark = not blank and np.dot(face[:3], (0.299, 0.587, 0.114)) < 0.5
             look: dict[str, Any] = {"facecolor": face, "edgecolor": "#cccccc", "hatch": "////" if home else None}
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, clip_on=False, linewidth=0.5, **look))
-            axes.text(
-                x,
-                y,
-                "" if math.isnan(value) else f"{value * factor:.1f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=GRAY if home else "white" if dark else "black",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8} if home else None,
-            )
+            number = "" if math.isnan(value) else f"{value * factor:.1f}"
+            look = {"color": GRAY if home else "white" if dark else "black", "ha": "center", "va": "center"}
+            ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.8} if home else None
+            axes.text(x, y, number, fontsize=8, bbox=ground, **look)
 
 
 # --- cases -----------------------------------------------------------------------------------------------------------

@@ -159,10 +159,11 @@ def notes(ranking: Ranking) -> list[str]:
         "Rank: lowest and highest in 95 % of the draws.",
     ]
     if family > 0:
+        margin = f"{ranking.metric.number(ranking.margin)} {ranking.metric.points(ranking.study.unit_of_distances)}"
         found.append(
             f"Differences are to {ranking.baseline}, case by case. better, worse: the 95 % interval leaves out 0, and "
             f"Wilcoxon's signed-rank test over cases, Holm-corrected for {counted(family, 'test')}, has p < 0.05; "
-            f"equivalent: the interval lies within ± {size(ranking, ranking.margin)}; else not resolved."
+            f"equivalent: the interval lies within ± {margin}; else not resolved."
         )
     if few := sorted(d for d in set(domains) if domains.count(d) < 20):
         found.append(f"Fewer than 20 cases in {', '.join(few)}: intervals are approximate.")
@@ -182,11 +183,6 @@ def notes(ranking: Ranking) -> list[str]:
         remedy = "`dgbench run` makes the older ones again"
         found.append(f"Runs by different versions of the code are averaged in {', '.join(names)}: {remedy}.")
     return [*found, *ranking.study.left_out]
-
-
-def size(ranking: Ranking, difference: float) -> str:
-    """A difference in words: "0.50 points"."""
-    return f"{ranking.metric.number(difference)} {ranking.metric.points(ranking.study.unit_of_distances)}"
 
 
 def conclusion(ranking: Ranking) -> str:

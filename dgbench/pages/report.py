@@ -84,7 +84,7 @@ def build(task: Task | None, ranking: Ranking) -> str:
         no_images=no_images,
         worst=_worst(task, ranking, domains) if task else {},
         scores_alone=[v for v in links if not any(r.has_predictions for r in study.runs[v])],
-        card=cards.card(task) if task else {"task": study.task, "citation": _told(study, "citation")},
+        card=cards.card(task) if task else {"task": study.task, "citation": study.records[0].record.get("citation")},
         rules=asdict(study.protocol),
         order_of_means=ORDER_OF_MEANS[study.protocol.mean],
         commands={v: list(_commands(study.runs[v], task)) for v in links},
@@ -134,10 +134,6 @@ def _draw(figure: Figure, alt: str) -> Drawing:
     prefix = hashlib.sha256(alt.encode()).hexdigest()[:8]  # no two figures of a page show the same
     svg, width = drawing.svg(figure, f"f{prefix}"), round(96 * figure.get_figwidth())
     return Drawing(alt, width, svg, "") if len(svg) <= LARGEST_SVG else Drawing(alt, width, "", drawing.png(figure))
-
-
-def _told(study: Study, what: str) -> str:
-    return str(study.records[0].record.get(what, ""))
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

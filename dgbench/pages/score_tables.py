@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -54,18 +54,14 @@ class Scale:
         return None if math.isnan(value) else (value * self.metric.scale - self.low) / (self.high - self.low)
 
 
-class Place(NamedTuple):
-    """A place in a matrix: a value in the metric's own unit, or NaN. home: it is of the source's validation cases."""
+def places(m: Matrix) -> list[list[tuple[float, bool]]]:
+    """Rows and columns of `m.values`: (a value in the metric's own unit or NaN, is it the source's own place?).
 
-    value: float
-    home: bool
-
-
-def places(m: Matrix) -> list[list[Place]]:
-    """Rows and columns of `m.values`; a source's own place holds its validation cases, which are in no average."""
-    rows = [[Place(float(value), False) for value in row] for row in m.values.to_numpy()]
+    A source's own place holds its validation cases, which are in no average.
+    """
+    rows = [[(float(value), False) for value in row] for row in m.values.to_numpy()]
     for i, source in enumerate(m.seeds.index):
-        rows[i][m.values.columns.get_loc(source)] = Place(float(m.validation[source]), True)
+        rows[i][m.values.columns.get_loc(source)] = float(m.validation[source]), True
     return rows
 
 
@@ -99,7 +95,8 @@ def matrix_caption(study: Study, m: Matrix) -> str:
 def sources_table(study: Study, metric: str, structure: str | None = None, name: str = "") -> Table:
     """Variant x source: each number is the mean over the targets of that source."""
     matrices, rule = [study.matrix(v, metric, structure) for v in study.variants], METRICS[metric]
-    apart, ranked = math.isinf(rule.limits[1]), _ranked(study)
+    apart = math.isinf(rule.limits[1])
+    ranked = sum(not study.row(v).oracle for v in study.variants)  # these come first
     columns = [*study.sources, "mean"]
     winners = [rule.best([m.values.iloc[c, -1] for m in matrices[:ranked]]) for c in range(len(columns))]
     rows = []
@@ -113,11 +110,6 @@ def sources_table(study: Study, metric: str, structure: str | None = None, name:
     note += "source, ± the standard deviation over seeds. " if any(m.seeds.max() > 1 for m in matrices) else "source. "
     note += "found: the mean without missed structures. " if apart else ""
     return Table(name, note + context(study, structure=structure), header, groups(rows, ranked, ORACLES))
-
-
-def _ranked(study: Study) -> int:
-    """How many variants are no oracles; these come first."""
-    return sum(not study.row(v).oracle for v in study.variants)
 
 
 # --- one row per variant ---------------------------------------------------------------------------------------------
@@ -145,36 +137,28 @@ def facts(row: VariantRow, metric: Metric) -> dict[str, str]:
 
 def summary_tables(study: Study, metrics: Sequence[str], name: str = "", caption: str = "") -> tuple[Table, Table]:
     """What each variant reaches in some metrics, and what it costs."""
-    ranked, dice = _ranked(study), METRICS["dice"]
     rows = {m: [study.row(v, m) for v in study.variants] for m in metrics}
-    main = [study.row(v) for v in study.variants]
+    dice, main = METRICS["dice"], [study.row(v) for v in study.variants]
+    ranked = sum(not row.oracle for row in main)  # these come first
     best = {m: METRICS[m].best([row.mean for row in of[:ranked]]) for m, of in rows.items()}
     best["worst"] = dice.best([row.worst_value for row in main[:ranked]])
     distance = next((m for m in metrics if math.isinf(METRICS[m].limits[1])), None)
     results, costs = [], []
     for i, row in enumerate(main):
         said = facts(row, dice) | {"train s": f"{row.train_seconds:.1f}"}
-        results.append([
-            Cell(row.variant),
-            *(Cell(METRICS[m].number(of[i].mean, of[i].seed_std), "best" if i in best[m] else "")
-              for m, of in rows.items()),
-            *([Cell(METRICS[distance].number(rows[distance][i].found))] if distance else []),
-            Cell(f"{row.worst} {dice.number(row.worst_value)}".strip(), "best" if i in best["worst"] else ""),
-            Cell(said["gap"]),
-            Cell(f"{row.missed} ({row.missed_rate:.1%})" if row.missed else "0"),
-            Cell(row.seeds_text),
-        ])  # fmt: skip
+        numbers = {m: METRICS[m].number(of[i].mean, of[i].seed_std) for m, of in rows.items()}
+        numbers |= {"found": METRICS[distance].number(rows[distance][i].found)} if distance else {}
+        numbers["worst"] = f"{row.worst} {dice.number(row.worst_value)}".strip()
+        missed = f"{row.missed} ({row.missed_rate:.1%})" if row.missed else "0"
+        cells = [Cell(text, "best" if i in best.get(column, ()) else "") for column, text in numbers.items()]
+        results.append([Cell(row.variant), *cells, Cell(said["gap"]), Cell(missed), Cell(row.seeds_text)])
         costs.append([Cell(row.variant), *(Cell(said[column]) for column in COSTS)])
     found = [f"found ({study.unit(distance)})"] if distance else []
     header = ("variant", *(measured(study, m) for m in metrics), *found, "worst target", "gap", "missed", "seeds")
+    spent = "Costs of a run: parameters in millions, mean seconds, highest peak memory."
     return (
         Table(f"{name}-results", caption, header, groups(results, ranked, ORACLES)),
-        Table(
-            f"{name}-costs",
-            "Costs of a run: parameters in millions, mean seconds, highest peak memory.",
-            ("variant", *COSTS),
-            groups(costs, ranked, ORACLES),
-        ),
+        Table(f"{name}-costs", spent, ("variant", *COSTS), groups(costs, ranked, ORACLES)),
     )
 
 
@@ -277,18 +261,16 @@ def matrix_frame(matrices: Iterable[Matrix], unit: str) -> pd.DataFrame:
     frames = []
     for m in matrices:
         left = pd.DataFrame({"variant": m.variant, "structure": m.structure or "mean", "source": m.values.index})
-        right = pd.DataFrame(
-            {
-                "mean_std": m.std.iloc[:, -1].to_numpy(),
-                "mean_found": m.found.iloc[:, -1].to_numpy(),
-                "validation": m.validation.to_numpy(),
-                "missed": [*m.missed, m.missed.sum()],
-                "tested": [*m.tested, m.tested.sum()],
-                "seeds": [*map(str, m.seeds), m.seeds_text],
-                "unit": "fraction" if unit == "%" else unit,
-            }
-        )
-        frames.append(pd.concat([left, m.values.reset_index(drop=True), right], axis=1))
+        right = {
+            "mean_std": m.std.iloc[:, -1].to_numpy(),
+            "mean_found": m.found.iloc[:, -1].to_numpy(),
+            "validation": m.validation.to_numpy(),
+            "missed": [*m.missed, m.missed.sum()],
+            "tested": [*m.tested, m.tested.sum()],
+            "seeds": [*map(str, m.seeds), m.seeds_text],
+            "unit": "fraction" if unit == "%" else unit,
+        }
+        frames.append(pd.concat([left, m.values.reset_index(drop=True), pd.DataFrame(right)], axis=1))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -308,8 +290,7 @@ def write(study: Study, folder: Path) -> list[Path]:
     files = {"cells.csv": csv_text(study.cells), "summary.csv": csv_text(study.summary())}
     files |= {f"summary.{kind}": as_text(overview, kind) for kind in ("md", "tex")}
     for metric in metrics:
-        shown: list[Table] = []
-        matrices: list[Matrix] = []
+        shown, matrices = list[Table](), list[Matrix]()
         for structure in [None, *(study.structures if len(study.structures) > 1 else [])]:
             name = "-".join(filter(None, (label, metric, structure)))
             these = [study.matrix(v, metric, structure) for v in study.variants]

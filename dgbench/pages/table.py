@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import base64
-import csv
 import functools
 import hashlib
-import io
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -113,33 +110,22 @@ def _templates() -> jinja2.Environment:
         "md": lambda text: re.sub(r"([\\|*`<>])|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split())),
         "tex": lambda text: "".join(LATEX.get(c, c) for c in " ".join(text.split())),
         "label": lambda name: re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-"),
-        "breakable": _breakable,
+        # a name, escaped, that may go on in a new line after a bracket, a comma or the like
+        "breakable": lambda text: Markup("<wbr>").join(re.split(r"(?<=[\[;,_/])(?=\w)", text)),
         "digest": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     }
     return environment
 
 
-def _breakable(text: str) -> Markup:
-    """A name, escaped, that may go on in a new line after a bracket, a comma or the like."""
-    return Markup("<wbr>").join(re.split(r"(?<=[\[;,_/])(?=\w)", text))
-
-
 def csv_text(frame: pd.DataFrame) -> str:
     """Full precision, "" for NaN; a name that a spreadsheet would take for a formula is quoted with an apostrophe."""
-    import pandas as pd
 
     def plain(value: Any) -> Any:
-        if isinstance(value, str):
-            return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-        if isinstance(value, float):
-            return "" if math.isnan(value) else repr(float(value))
-        return "" if value is pd.NA else value
+        formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        return f"'{value}" if formula else value
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(plain, frame.columns))
-    writer.writerows([plain(v) for v in row] for row in frame.itertuples(index=False, name=None))
-    return text.getvalue()
+    quoted = frame.apply(lambda column: column if column.dtype.kind in "iuf" else column.map(plain))
+    return quoted.rename(columns=plain).to_csv(index=False, lineterminator="\n")
 
 
 # --- terminal --------------------------------------------------------------------------------------------------------
@@ -165,9 +151,8 @@ def on_terminal(table: Table, padding: int = 1, leave_out: str = "") -> RichTabl
     for i in kept:
         widest, numeric = max(len(row[i].text) for row in table.rows), table.numeric[i]
         least = widest if numeric else min(widest, 10 if i else 16)
-        shown.add_column(
-            Text(table.header[i]), justify="right" if numeric else "left", overflow="fold", min_width=least
-        )
+        side: Literal["left", "right"] = "right" if numeric else "left"
+        shown.add_column(Text(table.header[i]), justify=side, overflow="fold", min_width=least)
     for title, rows in table.groups:
         if title:
             shown.add_section()

@@ -20,7 +20,7 @@ from dgbench.pages.captions import heading, measured
 from dgbench.pages.drawing import COLOURS, GRAY, LINE, panels, row_per_name, set_title, settled, styled, wrap
 from dgbench.pages.score_tables import Scale, places
 from dgbench.scores.ranking import Ranking
-from dgbench.scores.statistics import CaseScores, Resampling, estimate
+from dgbench.scores.statistics import Resampling, estimate
 from dgbench.scores.study import Matrix, Study
 
 RHO = "\N{GREEK SMALL LETTER RHO}"
@@ -166,8 +166,7 @@ def intervals(ranking: Ranking) -> dict[str, list[Interval]]:
             interval = Interval(of.row.targets.get(target, math.nan), math.nan, math.nan)
             scores = ranking.scores.get(of.variant)
             if scores is not None and scores.weight[at].sum() > 0:
-                of_target = CaseScores(scores.values[:, at], scores.weight[at] / scores.weight[at].sum(), drawn.domain)
-                mean = estimate(of_target, resampling=drawn)[0]
+                mean = estimate(scores.part(at), resampling=drawn)[0]
                 interval = Interval(mean.mean, *ranking.metric.possible(mean.low, mean.high))
             found[target].append(interval)
     return found

@@ -29,12 +29,13 @@ Rows = list[dict[str, str]]  # of cases.csv
 SURELY_A_RUN = {"RESULT.json", "FAILED.json", "run.json"}
 
 
-def verify(results: Path) -> tuple[int, list[str]]:
+def verify(results: Path | str) -> tuple[int, list[str]]:
     """(number of run folders, a sentence for each thing that is wrong with one or between several of them).
 
     results: a folder of results, or the folder of one task, protocol, variant or run in it. What was moved aside (a
     name that starts with a dot) is not looked at. Raises `UsageError` when there is no such folder.
     """
+    results = Path(results)
     if not results.is_dir():
         raise UsageError(f"no such folder: {results}", "give the folder that `dgbench run` wrote to")
     root, count = results.resolve(), 0

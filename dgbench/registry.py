@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import inspect
@@ -47,7 +48,7 @@ class Plugin:
         if self.path is None:
             return f"(from the installed package {self.origin})"
         try:
-            tree = ast.parse(self.path.read_text(encoding="utf-8"))
+            tree = _parsed(self.path, self.path.stat().st_mtime_ns)
         except (SyntaxError, ValueError, OSError) as error:
             return f"broken: {type(error).__name__}: {error}"
         for module in sorted(_imported(tree.body)):
@@ -63,10 +64,16 @@ class Plugin:
         return _stated(self.path) if self.path else {}
 
 
+@functools.lru_cache(maxsize=512)
+def _parsed(path: Path, _changed: int) -> ast.Module:
+    """A file that others derive from is asked again and again; its time of modification has an edited one read anew."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _stated(path: Path, only: str = "") -> dict[str, str]:
     """By the classes of a file, or by one of them; those of its own file and of other plug-in files count as well."""
     try:
-        nodes = ast.parse(path.read_text(encoding="utf-8")).body
+        nodes = _parsed(path, path.stat().st_mtime_ns).body
     except (SyntaxError, ValueError, OSError):
         return {}
     classes = {n.name: n for n in nodes if isinstance(n, ast.ClassDef)}

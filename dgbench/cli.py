@@ -5,6 +5,7 @@ Nothing slow is imported at the top: torch, pandas and matplotlib are imported i
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,9 @@ Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A method o
 
 def main() -> None:
     """Run the command line; a user's mistake ends in two lines and an exit code, never in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter shows a question mark
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves every `finally` its turn, as Ctrl-C does
     try:
         app(standalone_mode=True)

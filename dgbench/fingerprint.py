@@ -124,7 +124,7 @@ def _place(dotted: str, module: str) -> tuple[str, str] | None:
 @lru_cache(maxsize=4096)
 def _read(path: Path, module: str, _changed: int) -> _Module:
     """The definitions of a file; `_changed`, its modification time, has it read again after an edit."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(path.read_bytes())
     package = module if path.stem == "__init__" else module.rpartition(".")[0]
     imported: dict[str, list[str]] = {}
     for node in ast.walk(tree):

@@ -67,7 +67,7 @@ class Plugin:
 @functools.lru_cache(maxsize=512)
 def _parsed(path: Path, _changed: int) -> ast.Module:
     """A file that others derive from is asked again and again; its time of modification has an edited one read anew."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(path.read_bytes())
 
 
 def _stated(path: Path, only: str = "") -> dict[str, str]:
@@ -270,7 +270,7 @@ def _load(plugin: Plugin) -> ModuleType:
 
 def defines(path: Path) -> Kind:
     """What a file given by path is, told from what it imports of dgbench: reading it must not run it."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     try:
         imported = _imported(ast.walk(ast.parse(text)))
     except (SyntaxError, ValueError):  # a broken file is listed as broken, where it most likely belongs

@@ -41,7 +41,7 @@ class Own(Task):
 def written(folder: Path, name: str, text: str) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -136,6 +136,12 @@ def test_a_file_that_is_no_python_is_listed_as_broken_and_stops_nothing(tmp_path
     assert issubclass(get_method("erm"), Method)
     with pytest.raises(SyntaxError):  # asked for by name, it shows its own error
         get_method("broken")
+
+
+def test_a_file_saved_with_a_byte_order_mark_is_read_as_any_other(tmp_path: Path):
+    add_plugin(written(tmp_path, "marked.py", "\ufeff" + METHOD))
+    assert METHODS.plugins()["marked"].summary() == "A method of my own."
+    assert of_code(get_method("marked")) == of_code(get_method("marked"))
 
 
 def test_a_file_that_needs_what_is_not_installed_is_listed_as_broken(tmp_path: Path):

@@ -293,7 +293,7 @@ def _names(paths: Sequence[Path]) -> str:
 def _settings(path: Path) -> dict[str, Any]:
     """task.toml, checked; lists as tuples and `structures` as {name: mask values}."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}", 'a line looks like name = "my_task"') from None
     for key, value in table.items():

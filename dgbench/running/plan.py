@@ -65,7 +65,8 @@ class Run:
         result = read_json(folder / "RESULT.json")
         if result is not None and not broken_files(folder, result):
             return "done" if result.get("fingerprint") == self.fingerprint else "stale"
-        if (folder / "FAILED.json").is_file():
+        failure = read_json(folder / "FAILED.json")
+        if failure is not None and failure.get("fingerprint") == self.fingerprint:  # else it may be mended by now
             return "failed"
         return "interrupted" if (folder / "run.json").is_file() else "missing"
 

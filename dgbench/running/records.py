@@ -108,7 +108,7 @@ def read_run(folder: Path) -> RunRecord:
         raise DataError(f"{folder}: {', '.join(broken)} missing or changed since the run ended", "make the run again")
     if result["schema"] > SCHEMA:
         raise DataError(f"{folder} was written by a newer dgbench (schema {result['schema']})", "update dgbench")
-    return RunRecord(folder, json.loads((folder / "run.json").read_text()))
+    return RunRecord(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
 
 
 def read_cases(folders: Sequence[Path]) -> list[pd.DataFrame]:

@@ -103,7 +103,8 @@ def _failed(run: Run, error: Exception) -> Outcome:
     with suppress(OSError):
         write_atomic(folder / "traceback.txt", traceback.format_exc())
         if isinstance(error, RunError) or not isinstance(error, DgbenchError):  # a missing file is tried again
-            write_json(folder / "FAILED.json", {"run": str(run), "cause": cause, "remedy": remedy, "at": now()})
+            failure = {"run": str(run), "fingerprint": run.fingerprint, "cause": cause, "remedy": remedy, "at": now()}
+            write_json(folder / "FAILED.json", failure)
     return Outcome(run, "failed", cause, remedy)
 
 

@@ -147,6 +147,10 @@ def test_task_toml_names_structures_and_all_the_rest(two):
     assert task.files("A", "x")[-1] == two / "task.toml"  # another map of values is other data
 
 
+def test_task_toml_may_begin_with_a_byte_order_mark(two):
+    assert toml(two, '\ufeffname = "mine"\n').name == "mine"
+
+
 def test_structures_may_be_nested_by_a_table_of_values(two):
     for path in two.glob("*/masks/*.png"):
         save(path, DISC * 255 - CUP * np.uint8(127))  # rim 255, cup 128

@@ -1,3 +1,5 @@
+"""How many runs are made at the same time, and where."""
+
 import os
 from types import SimpleNamespace
 

@@ -1,3 +1,5 @@
+"""Cores and memory: what others use and what limits withhold is not free."""
+
 import os
 import subprocess
 import sys

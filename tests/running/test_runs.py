@@ -14,7 +14,7 @@ import safetensors.torch
 
 from dgbench import registry
 from dgbench.errors import DataError, UsageError
-from dgbench.files import lock, read_json, sha256
+from dgbench.files import lock, read_json, sha256, write_json
 from dgbench.images.folder_task import FolderTask
 from dgbench.running import launchers, plan, records
 from tests import toy_runs
@@ -148,6 +148,26 @@ def test_a_run_that_fails_leaves_its_traceback_and_the_others_go_on(discs, tmp_p
     again = launchers.launch(discs, planned, options=QUICK)
     assert {o.message[:13] for o in again} == {"failed before"}
     assert [o.status for o in launchers.launch(discs, planned[:1], "failed", QUICK)] == ["failed"]
+
+
+def test_what_is_written_in_one_locale_is_read_in_another(discs, tmp_path):
+    toml = discs.root / "task.toml"
+    toml.write_text(toml.read_text().replace('"disc"', '"Größe"') + 'citation = "Müller"\n', encoding="utf-8")
+    task = FolderTask(discs.root)
+    (run,) = plan.plan(task, ["constant"], results=tmp_path / "r", sources=["dim"])
+    assert [o.status for o in launchers.launch(task, [run], options=QUICK)] == ["done"]
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "dgbench", "leaderboard", "--task", str(discs.root), "--results", tmp_path / "r"]
+    shown = subprocess.run(command, env=ascii_only, capture_output=True, check=True)
+    assert b"constant" in shown.stdout and shown.stdout.isascii()
+
+
+def test_a_run_that_failed_with_other_code_is_tried_again(discs, tmp_path):
+    (run,) = plan_pixels(discs, tmp_path / "results", sources=["dim"])
+    Path(run.folder).mkdir(parents=True)
+    failure = {"run": str(run), "fingerprint": "of the code before it was mended", "cause": "a fault", "remedy": ""}
+    write_json(Path(run.folder) / "FAILED.json", failure)
+    assert [o.status for o in launchers.launch(discs, [run], options=QUICK)] == ["done"]
 
 
 def test_a_run_that_lacked_a_file_is_tried_again_by_the_same_command(discs, tmp_path):

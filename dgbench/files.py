@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,10 +57,16 @@ def read_json(path: Path) -> Any | None:
 
 
 def cache_folder() -> Path:
-    """`$DGBENCH_CACHE`, else dgbench/ in the user's cache folder. Where it lies changes no result."""
+    """`$DGBENCH_CACHE`, else dgbench/ in the user's cache folder. Where it lies changes no result.
+
+    A user without a home, as in a container that was given a number only, has one in the folder for temporary files.
+    """
     if folder := os.environ.get("DGBENCH_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgbench"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgbench"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"dgbench-{os.getuid()}"
 
 
 def sha256(path: Path) -> str:

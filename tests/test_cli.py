@@ -166,6 +166,7 @@ def test_new_writes_a_method_that_runs(home):
 def test_the_command_itself_ends_a_mistake_in_two_lines_and_its_exit_code(home):
     cause, remedy = in_a_process(home, "run", "-m", "dapsan", "-t", "./discs", code=2).splitlines()
     assert cause == "error: unknown method 'dapsan'" and "did you mean 'dapsam'" in remedy
+    assert "no method is named" in dgbench(home, "run", "-m", "", "-t", "./discs", code=2)
 
 
 @pytest.mark.parametrize(("rerun", "advice"), [("missing", "the same"), ("all", "without --rerun all the same")])
@@ -288,6 +289,17 @@ def test_report_writes_one_page(home, study):
 def test_explain_computes_what_it_prints(home):
     assert "ASSD" in dgbench(home, "explain", "asd")
     assert "known:" in dgbench(home, "explain", "foo", code=2)
+
+
+@pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run(["unshare", "--user", "true"], capture_output=True).returncode != 0,
+    reason="another user can be tried where user namespaces are allowed",
+)
+def test_a_user_without_a_name_and_a_home_as_in_a_container_can_work(home):
+    bare = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "OMP_NUM_THREADS": "1"}
+    command = ["unshare", "--user", "--map-user=12345", sys.executable, "-m", "dgbench", "doctor"]
+    done = subprocess.run(command, env=bare, cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0 and "dgbench-12345" in done.stdout, done.stderr
 
 
 def test_weights_that_cannot_be_fetched_are_two_lines(home):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -159,15 +161,20 @@ def _work_off(waiting: list[Order], places: list[str], memory: _Memory, tell: Re
             process.join(timeout=30)
 
 
+LONGEST_FOLDER = 75  # bytes of the folder for temporary files: the server's socket in it has a path of at most 107
+
+
 def _context() -> Any:
     """Processes forked from a server that has imported torch once: quick to start, nothing shared between runs.
 
     torch imports its compiler with the first optimizer, which takes as long as all the rest: the server does that too.
+    Where there can be no server, each process imports for itself.
     """
     methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload(["dgbench.running.worker", "torch._inductor"])
+    if "forkserver" not in methods or len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dgbench.running.worker", "torch._inductor"])
     return context
 
 

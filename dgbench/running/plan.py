@@ -87,6 +87,8 @@ def plan(
     Raises `UsageError` for unknown names and `DataError` for data that are not there.
     """
     get_protocol(protocol)
+    if not methods:
+        raise UsageError("no method is named", "give one with --method; `dgbench list methods` shows all")
     _check_domains(task, sources)
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise UsageError(f"no such checkpoint: {checkpoint}", "give the path of a .pth or .safetensors file")

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -148,6 +149,19 @@ def test_a_run_that_fails_leaves_its_traceback_and_the_others_go_on(discs, tmp_p
     again = launchers.launch(discs, planned, options=QUICK)
     assert {o.message[:13] for o in again} == {"failed before"}
     assert [o.status for o in launchers.launch(discs, planned[:1], "failed", QUICK)] == ["failed"]
+
+
+@pytest.mark.parametrize("length", [75, 76])  # where the path of a socket is just short enough, and just too long
+def test_the_folder_for_temporary_files_may_have_a_long_name(discs, tmp_path, length):
+    deep = Path(tempfile.mkdtemp(dir="/tmp"))
+    deep = deep / ("d" * (length - len(os.fsencode(deep)) - 1))
+    deep.mkdir()
+    command = [sys.executable, "-m", "dgbench", "run", "--method", "constant", "--task", str(discs.root)]
+    command += ["--source", "dim", "--results", str(tmp_path / "r"), "--set", "steps=1"]
+    try:
+        subprocess.run(command, env={**os.environ, "TMPDIR": str(deep)}, check=True, capture_output=True)
+    finally:
+        shutil.rmtree(deep.parent)
 
 
 def test_what_is_written_in_one_locale_is_read_in_another(discs, tmp_path):

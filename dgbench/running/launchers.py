@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -17,12 +17,13 @@ import torch
 
 from dgbench.files import make_folder, read_json
 from dgbench.images.preparation import prepare
+from dgbench.running import slurm
 from dgbench.running.device import choose_device
 from dgbench.running.plan import Rerun, Run
 from dgbench.running.worker import News, Order, Outcome, work
 from dgbench.task import Task
 
-Report = Callable[[News | Outcome], None]
+Report = Callable[[News | Outcome | str], None]  # a text: what concerns no run alone
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,11 @@ class Options:
     """How runs are made: nothing here changes a result, beyond the rounding that hardware and thread count bring."""
 
     device: str = "auto"
-    jobs: int = 1
+    jobs: int | None = None
     save_every: float = 60.0
     threads: int | None = None
+    slurm: Mapping[str, str] | None = None  # what `slurm.parse` gives; None: processes on this host
+    detach: bool = False
 
 
 def due(run: Run, rerun: Rerun) -> bool:
@@ -52,12 +55,13 @@ def launch(
 
     On KeyboardInterrupt the running ones write a checkpoint and stop before it is raised again.
     """
-    device = choose_device(options.device)
-    threads = options.threads or max(1, torch.get_num_threads() // options.jobs)
+    local = options.slurm is None
+    device = choose_device(options.device) if local else options.device  # nodes may have others than this host
+    threads = options.threads or (max(1, torch.get_num_threads() // (options.jobs or 1)) if local else 1)
     outcomes: list[Outcome] = []
     waiting: list[Order] = []
 
-    def tell(news: News | Outcome) -> None:
+    def tell(news: News | Outcome | str) -> None:
         if isinstance(news, Outcome):
             outcomes.append(news)
         report(news)
@@ -74,8 +78,10 @@ def launch(
             tell(Outcome(run, "failed", f"failed before: {failure['cause']}", "--rerun failed tries again"))
         else:
             tell(Outcome(run, "kept"))
-    if waiting:
-        _work_off(waiting, options.jobs, tell)
+    if waiting and options.slurm is not None:
+        slurm.work_off(waiting, options.jobs, options.slurm, options.detach, tell)
+    elif waiting:
+        _work_off(waiting, options.jobs or 1, tell)
     return outcomes
 
 

@@ -7,10 +7,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 CONFIG = """
@@ -25,7 +24,7 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket,cred_expire=2
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
 CryptoType=crypto/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -46,7 +45,7 @@ NodeName=n1 NodeHostName={host} NodeAddr=127.0.0.1 Port={first} CPUs=1 RealMemor
 NodeName=n2 NodeHostName={host} NodeAddr=127.0.0.1 Port={second} CPUs=1 RealMemory=10000
 PartitionName=toy Nodes=n1,n2 Default=YES MaxTime=60 State=UP
 """
-LARGEST_ARRAY = 4  # tasks of one array: 0 to 3
+LARGEST_ARRAY = 2  # tasks of one array
 
 
 class Cluster:
@@ -62,12 +61,11 @@ class Cluster:
         self.folder.chmod(0o755)
         (self.folder / "state").mkdir()
         ports = dict(zip(("controller", "first", "second"), _free_ports(3), strict=True))
-        text = CONFIG.format(folder=self.folder, host=socket.gethostname(), largest_array=LARGEST_ARRAY + 1, **ports)
+        text = CONFIG.format(folder=self.folder, host=socket.gethostname(), largest_array=LARGEST_ARRAY, **ports)
         (self.folder / "slurm.conf").write_text(text)
         self._start_munge()
         self._daemon("slurmctld", "slurmctld", "-D", "-i")
-        for node in ("n1", "n2"):
-            self.start_node(node)
+        self.start_nodes()
         self.wait_for(lambda: self.call("sinfo", "-h", "-N", "-o", "%N %T").split() == ["n1", "idle", "n2", "idle"])
 
     def _start_munge(self) -> None:
@@ -90,27 +88,34 @@ class Cluster:
                 env={**os.environ, **self.environment}, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
 
-    def start_node(self, node: str) -> None:
-        (self.folder / f"spool-{node}").mkdir(exist_ok=True)
-        self._daemon(node, "slurmd", "-D", "-N", node)
+    def start_nodes(self) -> None:
+        """Those that do not run."""
+        for node in ("n1", "n2"):
+            if node not in self.daemons:
+                (self.folder / f"spool-{node}").mkdir(exist_ok=True)
+                self._daemon(node, "slurmd", "-D", "-N", node)
 
     def kill_node(self, node: str) -> None:
         """As a power cut does: the daemon, and everything that it started."""
-        self.daemons[node].kill()
-        self.daemons[node].wait()
+        daemon = self.daemons.pop(node)
+        daemon.kill()
+        daemon.wait()
         _kill_all_of(node)
 
     def call(self, *command: str) -> str:
+        """What a command of SLURM prints."""
         done = subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True)
         return done.stdout
 
-    def wait_for(self, condition, seconds: float = 60.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 200.0) -> None:
+        """Until it holds; on failure, with the last that the daemons wrote."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "".join(p.read_text()[-2000:] for p in self.folder.glob("*.log"))
             time.sleep(0.1)
 
     def stop(self) -> None:
+        """End every task, then the daemons."""
         self.call("scancel", "--user=root")
         for daemon in reversed(self.daemons.values()):
             daemon.terminate()
@@ -131,3 +136,11 @@ def _kill_all_of(node: str) -> None:
         with suppress(OSError):
             if f"SLURMD_NODENAME={node}".encode() in (place / "environ").read_bytes().split(b"\0"):
                 os.kill(int(place.name), signal.SIGKILL)
+
+
+def why_not() -> str:
+    """Why SLURM cannot be started here; nothing where it can."""
+    if os.geteuid():
+        return "SLURM's daemons are started by root only"
+    missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch", "setpriv") if not shutil.which(name)]
+    return f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge)" if missing else ""

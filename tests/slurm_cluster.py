@@ -58,7 +58,7 @@ class Cluster:
 
     def start(self) -> None:
         """Start munged, slurmctld and both nodes, and wait until they are idle."""
-        self.folder.chmod(0o755)
+        self.folder.chmod(0o755)  # munge's user has to reach its part
         (self.folder / "state").mkdir()
         ports = dict(zip(("controller", "first", "second"), _free_ports(3), strict=True))
         text = CONFIG.format(folder=self.folder, host=socket.gethostname(), largest_array=LARGEST_ARRAY, **ports)

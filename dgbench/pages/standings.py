@@ -17,7 +17,7 @@ def table(standings: Sequence[Standing]) -> Table:
     """All but the finished ones: how far, how fast, how long yet, where."""
     made = Table(box=None, pad_edge=False)
     for heading in ("state", "run", "done", "rate", "left", "where", ""):
-        made.add_column(heading, justify="right" if heading in ("done", "rate", "left") else "left")
+        made.add_column(heading, justify="right" if heading in ("done", "rate", "left") else "left", overflow="fold")
     for s in standings:
         if s.state == "done":
             continue

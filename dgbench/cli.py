@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from dgbench import face, registry
-from dgbench.errors import DataError, DgbenchError, UsageError
+from dgbench.errors import DataError, DgbenchError, StillQueued, UsageError
 
 app = typer.Typer(
     name="dgbench",
@@ -74,10 +74,16 @@ def run(
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Test these weights, do not train.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda (all GPUs), cuda:1, ...")] = "auto",
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Runs made at the same time.", show_default="free cores or GPUs")
+        int | None,
+        typer.Option("--jobs", min=1, help="Runs made at the same time.", show_default="free cores, GPUs; SLURM: all"),
     ] = None,
     per_device: Annotated[int, typer.Option("--per-device", min=1, help="Runs at the same time on one GPU.")] = 1,
     save_every: Annotated[float, typer.Option("--save-every", help="Seconds between checkpoints.")] = 60.0,
+    launcher: Annotated[face.Launcher, typer.Option("--launcher", help="This host, or a SLURM cluster.")] = "local",
+    slurm: Annotated[
+        str, typer.Option("--slurm", help="For sbatch: partition=gpu,time=04:00:00,gres=gpu:1.", show_default=False)
+    ] = "",
+    detach: Annotated[bool, typer.Option("--detach", help="Submit to the cluster, and do not wait.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
     rerun: Annotated[face.Rerun, typer.Option("--rerun", help="Make also the failed runs again, or all.")] = "missing",
     plugin: Plugins = None,
@@ -92,16 +98,46 @@ def run(
             ran = face.run(
                 method, name, source=source or (), seed=seed or 0, protocol=protocol, data=data, results=results,
                 settings=_settings(settings or ()), checkpoint=checkpoint, device=device, jobs=jobs,
-                per_device=per_device, save_every=save_every, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
+                per_device=per_device, save_every=save_every, launcher=launcher, slurm=slurm, detach=detach,
+                dry_run=dry_run, rerun=rerun, plugin=plugin or (),
             )  # fmt: skip
             if dry_run:
-                say(*(f"{planned.status:12} {planned}" for planned in ran.runs))
+                say(*(f"{planned.status:12} {planned}" for planned in ran.runs), *ran.arrays)
                 continue
             from dgbench.pages.after_run import failures
 
             failed |= failures(ran.outcomes, errors)
     if failed:
         raise SystemExit(4)
+
+
+@app.command()
+def status(
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Of this task only.", show_default="all")] = None,
+    results: Results = face.RESULTS,
+) -> None:
+    """Show what runs (step, rate, time left, node), waits, failed or was interrupted: here, elsewhere, on a cluster."""
+    from dgbench.pages.standings import table
+
+    standings = face.standings(task, results=results)
+    console.print(table(standings))
+    states = [standing.state for standing in standings]
+    say(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no runs here")
+
+
+@app.command()
+def cancel(
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Of this task only.", show_default="all")] = None,
+    results: Results = face.RESULTS,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take runs out of the cluster's queue; those that run write a checkpoint first, and can be continued."""
+    jobs = face.queued(task, results=results)
+    if not jobs:
+        return say("no run of yours is in a cluster's queue; one on this host ends by Ctrl-C where it was started")
+    if not yes:
+        typer.confirm(f"cancel {len(jobs)} runs?", abort=True)
+    say(f"cancelled {len(face.cancel(task, results=results))} runs: {CONTINUES}")
 
 
 @app.command("list")
@@ -404,9 +440,23 @@ def _all_well(problems: Sequence[str], of: str = "") -> None:
 def _interruptible(advice: str) -> Iterator[None]:
     try:
         yield
+    except StillQueued as left:
+        _cancel_or_leave(left.jobs)
+        raise SystemExit(130) from None
     except KeyboardInterrupt:
         errors.print(f"interrupted: {advice}", style="yellow")
         raise SystemExit(130) from None
+
+
+def _cancel_or_leave(jobs: Sequence[str]) -> None:
+    """What becomes of tasks in a cluster's queue that are not waited for any more: asked on a terminal only."""
+    from dgbench.running.squeue import cancel
+
+    if sys.stdin.isatty() and typer.confirm(f"\ncancel the {len(jobs)} runs that are in the queue?", err=True):
+        cancel(jobs)
+        errors.print(f"cancelled: {CONTINUES}", style="yellow")
+    else:
+        errors.print(f"{len(jobs)} runs go on: `dgbench status`; the same command waits for them again", style="yellow")
 
 
 def _settings(values: Sequence[str]) -> dict[str, str]:

@@ -46,3 +46,11 @@ def require(value: str, known: Sequence[str], what: str) -> str:
     near = difflib.get_close_matches(value, known, n=1)
     guess = f"did you mean '{near[0]}'? " if near else ""
     raise UsageError(f"unknown {what} '{value}'", f"{guess}known: {', '.join(known) or 'none'}")
+
+
+class StillQueued(KeyboardInterrupt):
+    """Waiting for a cluster was interrupted; the tasks named by `jobs` stay in its queue."""
+
+    def __init__(self, jobs: Sequence[str]):
+        super().__init__()
+        self.jobs = tuple(jobs)

@@ -8,6 +8,7 @@ The examples run beside a folder `results` with scores on the phantom that come 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 
     from dgbench.running.launchers import Outcome
     from dgbench.running.plan import Run
+    from dgbench.running.status import Standing
     from dgbench.scores.comparison import Comparison
     from dgbench.scores.ranking import Ranking
     from dgbench.scores.study import Study
 
 Names = str | Path | int | Iterable[str | Path | int]
 Rerun = Literal["missing", "failed", "all"]
+Launcher = Literal["local", "slurm"]
 RESULTS = Path("results")
 
 
@@ -42,12 +45,13 @@ class Ran:
     """What a call of `run` planned, and what came of it.
 
     runs: one for each method, source and seed. outcomes: how each ended, in the order they did; none after a dry run.
-    files: the tables and plots that were written.
+    files: the tables and plots that were written. arrays: after a dry run, what would be submitted to a cluster.
     """
 
     runs: tuple[Run, ...]
     outcomes: tuple[Outcome, ...] = ()
     files: tuple[Path, ...] = ()
+    arrays: tuple[str, ...] = ()
 
     @functools.cached_property
     def study(self) -> Study:
@@ -89,6 +93,9 @@ def run(
     jobs: int | None = None,
     per_device: int = 1,
     save_every: float = 60.0,
+    launcher: Launcher = "local",
+    slurm: str = "",
+    detach: bool = False,
     dry_run: bool = False,
     rerun: Rerun = "missing",
     plugin: Names = (),
@@ -106,8 +113,11 @@ def run(
     data: the folder with the task's files, ./data/<task> by default. results: the folder that runs are written to.
     checkpoint: weights to test instead of training; `source` then names the domain they were trained on.
     device: `cuda` for all GPUs, `cuda:1` for one; by default all GPUs, or the CPU where there is none.
-    jobs: runs made at the same time; by default as many as there are free cores (one thread each), or places on GPUs.
-    per_device: runs made at the same time on one GPU. save_every: seconds between two checkpoints of a run.
+    jobs: runs made at the same time; by default as many as there are free cores (one thread each), or places on GPUs,
+    or as SLURM lets work. per_device: runs made at the same time on one GPU.
+    save_every: seconds between two checkpoints of a run.
+    launcher: this host, or a SLURM cluster. slurm: options of sbatch for it, by their long names:
+    "partition=gpu,time=04:00:00,gres=gpu:1". detach: submit to the cluster, and do not wait.
     dry_run: plan only. rerun: make also the failed runs again, or all.
     plugin: .py files with methods or tasks of your own. quiet: print neither progress nor tables.
 
@@ -121,7 +131,11 @@ def run(
     from dgbench.pages.after_run import show
     from dgbench.pages.progress import Progress
     from dgbench.running import launchers, plan
+    from dgbench.running import slurm as cluster
 
+    if launcher == "local" and (slurm or detach):
+        raise UsageError("--slurm and --detach are for a cluster", "add --launcher slurm")
+    asked = cluster.parse(slurm) if launcher == "slurm" else None
     add_plugins(plugin)
     name, results, console = str(task), Path(results), Console(quiet=quiet)
     loaded = get_task(name, None if data is None else Path(data))
@@ -136,11 +150,58 @@ def run(
         results=results,
     )
     if dry_run:
-        return Ran(tuple(planned))
-    options = launchers.Options(device=device, jobs=jobs, per_device=per_device, save_every=save_every)
+        due = [r for r in planned if launchers.due(r, rerun)]
+        return Ran(tuple(planned), arrays=() if asked is None else tuple(cluster.proposal(due, jobs, asked)))
+    options = launchers.Options(device, jobs, per_device, save_every, slurm=asked, detach=detach)
     with Progress(console) as progress:
         outcomes = launchers.launch(loaded, planned, rerun, options, progress.report)
     return Ran(tuple(planned), tuple(outcomes), tuple(show(loaded, planned, results, console)))
+
+
+def status(task: str | Path | None = None, *, results: str | Path = RESULTS) -> pd.DataFrame:
+    """Where the runs in a folder of results stand, one row each: those made on this host, on others, on a cluster.
+
+    Columns: run, state (running, waiting, failed, interrupted, not begun or done), where, phase, done of total (steps
+    or cases), rate (of them a second), left (seconds to the end of the phase), detail.
+
+    >>> import dgbench
+    >>> dgbench.status("phantom")["state"].value_counts().to_dict()
+    {'done': 24}
+    """
+    import pandas as pd
+
+    from dgbench.running.status import Standing
+
+    names = [field.name for field in dataclasses.fields(Standing)]
+    return pd.DataFrame([vars(standing) for standing in standings(task, results=results)], columns=names)
+
+
+def standings(task: str | Path | None = None, *, results: str | Path = RESULTS) -> list[Standing]:
+    """What `status` makes its frame of, and `dgbench status` its table, which may not wait for pandas."""
+    from dgbench.running.status import look
+
+    return look(Path(results).resolve(), None if task is None else task_name(task))
+
+
+def cancel(task: str | Path | None = None, *, results: str | Path = RESULTS) -> list[str]:
+    """Take the runs of a task, or all in a folder of results, out of a cluster's queue; returns their jobs.
+
+    Those that run write a checkpoint and stop. Runs on this host are ended where they were started.
+    """
+    from dgbench.running import squeue
+
+    jobs = queued(task, results=results)
+    squeue.cancel(jobs)
+    return jobs
+
+
+def queued(task: str | Path | None = None, *, results: str | Path = RESULTS) -> list[str]:
+    """The jobs that `cancel` would end."""
+    from dgbench.running import squeue
+
+    folder = Path(results).resolve()
+    inside = folder if task is None else folder / task_name(task)
+    return [job.job for run, (_, job) in squeue.living(folder).items() if run.is_relative_to(inside)]
 
 
 # --- what finished runs say ------------------------------------------------------------------------------------------

@@ -94,8 +94,10 @@ class Taken(Exception):
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Keep `folder` to this process while inside; raises `Taken` when another has it, `UsageError` without locks.
+
+    patience: seconds to wait for the other one. A tenth of a second is always waited: `is_locked` takes it for less.
 
     The lock is the system's, on `folder/.lock`: taken in one step, by one of any number of processes, and given back
     when its holder ends, however it ends. On a shared file system (NFS, Lustre, GPFS) the file server keeps it for all
@@ -104,7 +106,7 @@ def lock(folder: Path) -> Iterator[None]:
     """
     held = filelock.FileLock(folder / ".lock")
     try:
-        held.acquire(timeout=0)
+        held.acquire(timeout=max(patience, 0.1))
         if isinstance(held, filelock.SoftFileLock):  # what the library falls back to outlives a holder that is killed
             held.release()
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -119,3 +121,16 @@ def lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Does a process, on whatever host, hold the lock of `folder` now?"""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False

@@ -33,9 +33,13 @@ UNCOUNTED = {
     "dgbench.running.launchers": "processes: a run does not depend on those beside it",
     "dgbench.running.machine": "how many runs are made at the same time",
     "dgbench.running.new_method": "a file to start from",
+    "dgbench.running.notice": "what a run says of itself on its way",
     "dgbench.running.plan": "its choices are in the fingerprint by themselves",
     "dgbench.running.predict": "other images, after the run",
     "dgbench.running.records": "reading what a run left",
+    "dgbench.running.slurm": "where and when runs are made",
+    "dgbench.running.squeue": "what waits and runs on a cluster",
+    "dgbench.running.status": "where runs stand",
 }
 IGNORED = {"ctx", "kind", "returns", "type_comment", "type_ignores", "type_params"}  # fields of syntax trees
 

@@ -63,8 +63,10 @@ class Progress(_Lines):
     def __init__(self, console: Console, seconds_between_lines: float = 10.0):
         super().__init__(console, seconds_between_lines, bars.MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
 
-    def report(self, news: News | Outcome) -> None:
-        """Show what a run tells."""
+    def report(self, news: News | Outcome | str) -> None:
+        """Show what a run tells, or what is said of all."""
+        if isinstance(news, str):
+            return self.say(escape(news))
         name = f"{news.run.variant} {news.run.source}-seed{news.run.seed}"
         if isinstance(news, Outcome):
             self.remove(news.run)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -19,13 +19,14 @@ import psutil
 
 from dgbench.files import make_folder, read_json
 from dgbench.images.preparation import prepare
+from dgbench.running import slurm
 from dgbench.running.device import all_devices, one_thread
 from dgbench.running.machine import free_cores, free_memory_mb
 from dgbench.running.plan import Rerun, Run
 from dgbench.running.worker import News, Order, Outcome, work
 from dgbench.task import Task
 
-Report = Callable[[News | Outcome], None]
+Report = Callable[[News | Outcome | str], None]  # a text: what concerns no run alone
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Options:
     per_device: int = 1  # runs at the same time on one GPU
     save_every: float = 60.0
     threads: int = 1  # more than one make a run faster on an idle machine only, and far slower on a busy one
+    slurm: Mapping[str, str] | None = None  # what `slurm.parse` gives; None: processes on this host
+    detach: bool = False
 
 
 def due(run: Run, rerun: Rerun) -> bool:
@@ -56,11 +59,11 @@ def launch(
 
     On KeyboardInterrupt the running ones write a checkpoint and stop before it is raised again.
     """
-    devices = all_devices(options.device)
+    devices = all_devices(options.device) if options.slurm is None else [options.device]  # a node has its own
     outcomes: list[Outcome] = []
     waiting: list[Order] = []
 
-    def tell(news: News | Outcome) -> None:
+    def tell(news: News | Outcome | str) -> None:
         if isinstance(news, Outcome):
             outcomes.append(news)
         report(news)
@@ -78,8 +81,12 @@ def launch(
             tell(Outcome(run, "failed", f"failed before: {failure['cause']}", "--rerun failed tries again"))
         else:
             tell(Outcome(run, "kept"))
-    if waiting:
+    if waiting and options.slurm is not None:
+        slurm.work_off(waiting, options.jobs, options.slurm, options.detach, tell)
+    elif waiting:
         places = _places(devices, options, len(waiting))
+        if len(waiting) > 1:
+            tell(f"{len(waiting)} runs to make, {len(places)} at a time")
         _work_off(waiting, places, _Memory(bounded=options.jobs is None), tell)
     return outcomes
 

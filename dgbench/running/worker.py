@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -25,6 +25,7 @@ from dgbench.protocol import get_protocol
 from dgbench.running import train
 from dgbench.running.description import describe, needs, now
 from dgbench.running.device import make_deterministic, peak_memory_mb
+from dgbench.running.notice import Notice
 from dgbench.running.plan import Run
 from dgbench.running.records import SCHEMA
 from dgbench.running.test import Tested, cases_csv, measure_domain, write_predictions
@@ -33,10 +34,10 @@ from dgbench.task import Task
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: "kept" means that it was there already, "skipped" that another process is making it."""
+    """How a run ended. "kept": it was there already; "skipped": another process, "submitted": a cluster makes it."""
 
     run: Run
-    status: Literal["done", "kept", "skipped", "failed", "interrupted"]
+    status: Literal["done", "kept", "skipped", "failed", "interrupted", "submitted"]
     message: str = ""
     remedy: str = ""
 
@@ -76,23 +77,40 @@ def work(connection: Connection, order: Order) -> None:
         except (BrokenPipeError, OSError):
             stop.append(True)  # the parent is gone: stop at the next step
 
-    run = order.run
+    tell(attempt(order, tell, lambda: bool(stop)))
+    connection.close()
+
+
+def attempt(
+    order: Order, tell: Callable[[News], None], should_stop: Callable[[], bool], patience: float = 0.0
+) -> Outcome:
+    """Make the run in this process; returns how it ended. patience: seconds to wait for another process that has it."""
+    run, folder = order.run, Path(order.run.folder)
+    notice = Notice(folder)
+
+    def report(phase: str, done: int, total: int, detail: str) -> None:
+        notice.write(phase, done, total, detail)
+        tell(News(run, phase, done, total, detail))
+
     try:
-        with lock(Path(run.folder)):
-            torch.set_num_threads(order.threads)
-            if order.device.startswith("cuda"):
-                torch.cuda.set_device(order.device)
-            make(order, train.Watch(lambda *news: tell(News(run, *news)), lambda: bool(stop), order.save_every))
-            outcome = Outcome(run, "done")
+        with lock(folder, patience):
+            if not order.again and run.status == "done":  # by another process, since it was planned
+                return Outcome(run, "kept")
+            try:
+                torch.set_num_threads(order.threads)
+                if order.device.startswith("cuda"):
+                    torch.cuda.set_device(order.device)
+                make(order, train.Watch(report, should_stop, order.save_every))
+            finally:
+                notice.remove()
+            return Outcome(run, "done")
     except Taken as taken:
-        outcome = Outcome(run, "skipped", str(taken))
+        return Outcome(run, "skipped", str(taken))
     except train.Interrupted as interrupted:
         remedy = "the same command without --rerun all continues it" if order.again else "the same command continues it"
-        outcome = Outcome(run, "interrupted", str(interrupted), remedy)
+        return Outcome(run, "interrupted", str(interrupted), remedy)
     except Exception as error:
-        outcome = _failed(run, error)
-    tell(outcome)
-    connection.close()
+        return _failed(run, error)
 
 
 def _failed(run: Run, error: Exception) -> Outcome:
@@ -150,14 +168,14 @@ def _earlier(order: Order) -> dict[str, Any] | None:
     record = read_json(folder / "run.json")
     differs = record is not None and record.get("fingerprint") != order.run.fingerprint
     if order.again or differs or (folder / "RESULT.json").exists():
-        _move_aside(folder)
+        move_aside(folder)
         record = None
     for name in ("FAILED.json", "traceback.txt"):
         (folder / name).unlink(missing_ok=True)
     return record
 
 
-def _move_aside(folder: Path) -> None:
+def move_aside(folder: Path) -> None:
     """Keep what lies in a run's folder beside it, under a name that no table reads."""
     content = [p for p in folder.iterdir() if p.name != ".lock"]
     if not content:

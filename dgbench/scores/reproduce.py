@@ -69,7 +69,7 @@ def reproduce(
     data: Path | None = None,
     checkpoint: Path | None = None,
     device: str | None = None,
-    report: Callable[[News | Outcome], None] = lambda news: None,
+    report: Callable[[News | Outcome | str], None] = lambda news: None,
 ) -> Reproduction:
     """Make the run in `folder` again, with its settings, seed and number of threads, and compare.
 

@@ -1,0 +1,87 @@
+"""Where runs stand, whoever makes them: read from their folders, their locks and the cluster's queue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dgbench.files import is_locked, read_json
+from dgbench.running import squeue
+
+STATES = ("running", "waiting", "failed", "interrupted", "not begun", "done")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands. run: its name. state: one of `STATES`; "not begun": planned once, and by nobody now.
+
+    where: the host that makes it, or made it, and the cluster's job. done of total: steps or cases of its phase; rate:
+    of them a second; left: seconds to the end of the phase. detail: its loss, what it waits for, or why it failed.
+    """
+
+    run: str
+    state: str
+    where: str = ""
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    rate: float | None = None
+    left: float | None = None
+    detail: str = ""
+
+
+def look(results: Path, task: str | None = None) -> list[Standing]:
+    """All runs in a folder of results, or of a task in it, those that are being made first.
+
+    A finished run costs one listing of its folder: it is not read. Whether one is being made is told by its lock, on
+    this host or another, and by SLURM's queue, no clock being asked.
+    """
+    queued = squeue.living(results)
+    standings = [_standing(results, folder, queued.get(folder)) for folder in _folders(results, task)]
+    return sorted(standings, key=lambda s: (STATES.index(s.state), s.run))
+
+
+def _folders(results: Path, task: str | None) -> Iterator[Path]:
+    """Of runs, whatever state they are in: results/task/protocol/variant/source-seedN."""
+    level = [results / task] if task else _inside(results)
+    for _ in range(2):
+        level = [below for folder in level for below in _inside(folder)]
+    for variant in level:
+        yield from (folder for folder in _inside(variant) if "-seed" in folder.name)
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+    except OSError:
+        return []
+
+
+def _standing(results: Path, folder: Path, queued: tuple[squeue.Submission, squeue.Queued] | None) -> Standing:
+    name = str(folder.relative_to(results))
+    held = set(os.listdir(folder))
+    if "RESULT.json" in held:
+        return Standing(name, "done")
+    task = None if queued is None else queued[1]
+    if task is not None and task.state not in ("RUNNING", "COMPLETING"):
+        return Standing(name, "waiting", f"job {task.job}", detail=task.reason)
+    told = read_json(folder / "status.json") if "status.json" in held else {}
+    job = task.job if task else (told or {}).get("job", "")
+    host = task.node if task else (told or {}).get("host", "")
+    where = ", ".join(filter(None, (host, f"job {job}" if job else "")))
+    if task is not None or (".lock" in held and is_locked(folder)):
+        if not told:
+            return Standing(name, "running", where, detail="begins")
+        numbers: dict[str, Any] = {key: told.get(key) for key in ("phase", "done", "total", "rate", "left", "detail")}
+        return Standing(name, "running", where, **numbers)
+    if failure := read_json(folder / "FAILED.json") if "FAILED.json" in held else None:
+        return Standing(name, "failed", where, detail=failure["cause"])
+    if "run.json" not in held:
+        return Standing(name, "not begun")
+    reached = max((n for n in held if n.startswith("checkpoint-") and n.endswith(".safetensors")), default="")
+    step = int(reached.removeprefix("checkpoint-").removesuffix(".safetensors") or 0)
+    return Standing(name, "interrupted", where, detail=f"checkpoint at step {step}" if step else "no checkpoint")

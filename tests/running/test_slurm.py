@@ -1,0 +1,163 @@
+"""Runs on a cluster: a real SLURM of two nodes on this host, real arrays, nodes that are really killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from dgbench import registry
+from dgbench.errors import UsageError
+from dgbench.files import sha256
+from dgbench.images.folder_task import FolderTask
+from dgbench.running import launchers, plan, slurm, squeue
+from tests.discs import write_discs
+from tests.slurm_cluster import LARGEST_ARRAY, Cluster, why_not
+
+PIXELS = Path(__file__).parents[1] / "pixels.py"
+STEPS = {"steps": "30"}
+HOLD = """self.seen += 1
+        import pathlib, time
+        while self.seen == 10 and pathlib.Path({hold!r}).exists():
+            time.sleep(0.05)"""
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    if reason := why_not():
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:  # pytest's own are closed to munge's user
+        started = Cluster(Path(folder))
+        try:
+            started.start()
+            yield started
+        finally:
+            started.stop()
+
+
+@pytest.fixture
+def here(cluster, tmp_path, monkeypatch):
+    """Three domains, and a method that waits in its tenth step for as long as a file `hold` is there."""
+    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    monkeypatch.setenv("COLUMNS", "200")
+    plugin = tmp_path / "patient.py"
+    plugin.write_text(PIXELS.read_text().replace("self.seen += 1", HOLD.format(hold=str(tmp_path / "hold"))))
+    registry.add_plugin(plugin)
+    registry.add_plugin(PIXELS)
+    return Scene(cluster, tmp_path, FolderTask(write_discs(tmp_path / "discs")))
+
+
+class Scene:
+    def __init__(self, cluster, folder, task):
+        self.cluster, self.folder, self.task = cluster, folder, task
+        self.hold, self.results = folder / "hold", folder / "results"
+
+    def plan(self, method="patient", **options):
+        return plan.plan(self.task, [method], settings=STEPS, **{"results": self.results, **options})
+
+    def dgbench(self, *arguments, **options):
+        command = [sys.executable, "-m", "dgbench", *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True, **options).stdout
+
+    def submit(self, *more):
+        arguments = ["--method", "patient", "--plugin", "patient.py", "--task", "discs", "--set", "steps=30"]
+        asked = ["--launcher", "slurm", "--slurm", "mem=1G,time=10", "--save-every", "0"]
+        return self.dgbench("run", *arguments, *asked, *more)
+
+    def step(self, run):
+        curve = Path(run.folder) / "history.jsonl"
+        return curve.read_text().count("\n") if curve.exists() else 0
+
+    def until_held(self, *runs):
+        self.cluster.wait_for(lambda: all(self.step(run) == 9 for run in runs))
+
+    def queued(self, run):
+        return squeue.living(self.results)[Path(run.folder)][1]
+
+
+def bytes_of(run):
+    return [sha256(Path(run.folder) / name) for name in ("weights.safetensors", "cases.csv", "predictions.npz")]
+
+
+@pytest.fixture(scope="session")
+def made_here(tmp_path_factory):
+    """What the three runs leave when they are made on this host: {source: checksums}."""
+    folder = tmp_path_factory.mktemp("made-here")
+    registry.add_plugin(PIXELS)
+    task = FolderTask(write_discs(folder / "discs"))
+    runs = plan.plan(task, ["pixels"], settings=STEPS, results=folder / "results")
+    launchers.launch(task, runs, options=launchers.Options(device="cpu", threads=1))
+    return {run.source: bytes_of(run) for run in runs}
+
+
+def test_neither_a_dead_node_nor_a_time_limit_changes_a_byte(here, made_here):
+    """Three runs on two nodes in arrays of two: one's node is killed, one's time is up, one has to wait for both."""
+    here.hold.touch()
+    told = here.submit("--detach")
+    assert told.count("submitted 2 runs as job") == 1 and told.count("submitted 1 runs as job") == 1
+    bright, dim, _ = runs = here.plan()
+    here.until_held(bright, dim)
+    waiting = {run.partition(" ")[0] for run in here.dgbench("status").splitlines() if "inverted" in run}
+    assert waiting == {"waiting"}
+    here.cluster.kill_node(here.queued(dim).node)
+    here.cluster.call("scancel", "--signal=USR2", here.queued(bright).job)  # as SLURM does before the time limit
+    here.hold.unlink()
+    here.cluster.wait_for(lambda: here.queued(bright).state == "PENDING" or here.step(bright) > 10)
+    here.cluster.start_nodes()
+    told = here.submit()  # is waited for, not submitted again
+    assert "submitted" not in told and told.count("done patient") == 3
+    assert {run.source: bytes_of(run) for run in runs} == made_here
+    assert not list(here.results.glob(f"{squeue.PLACE}/*")), "what finished arrays printed is swept away"
+
+
+def test_cancelled_runs_can_be_continued_anywhere(here, made_here):
+    here.hold.touch()
+    here.submit("--detach", "--source", "dim")
+    (run,) = here.plan(sources=["dim"])
+    here.until_held(run)
+    node = here.queued(run).node
+    shown = " ".join(here.dgbench("status").split())
+    assert re.search(rf"running discs/sdg/{re.escape(run.variant)}/dim-seed0 train [1-9]/30 .*{node}, job", shown)
+    assert "cancelled 1 runs" in here.dgbench("cancel", "--task", "discs", "--yes")
+    here.hold.unlink()
+    here.cluster.wait_for(lambda: not squeue.living(here.results))
+    assert run.status == "interrupted" and "checkpoint at step 10" in " ".join(here.dgbench("status").split())
+    (outcome,) = launchers.launch(here.task, [run], options=launchers.Options(device="cpu", threads=1))
+    assert (outcome.status, bytes_of(run)) == ("done", made_here["dim"])
+
+
+def test_two_people_who_submit_one_run_make_it_once(here, made_here):
+    here.hold.touch()
+    here.submit("--detach", "--source", "dim")
+    (first,) = here.results.glob(f"{squeue.PLACE}/*/runs.json")
+    os.chown(first, 65534, -1)  # whoever else submits does not see it
+    (run,) = here.plan(sources=["dim"])
+    here.until_held(run)
+    assert "skipped" in here.submit("--source", "dim")
+    here.hold.unlink()
+    here.cluster.wait_for(lambda: run.status == "done")
+    assert bytes_of(run) == made_here["dim"]
+    assert not list(Path(run.folder).parent.glob(".*.old*")), "it was made once"
+
+
+def test_what_slurm_would_refuse_is_refused_before_anything_is_written(here):
+    runs = here.plan()
+    for asked, words in (("partition=gpx", "invalid partition"), ("mem=900G", "configuration is not available")):
+        options = launchers.Options(device="cpu", slurm=slurm.parse(asked))
+        with pytest.raises(UsageError, match=f"(?i){words}.*--{asked}"):
+            launchers.launch(here.task, runs, options=options)
+    assert not (here.results / squeue.PLACE).exists()
+
+
+def test_a_dry_run_says_what_would_be_submitted(here):
+    told = here.submit("--dry-run", "--jobs", "1").splitlines()
+    assert len([line for line in told if line.startswith("missing")]) == 3
+    assert told[3].startswith("array of 2 tasks, 1 at once: sbatch --time=10 --mem=1G --cpus-per-task=1")
+    assert told[4].startswith("array of 1 tasks, 1 at once, after array 1: sbatch")
+    assert squeue.array_limit() == LARGEST_ARRAY and not squeue.queue()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgbench.method import Batch, Hparams, Method
+from dgbench.methods._batchnorm import keep_frozen
 from dgbench.networks import checkpoints, sam, weights
 from dgbench.networks.augmentation import augment
 from dgbench.networks.embeddings import EmbeddingCache
@@ -79,10 +80,9 @@ class SAMMethod(Method):
             parameter.requires_grad = any(fnmatchcase(name, p) for p in (*self.trained, *self.added))
 
     def train(self, mode: bool = True) -> "SAMMethod":
-        """As torch's, but a frozen encoder stays in eval mode."""
+        """As torch's, but the frozen batch norms of a TinyViT stay in eval mode."""
         super().train(mode)
-        if self.cache is not None:
-            self.image_encoder.eval()  # frozen: the batch norms of a TinyViT must stay as they are
+        keep_frozen(self.image_encoder)
         return self
 
     def encode(self, x: Tensor) -> Tensor:

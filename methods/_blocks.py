@@ -53,6 +53,12 @@ def patches(encoder: Any, x: Tensor) -> Tensor:
     return encoder.patch_embed(x) + encoder.pos_embed
 
 
+def low_width(encoder: Any) -> int:
+    """Channels of the embedded patches."""
+    embedding = encoder.patch_embed
+    return (embedding.conv2.conv if isinstance(encoder, TinyViTEncoder) else embedding.proj).out_channels
+
+
 def tokens(encoder: Any, x: Tensor, through: Callable[[Any, Tensor], Tensor]) -> Tensor:
     """Normalised image (N, 3, S, S) -> what its neck gets, (N, h, w, C), by `through(block, tokens)` for each block."""
     x = patches(encoder, x)
@@ -75,7 +81,7 @@ def is_tiny(block: Any) -> bool:
 
 def attend(block: Any, x: Tensor) -> Tensor:
     """What attention adds to the tokens."""
-    if not is_tiny(block):
+    if hasattr(block, "attend"):
         return block.attend(x)
     windows, padded = package.window_partition(x, block.window_size)
     out = block.attn(windows.flatten(1, 2)).view_as(windows)

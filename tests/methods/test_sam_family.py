@@ -15,7 +15,7 @@ from dgbench.running.conformance import check_method
 from tests.released_sam import NAME, TINY, info, release
 
 FAMILY = [n for n in METHODS.names() if "backbone" in {f for f in vars(resolve_hparams(get_method(n), "check"))}]
-REFUSE = {"dapsam", "desam"}
+REFUSE = {"desam"}
 ON_TINY_VIT = [n for n in FAMILY if n not in REFUSE]
 
 

@@ -1,5 +1,6 @@
 """What is put into the blocks of a plain ViT goes into those of LiteMedSAM's TinyViT, with its real weights."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from dgbench.method import Batch, Method, resolve_hparams
 from dgbench.methods import _blocks
+from dgbench.methods.dapsam import DAPSAM
 from dgbench.networks import weights
 from dgbench.networks.tiny_vit import TinyViTEncoder
 from dgbench.registry import get_method
@@ -15,7 +17,7 @@ from dgbench.running import train
 from tests.released_sam import info, trained
 
 SIDE = 32  # pixels: grids of 16, 8 and 8 for windows of 7, 14 and 7, all filled with zeros
-METHODS = ("sam_lora", "sam_adapter", "ma_sam")
+METHODS = ("sam_lora", "sam_adapter", "ma_sam", "dapsam")
 SETTINGS = {"ma_sam": {"neighbours": "0"}}
 
 
@@ -44,7 +46,7 @@ def as_released(method: Method) -> nn.Module:
 
 
 def embedding(method: Method, x: Tensor) -> Tensor:
-    return method.encode(x)[:, -method.backbone.embedding :]
+    return method.embed(x) if isinstance(method, DAPSAM) else method.encode(x)
 
 
 def is_added(key: str) -> bool:
@@ -54,7 +56,7 @@ def is_added(key: str) -> bool:
 def silence(method: Method) -> None:
     """Zero what the added parts multiply with at last."""
     for key, parameter in method.image_encoder.named_parameters():
-        if is_added(key) and any(last in key for last in ("lora_b", "shared_v", "fc2", ".up.")):
+        if is_added(key) and any(last in key for last in ("lora_b", "shared_v", "fc2.", ".up.", "mlp_")):
             nn.init.zeros_(parameter)
 
 
@@ -97,8 +99,9 @@ def test_something_is_put_into_each_block_with_attention_and_nothing_into_the_co
     with torch.device("meta"):
         cls = get_method(name)
         method = cls(info(image_size=SIDE), resolve_hparams(cls, "drawn", {"backbone": "mobile_sam"}))
-    keys = (key.split(".") for key in dict(method.image_encoder.named_parameters()) if is_added(key))
-    places = {(int(stage), int(block)) for _, stage, part, block, *_ in keys if part == "blocks"}
+    keys = (key for key in dict(method.image_encoder.named_parameters()) if is_added(key))
+    found = filter(None, (re.match(r"stages\.(\d)\.blocks\.(\d)\.", key) for key in keys))
+    places = {(int(place[1]), int(place[2])) for place in found}
     assert places == {(stage, i) for stage, depth in ((1, 2), (2, 6), (3, 2)) for i in range(depth)}
 
 

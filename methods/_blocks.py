@@ -10,7 +10,7 @@ before them, its stage 0, have no attention and no tokens: nothing is put in the
 Tokens are (N, H, W, C) throughout.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -41,9 +41,9 @@ def _on_tokens(convolutions: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: convolutions(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def blocks(encoder: Any) -> Iterator[Any]:
+def blocks(encoder: Any) -> list[Any]:
     """The blocks that have attention, in order."""
-    return (block for stage in stages(encoder) for block in stage.blocks)
+    return [block for stage in stages(encoder) for block in stage.blocks]
 
 
 def patches(encoder: Any, x: Tensor) -> Tensor:
@@ -67,6 +67,19 @@ def tokens(encoder: Any, x: Tensor, through: Callable[[Any, Tensor], Tensor]) ->
         for block in stage.blocks:
             x = through(block, x)
     return x
+
+
+def features(encoder: Any, x: Tensor, which: Collection[int]) -> list[Tensor]:
+    """Normalised image (N, 3, S, S) -> maps (N, C, h, w): what leaves `which` blocks, then what the neck gets."""
+    maps: list[Tensor] = []
+
+    def through(block: Any, x: Tensor) -> Tensor:
+        x = block(x)
+        maps.append(x.permute(0, 3, 1, 2))
+        return x
+
+    last = tokens(encoder, x, through).permute(0, 3, 1, 2)
+    return [*(maps[i] for i in which), last]
 
 
 def width(block: Any) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,7 +49,7 @@ class LowLevelAdapter(nn.Module):
         """The name of the projection to a stage's e; the only one of a plain ViT has the authors'."""
         return f"embedding_generator_{stage}" if stage else "embedding_generator"
 
-    def low_level(self, f: Tensor, grid: torch.Size, stage: int) -> Tensor:
+    def low_level(self, f: Tensor, grid: tuple[int, int], stage: int) -> Tensor:
         """Embedded patches (N, H, W, C) -> e of a stage, on its grid (h, w) and of its width."""
         if f.shape[1:3] != grid:
             f = F.adaptive_avg_pool2d(f.permute(0, 3, 1, 2), grid).permute(0, 2, 3, 1)

@@ -37,7 +37,6 @@ class SAMMethod(Method):
     pretrained = "SAM by --set backbone"
     trained: ClassVar[tuple[str, ...]] = ()  # patterns of the parameters that are trained though they were pretrained
     added: ClassVar[tuple[str, ...]] = ()  # patterns of what SAM does not have: it starts at random and is trained
-    blocks_for: ClassVar[str] = ""  # what it needs the blocks of a plain ViT for, if it does
     load_mask_head: ClassVar[bool] = True  # start the mask tokens and what belongs to them from SAM's, too
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         "prostate": {"backbone": "vit_b", "image_size": 384},
@@ -46,7 +45,7 @@ class SAMMethod(Method):
 
     def __init__(self, task: TaskInfo, hparams: SAMHparams):
         super().__init__(task, hparams)
-        self.backbone = sam.find_backbone(hparams.backbone, self.blocks_for)
+        self.backbone = sam.find_backbone(hparams.backbone)
         self.image_encoder = sam.image_encoder(self.backbone, self.image_size)
         self.prompt_encoder = sam.prompt_encoder(self.backbone, self.image_size)
         self.mask_decoder = sam.mask_decoder(self.backbone, self.mask_tokens)

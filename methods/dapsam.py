@@ -199,7 +199,7 @@ class DAPSAM(Method):
         x = f = _blocks.patches(encoder, x)
         for s, stage in enumerate(_blocks.stages(encoder)):
             x = stage.enter(x)
-            e = encoder.l_adapter.low_level(f, x.shape[1:3], s)
+            e = encoder.l_adapter.low_level(f, (x.shape[1], x.shape[2]), s)
             for block in stage.blocks:
                 x = self.through(block, x, e, i)
                 i += 1

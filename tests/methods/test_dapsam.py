@@ -140,7 +140,7 @@ def test_the_low_level_prompt_of_a_stage_is_projected_from_the_means_of_the_patc
     projection = adapter.embedding_generator_1
     projection.load_state_dict({"weight": torch.tensor([[2.0], [-1.0]]), "bias": torch.tensor([0.0, 10.0])})
     f = torch.tensor([[1.0, 3.0, 0.0, 0.0], [5.0, 7.0, 0.0, 8.0]]).reshape(1, 2, 4, 1)  # means of 4 and 2
-    e = adapter.low_level(f, torch.Size((1, 2)), stage=1)
+    e = adapter.low_level(f, (1, 2), stage=1)
     assert e.tolist() == [[[[8.0, 6.0], [4.0, 8.0]]]]
 
 

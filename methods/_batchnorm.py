@@ -1,4 +1,4 @@
-"""Batch norm in passes that only look: they must not move the running statistics that a prediction uses."""
+"""Batch norm whose running statistics must not move: in passes that only look, and where it is frozen."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,3 +18,10 @@ def untracked(module: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+def keep_frozen(module: nn.Module) -> None:
+    """Put every batch norm that is frozen into eval mode, where it uses its running statistics and keeps them."""
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm) and not norm.weight.requires_grad:
+            norm.eval()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgbench.method import Batch, Hparams, Method
+from dgbench.methods._batchnorm import keep_frozen
 from dgbench.networks import checkpoints, sam, weights
 from dgbench.networks.augmentation import augment
 from dgbench.networks.embeddings import EmbeddingCache
@@ -36,7 +37,6 @@ class SAMMethod(Method):
     pretrained = "SAM by --set backbone"
     trained: ClassVar[tuple[str, ...]] = ()  # patterns of the parameters that are trained though they were pretrained
     added: ClassVar[tuple[str, ...]] = ()  # patterns of what SAM does not have: it starts at random and is trained
-    blocks_for: ClassVar[str] = ""  # what it needs the blocks of a plain ViT for, if it does
     load_mask_head: ClassVar[bool] = True  # start the mask tokens and what belongs to them from SAM's, too
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         "prostate": {"backbone": "vit_b", "image_size": 384},
@@ -45,7 +45,7 @@ class SAMMethod(Method):
 
     def __init__(self, task: TaskInfo, hparams: SAMHparams):
         super().__init__(task, hparams)
-        self.backbone = sam.find_backbone(hparams.backbone, self.blocks_for)
+        self.backbone = sam.find_backbone(hparams.backbone)
         self.image_encoder = sam.image_encoder(self.backbone, self.image_size)
         self.prompt_encoder = sam.prompt_encoder(self.backbone, self.image_size)
         self.mask_decoder = sam.mask_decoder(self.backbone, self.mask_tokens)
@@ -79,10 +79,9 @@ class SAMMethod(Method):
             parameter.requires_grad = any(fnmatchcase(name, p) for p in (*self.trained, *self.added))
 
     def train(self, mode: bool = True) -> "SAMMethod":
-        """As torch's, but a frozen encoder stays in eval mode."""
+        """As torch's, but the frozen batch norms of a TinyViT stay in eval mode."""
         super().train(mode)
-        if self.cache is not None:
-            self.image_encoder.eval()  # frozen: the batch norms of a TinyViT must stay as they are
+        keep_frozen(self.image_encoder)
         return self
 
     def encode(self, x: Tensor) -> Tensor:

@@ -21,6 +21,16 @@ positions and channels are shuffled; and the gate before a block pools each imag
 each channel over the positions. `layout=paper` computes the equations above. Released state dicts load as they are.
 Differs: the default backbone is a small ViT trained whole from scratch, so that no download is needed; the paper's
 ViT-B with its frozen encoder is the default on its own tasks. Any image size. An even image divides by no zero.
+
+On a TinyViT (lite_medsam, mobile_sam) it is our extension, which the paper and the authors' code do not have. Stages
+s = 1, 2, 3 of its encoder each have a grid and a width C_s of their own, hence a low-level prompt of their own:
+
+    e_s = W_s pool_s(f) + b_s     f: patch embedding, 64 channels; pool_s: its means at the places of stage s's grid
+    x  <- conv(x + Attention(x))  inside block i, which convolves each channel before h = LayerNorm(x)
+
+All else is as above with e_s for e, `layout` included. Stage 0 convolves only and stays as it is, and so do the frozen
+batch norms' statistics. The image has the colours that the backbone was trained on instead of z-scores. The adapters
+start as drawn, as the authors': neither here nor there is the encoder SAM's own at the start.
 """
 
 from __future__ import annotations
@@ -35,6 +45,9 @@ from torch import Tensor, nn
 from dgbench.errors import UsageError
 from dgbench.losses import dice_bce
 from dgbench.method import Batch, Hparams, Method
+from dgbench.methods import _blocks
+from dgbench.methods._batchnorm import keep_frozen
+from dgbench.methods._low_level import ChannelAdapter, LowLevelAdapter
 from dgbench.networks import checkpoints, sam, weights
 from dgbench.networks.augmentation import BASE, Augmentation, augment
 from dgbench.networks.unet import normalise, resize
@@ -66,7 +79,9 @@ class DAPSAMHparams(Hparams):
     learning_rate: float = 5e-4
     weight_decay: float = 0.1
     batch_size: int = 8
-    backbone: str = "vit_tiny"  # vit_tiny, or vit_b, vit_l, vit_h: pretrained and frozen
+    backbone: str = (
+        "vit_tiny"  # trained from scratch; or a pretrained and frozen one, see dgbench.networks.sam.BACKBONES
+    )
     warmup: int = 25  # steps of linear warm-up
     horizon: float = 1.25  # the learning rate would reach zero after horizon * steps: the authors stop at 160 of 200
     dice_weight: float = 0.8
@@ -79,53 +94,6 @@ class DAPSAMHparams(Hparams):
     position_encoding: Literal["random", "sam"] = "random"
     load_mask_head: bool = False
     augmentation: Literal["authors", "base", "none"] = "authors"  # base: as the other methods'
-
-
-def gate(x: Tensor, over: tuple[int, int] = (1, 2)) -> Tensor:
-    """(N, H, W, C) -> (N, H, W, C), weighed by its mean and maximum `over` two axes: those of the image, (H, W)."""
-    return x * (x.mean(over, keepdim=True) + x.amax(over, keepdim=True)).sigmoid()
-
-
-class ChannelAdapter(nn.Module):
-    """Bottleneck beside a block's MLP."""
-
-    def __init__(self, width: int, reduction: int):
-        super().__init__()
-        self.D_fc1 = nn.Linear(width, width // reduction)
-        self.D_fc2 = nn.Linear(width // reduction, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (N, H, W, C) -> what is added to them, of that shape."""
-        return self.D_fc2(F.gelu(self.D_fc1(gate(x))))
-
-
-class LowLevelAdapter(nn.Module):
-    """The low-level prompt e, and one bottleneck before each of `depth` blocks."""
-
-    def __init__(self, width: int, reduction: int, depth: int, layout: str):
-        super().__init__()
-        self.layout = layout
-        self.embedding_generator = nn.Linear(width, width)
-        hidden = width // reduction
-        for i in range(depth):
-            bottleneck = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-            self.add_module(f"lightweight_mlp_{i}", bottleneck)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-
-    def low_level(self, x: Tensor) -> Tensor:
-        """Tokens (N, H, W, C) -> e, of the same shape."""
-        n, height, width, c = x.shape
-        if self.layout == "authors":
-            x = x.reshape(n, c, height * width).mT.reshape(n, height, width, c)
-        return self.embedding_generator(x)
-
-    def forward(self, x: Tensor, e: Tensor, i: int) -> Tensor:
-        """Tokens and e, (N, H, W, C) both -> what is added before block `i`."""
-        over = (1, 3) if self.layout == "authors" else (1, 2)
-        return self.get_submodule(f"lightweight_mlp_{i}")(gate(0.5 * x + e, over))
 
 
 class Memory(nn.Module):
@@ -177,21 +145,24 @@ class DAPSAM(Method):
     def __init__(self, task: TaskInfo, hparams: DAPSAMHparams):
         super().__init__(task, hparams)
         h = hparams
-        self.backbone = sam.find_backbone(h.backbone, "puts adapters between the blocks")
+        self.backbone = sam.find_backbone(h.backbone)
         if self.backbone.weights is None and (h.load_mask_head or h.position_encoding == "sam"):
             raise UsageError(
                 f"backbone '{h.backbone}' is trained from scratch: it has no mask head or position encoding to load",
-                "choose vit_b, vit_l or vit_h, or leave load_mask_head and position_encoding as they are",
+                "choose a pretrained one, or leave load_mask_head and position_encoding as they are",
             )
-        width, masks = self.backbone.width, len(task.structures)
         self.image_encoder = sam.image_encoder(self.backbone, self.image_size)
         if h.adapters != "l":
-            for block in self.image_encoder.blocks:
-                block.channel_adapter = ChannelAdapter(width, h.reduction)
-        depth = self.backbone.depth if h.adapters != "channel" else 0
-        self.image_encoder.l_adapter = LowLevelAdapter(width, h.reduction, depth, h.layout)
+            for block in _blocks.blocks(self.image_encoder):
+                block.channel_adapter = ChannelAdapter(_blocks.width(block), h.reduction)
+        stages = [
+            (_blocks.width(stage.blocks[0]), len(stage.blocks) if h.adapters != "channel" else 0)
+            for stage in _blocks.stages(self.image_encoder)
+        ]
+        low = _blocks.low_width(self.image_encoder)
+        self.image_encoder.l_adapter = LowLevelAdapter(low, stages, h.reduction, h.layout)
         self.prompt_generator = PromptGenerator(self.backbone, h.memory, h.memory_similarity)
-        self.mask_decoder = sam.mask_decoder(self.backbone, masks)
+        self.mask_decoder = sam.mask_decoder(self.backbone, len(task.structures))
 
     def load_pretrained(self) -> dict[str, str]:
         """SAM's weights, fitted to this image size; what came from them is frozen but for what the paper trains."""
@@ -216,20 +187,33 @@ class DAPSAM(Method):
         for name, parameter in self.image_encoder.named_parameters():
             parameter.requires_grad = "adapter" in name
 
+    def train(self, mode: bool = True) -> DAPSAM:
+        """As torch's, but the frozen batch norms of a TinyViT stay in eval mode."""
+        super().train(mode)
+        keep_frozen(self.image_encoder)
+        return self
+
     def embed(self, x: Tensor) -> Tensor:
         """Normalised image (N, 3, S, S) -> image embedding (N, C, S / patch, S / patch)."""
-        encoder, adapters = self.image_encoder, self.hparams.adapters
-        x = encoder.patch_embed(x) + encoder.pos_embed
-        e = encoder.l_adapter.low_level(x)
-        for i, block in enumerate(encoder.blocks):
-            if adapters != "channel":
-                x = x + encoder.l_adapter(x, e, i)
-            x = x + block.attend(x)
-            h = block.norm2(x)
-            x = x + block.mlp(h)
-            if adapters != "l":
-                x = x + 0.5 * block.channel_adapter(h + e)
+        encoder, i = self.image_encoder, 0
+        x = f = _blocks.patches(encoder, x)
+        for s, stage in enumerate(_blocks.stages(encoder)):
+            x = stage.enter(x)
+            e = encoder.l_adapter.low_level(f, (x.shape[1], x.shape[2]), s)
+            for block in stage.blocks:
+                x = self.through(block, x, e, i)
+                i += 1
         return encoder.neck(x.permute(0, 3, 1, 2))
+
+    def through(self, block: Any, x: Tensor, e: Tensor, i: int) -> Tensor:
+        """Tokens (N, H, W, C) through block i and its adapters; e of that shape."""
+        adapters = self.hparams.adapters
+        if adapters != "channel":
+            x = x + self.image_encoder.l_adapter(x, e, i)
+        x = _blocks.mix(block, x + _blocks.attend(block, x))
+        h = _blocks.normed(block, x)
+        x = x + _blocks.mlp(block, h)
+        return x if adapters == "l" else x + 0.5 * block.channel_adapter(h + e)
 
     def low_res_logits(self, x: Tensor) -> Tensor:
         """Normalised image (N, 3, S, S) -> (N, K, 4 S / patch, 4 S / patch)."""
@@ -239,7 +223,13 @@ class DAPSAM(Method):
 
     def logits(self, image: Tensor) -> Tensor:
         """(N, 3, S, S) -> (N, K, S, S). Each channel of each image is brought to mean 0 and deviation 1."""
-        return resize(self.low_res_logits(normalise(image, "zscore").expand_as(image)), image.shape[-2:])
+        return resize(self.low_res_logits(self.normalised(image)), image.shape[-2:])
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """(N, 3, S, S) in [0, 1] as z-scores; for a TinyViT in its own colours."""
+        if self.backbone.depth:
+            return normalise(image, "zscore").expand_as(image)
+        return sam.normalise_for(self.backbone, image)
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
         """The authors' augmentation: image (N, 3, H, W) in [0, 1], mask (N, K, H, W) in {0, 1}."""

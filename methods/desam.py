@@ -16,8 +16,9 @@ border is zero, a fifth of the side for prostate. Parameters that compute nothin
 masks, three shortcuts, a head. The authors set the stability to 0.6 but do not apply it (`least_stability=0`), and with
 the library's version they name the cross-entropy of one structure is always 0 (`cross_entropy=0`).
 Differs: K structures are K outputs of PDMM's head, and structure k's IoU is mask token k's; points are drawn for one of
-them. Widths follow the backbone (theirs are ViT-H's); one with fewer than four global blocks gives all it has. The loss
-is taken at the image's size. Trap: ViT-H's features of a 1024 px image take 34 MB on disk. From scratch all is trained.
+them. Widths follow the backbone (theirs are ViT-H's); one with fewer than four global blocks gives all it has. In a
+TinyViT the B_i are every second block of stage 2, the longest, whose grid is F's. The loss is taken at the image's
+size. Trap: ViT-H's features of a 1024 px image take 34 MB on disk. From scratch all is trained.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgbench.method import Batch
+from dgbench.methods import _blocks
 from dgbench.methods._desam import PDMM, choose, prim, random_points, tidy
 from dgbench.methods._grid import grid
 from dgbench.methods._sam import SAMHparams, SAMMethod
@@ -35,6 +37,7 @@ from dgbench.networks.embeddings import EmbeddingCache
 from dgbench.networks.unet import resize
 from dgbench.task import TaskInfo
 
+OF_TINY_VIT = (3, 5, 7)  # of its ten blocks with attention
 FRAME = {"border": 50 / 256}  # of the images that the authors prepare
 
 
@@ -63,15 +66,15 @@ class DeSAM(SAMMethod):
     paper = "https://arxiv.org/abs/2306.00499"
     trained = ("mask_decoder.*",)
     added = ("pdmm.*",)
-    blocks_for = "reads masks from the features of several blocks"
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         "prostate": {"backbone": "vit_h", "image_size": 1024, "learning_rate": 1e-4, "weight_decay": 0.0, **FRAME}
     }
 
     def __init__(self, task: TaskInfo, hparams: DeSAMHparams):
         super().__init__(task, hparams)
-        self.blocks = self.backbone.global_blocks[:3]
-        self.pdmm = PDMM(self.backbone.width, self.backbone.embedding, len(self.blocks), len(task.structures))
+        self.blocks = self.backbone.global_blocks[:3] if self.backbone.depth else OF_TINY_VIT
+        self.width = _blocks.width(_blocks.blocks(self.image_encoder)[self.blocks[0]])
+        self.pdmm = PDMM(self.width, self.backbone.embedding, len(self.blocks), len(task.structures))
 
     def load_pretrained(self) -> dict[str, str]:
         files = super().load_pretrained()
@@ -81,17 +84,12 @@ class DeSAM(SAMMethod):
 
     def encode(self, x: Tensor) -> Tensor:
         """Normalised image (N, 3, S, S) -> features of the blocks, then the image embedding, along the channels."""
-        encoder, seen = self.image_encoder, []
-        x = encoder.patch_embed(x) + encoder.pos_embed
-        for i, block in enumerate(encoder.blocks):
-            x = block(x)
-            if i in self.blocks:
-                seen.append(x.permute(0, 3, 1, 2))
-        return torch.cat((*seen, encoder.neck(x.permute(0, 3, 1, 2))), 1)
+        *seen, last = _blocks.features(self.image_encoder, x, self.blocks)
+        return torch.cat((*seen, self.image_encoder.neck(last)), 1)
 
     def features(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """(N, 3, S, S) in [0, 1] -> PDMM's context and the image embedding."""
-        widths = [self.backbone.width] * len(self.blocks) + [self.backbone.embedding]
+        widths = [self.width] * len(self.blocks) + [self.backbone.embedding]
         *blocks, embedding = self.embed(image).split(widths, 1)
         return self.pdmm.context(blocks), embedding
 

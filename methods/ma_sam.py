@@ -18,18 +18,20 @@ what a slice is given in each stack that holds it. They use ViT-H and a batch of
 and the common batch, see `backbone` and `batch_size`. The adapters are half as wide as the backbone: 384 channels in
 ViT-B, which is the authors' number for every backbone. The input has SAM's colours; theirs is stretched to [0, 1] in
 each stack. The augmentation is all methods'. For structures that overlap, and for the loss, see SAMed (sam_lora).
-Trap: an idea that is put over it (ma_sam+randconv) takes the slices for colours and may mix them. Nothing is frozen on
-a backbone that is trained from scratch.
+In a TinyViT, which is not theirs, the blocks of a stage share U and V, A works on the grid of each stage, and A' stands
+between a block's convolution and its MLP; the convolutions before the first attention see each slice alone. Trap: an
+idea that is put over it (ma_sam+randconv) takes the slices for colours and may mix them. Nothing is frozen on a
+backbone that is trained from scratch.
 """
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgbench.errors import UsageError
+from dgbench.methods import _blocks
 from dgbench.methods._samed import SAMedHparams, SAMedMethod
 from dgbench.networks import sam
 from dgbench.task import TaskInfo
@@ -46,22 +48,24 @@ class MASAMHparams(SAMedHparams):
 
 
 class FacTLinear(nn.Linear):
-    """The projection to queries, keys and values that it is given, plus changes of queries and values: V S U x."""
+    """The projection to queries, keys and values that it is given, plus changes of queries and values: V S U x.
 
-    def __init__(self, qkv: nn.Linear, u: nn.Linear, v: nn.Linear, dropout: float):
+    parts: in how many parts its output lies, each of which has all three.
+    """
+
+    def __init__(self, qkv: nn.Linear, u: nn.Linear, v: nn.Linear, dropout: float, parts: int):
         super().__init__(qkv.in_features, qkv.out_features)
         self.weight, self.bias = qkv.weight, qkv.bias
         self.shared = (u, v)  # in a tuple, which does not make them this block's own
         self.fact_q, self.fact_v = (nn.Linear(u.out_features, u.out_features, bias=False) for _ in "qv")
-        self.dropout = dropout
+        self.dropout, self.parts = dropout, parts
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., 3 C): queries, keys, values."""
+        """(..., C) -> (..., 3 C): queries, keys and values, in `parts`."""
         u, v = self.shared
-        queries, keys, values = super().forward(x).chunk(3, -1)
-        inner = u(x)
+        qkv, inner = super().forward(x), u(x)
         change_q, change_v = (v(F.dropout(s(inner), self.dropout, self.training)) for s in (self.fact_q, self.fact_v))
-        return torch.cat((queries + change_q, keys, values + change_v), -1)
+        return _blocks.change(qkv, change_q, change_v, self.parts)
 
 
 class SliceAdapter(nn.Module):
@@ -98,12 +102,11 @@ class MASAM(SAMedMethod):
     hparams: MASAMHparams
     paper = "https://arxiv.org/abs/2309.08842"
     added = (
-        "image_encoder.shared_*",
-        "image_encoder.blocks.*.fact_*",
-        "image_encoder.blocks.*_adapter.*",
+        "image_encoder.*shared_*",
+        "image_encoder.*.fact_*",
+        "image_encoder.*_adapter.*",
         "mask_decoder.output_upscaling.[4-9].*",
     )
-    blocks_for = "puts adapters into the blocks"
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         task: {"learning_rate": 8e-4, "weight_decay": 0.1, "warmup": 250, "horizon": 4 / 3, "decay": 7.0}
         for task in ("prostate", "fundus")
@@ -114,15 +117,21 @@ class MASAM(SAMedMethod):
         if hparams.neighbours < 0:
             raise UsageError(f"neighbours is {hparams.neighbours}", "0 shows a slice alone, 2 is the paper's")
         self.neighbours = hparams.neighbours
-        encoder, width = self.image_encoder, self.backbone.width
-        encoder.shared_u = nn.Linear(width, hparams.rank, bias=False)
-        encoder.shared_v = nn.Linear(hparams.rank, width, bias=False)
-        nn.init.zeros_(encoder.shared_v.weight)
-        for block in encoder.blocks:
-            block.attn.qkv = FacTLinear(block.attn.qkv, encoder.shared_u, encoder.shared_v, hparams.dropout)
+        for stage in _blocks.stages(self.image_encoder):
+            self.put_into(stage, hparams)
+        refine(self.mask_decoder, self.backbone.patch // 4)
+
+    def put_into(self, stage: _blocks.Stage, hparams: MASAMHparams) -> None:
+        """Factors that the blocks of a stage share, those of each block, and its adapters."""
+        home, width = stage.module, _blocks.width(stage.blocks[0])
+        home.shared_u = nn.Linear(width, hparams.rank, bias=False)
+        home.shared_v = nn.Linear(hparams.rank, width, bias=False)
+        nn.init.zeros_(home.shared_v.weight)
+        for block in stage.blocks:
+            parts = _blocks.heads_apart(block)
+            block.attn.qkv = FacTLinear(block.attn.qkv, home.shared_u, home.shared_v, hparams.dropout, parts)
             sizes = width, hparams.adapter_width or width // 2
             block.first_adapter, block.second_adapter = SliceAdapter(*sizes), SliceAdapter(*sizes)
-        refine(self.mask_decoder, self.backbone.patch // 4)
 
     def embed(self, image: Tensor) -> Tensor:
         """(N, 3 (2n + 1), S, S) in [0, 1] -> (N, C, S / patch, S / patch), of the slice in the middle."""
@@ -131,12 +140,15 @@ class MASAM(SAMedMethod):
 
     def encode(self, x: Tensor) -> Tensor:
         """Stacks (N D, 3, S, S), normalised -> (N, C, S / patch, S / patch) of the middle slices."""
-        encoder, depth = self.image_encoder, 2 * self.neighbours + 1
-        x = encoder.patch_embed(x) + encoder.pos_embed
-        for block in encoder.blocks:
-            x = x + block.first_adapter(x, depth)
-            x = x + block.attend(x)
-            x = x + block.second_adapter(x, depth)
-            x = x + block.mlp(block.norm2(x))
+        depth = 2 * self.neighbours + 1
+        x = _blocks.tokens(self.image_encoder, x, self.through)
         middle = x[self.neighbours :: depth]
-        return encoder.neck(middle.permute(0, 3, 1, 2))
+        return self.image_encoder.neck(middle.permute(0, 3, 1, 2))
+
+    def through(self, block: Any, x: Tensor) -> Tensor:
+        """Tokens (N D, H, W, C) through one block and its adapters."""
+        depth = 2 * self.neighbours + 1
+        x = x + block.first_adapter(x, depth)
+        x = _blocks.mix(block, x + _blocks.attend(block, x))
+        x = x + block.second_adapter(x, depth)
+        return x + _blocks.mlp(block, _blocks.normed(block, x))

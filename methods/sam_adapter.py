@@ -15,7 +15,8 @@ Differs: 2-D only. No prompts: the authors click into the reference, here nothin
 loss is all methods' instead of a cross-entropy that counts the inside twice; polynomial decay with AdamW instead of
 Adam with steps. The authors' code normalises tokens after it fills the windows at the border, here, as in SAM, before;
 it also names the relative positions otherwise than SAM's checkpoints and so does not load them: here they are loaded.
-Nothing is frozen on a backbone that is trained from scratch.
+In a TinyViT, which is not theirs, A follows the attention of each block that has one, and A' stands beside its MLP,
+behind its convolution. Nothing is frozen on a backbone that is trained from scratch.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgbench.methods import _blocks
 from dgbench.methods._sam import SAMHparams, SAMMethod
 from dgbench.task import TaskInfo
 
@@ -59,25 +61,25 @@ class SAMAdapter(SAMMethod):
     hparams: SAMAdapterHparams
     paper = "https://arxiv.org/abs/2304.12620"
     trained = ("mask_decoder.*",)
-    added = ("image_encoder.blocks.*_adapter.*",)
-    blocks_for = "puts adapters into the blocks"
+    added = ("image_encoder.*_adapter.*",)
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         task: {"learning_rate": 1e-4, "weight_decay": 0.0} for task in ("prostate", "fundus")
     }
 
     def __init__(self, task: TaskInfo, hparams: SAMAdapterHparams):
         super().__init__(task, hparams)
-        for block in self.image_encoder.blocks:
-            settings = self.backbone.width, hparams.reduction, hparams.zero_init
+        for block in _blocks.blocks(self.image_encoder):
+            settings = _blocks.width(block), hparams.reduction, hparams.zero_init
             block.space_adapter, block.mlp_adapter = Adapter(*settings), Adapter(*settings)
 
     def encode(self, x: Tensor) -> Tensor:
         """Normalised image (N, 3, S, S) -> (N, C, S / patch, S / patch)."""
-        encoder = self.image_encoder
-        x = encoder.patch_embed(x) + encoder.pos_embed
-        for block in encoder.blocks:
-            attended = block.attend(x)
-            x = x + attended + block.space_adapter(attended)
-            h = block.norm2(x)
-            x = x + block.mlp(h) + self.hparams.mlp_scale * block.mlp_adapter(h)
-        return encoder.neck(x.permute(0, 3, 1, 2))
+        x = _blocks.tokens(self.image_encoder, x, self.through)
+        return self.image_encoder.neck(x.permute(0, 3, 1, 2))
+
+    def through(self, block: Any, x: Tensor) -> Tensor:
+        """Tokens (N, H, W, C) through one block and its adapters."""
+        attended = _blocks.attend(block, x)
+        x = _blocks.mix(block, x + attended + block.space_adapter(attended))
+        h = _blocks.normed(block, x)
+        return x + _blocks.mlp(block, h) + self.hparams.mlp_scale * block.mlp_adapter(h)

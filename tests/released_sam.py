@@ -1,18 +1,22 @@
 """A SAM release in miniature: a checkpoint with the keys of a release, known to dgbench under a name of its own."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from dgbench.files import sha256
 from dgbench.method import Method
-from dgbench.networks import checkpoints, sam, weights
+from dgbench.networks import checkpoints, sam, tiny_vit, weights
 from dgbench.task import TaskInfo
 
 NAME = "narrow"
 NARROW = sam.Backbone(3, 32, 2, (1, 2), embedding=32, window=4, weights=NAME)
+TINY = sam.Backbone(0, embedding=32, weights=NAME)
+MOBILE_SAM = Path(__file__).parent / "golden" / "tiny_vit_mobile_sam.npz"
 
 
 def release(folder: Path, monkeypatch: pytest.MonkeyPatch, backbone: sam.Backbone = NARROW) -> dict[str, Tensor]:
@@ -24,7 +28,10 @@ def release(folder: Path, monkeypatch: pytest.MonkeyPatch, backbone: sam.Backbon
             "prompt_encoder": sam.prompt_encoder(backbone, sam.RELEASE_IMAGE_SIZE),
             "mask_decoder": sam.mask_decoder(backbone, sam.RELEASE_MASKS),
         }
-    state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    states = {name: part.state_dict() for name, part in parts.items()}
+    if not backbone.depth:
+        states["image_encoder"] = with_mobile_sams_keys(states["image_encoder"])
+    state = {f"{name}.{key}": value for name, part in states.items() for key, value in part.items()}
     path = folder / "narrow.pth"
     torch.save(state, path)
     monkeypatch.setenv("DGBENCH_WEIGHTS", str(folder))
@@ -33,6 +40,15 @@ def release(folder: Path, monkeypatch: pytest.MonkeyPatch, backbone: sam.Backbon
     monkeypatch.setitem(weights.WEIGHTS, NAME, known)
     monkeypatch.setitem(sam.BACKBONES, NAME, backbone)
     return checkpoints.load_state(path)
+
+
+def with_mobile_sams_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A TinyViT's state dict -> the same values under the keys of MobileSAM's file, and the classifier it has."""
+    golden, given = np.load(MOBILE_SAM), {}
+    for name, shape in zip(golden["state_names"].tolist(), golden["state_shapes"].tolist(), strict=True):
+        kept = list(tiny_vit.from_release({name: torch.empty(0)}))
+        given[name] = state[kept[0]] if kept else torch.zeros(json.loads(shape))
+    return given
 
 
 def info(structures: int = 1, image_size: int = 64) -> TaskInfo:

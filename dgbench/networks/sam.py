@@ -59,20 +59,9 @@ BACKBONES = {
 }
 
 
-def find_backbone(name: str, blocks_for: str = "") -> Backbone:
-    """The backbone of that name. Raises `UsageError` for an unknown one.
-
-    `blocks_for` says what a method needs a plain ViT's blocks for ("puts adapters into the blocks"): then a TinyViT is
-    refused, too.
-    """
-    backbone = BACKBONES[require(name, list(BACKBONES), "backbone")]
-    if blocks_for and not backbone.depth:
-        plain = [n for n, b in BACKBONES.items() if b.depth]
-        raise UsageError(
-            f"backbone '{name}' is a TinyViT, without blocks of one width; this method {blocks_for}",
-            f"choose a plain ViT: {', '.join(plain)}",
-        )
-    return backbone
+def find_backbone(name: str) -> Backbone:
+    """The backbone of that name. Raises `UsageError` for an unknown one."""
+    return BACKBONES[require(name, list(BACKBONES), "backbone")]
 
 
 def normalise_for(backbone: Backbone, image: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch.nn.functional import interpolate
 from dgbench.errors import DataError, UsageError
 from dgbench.files import sha256
 from dgbench.method import Batch, resolve_hparams
-from dgbench.methods.dapsam import DAPSAM, DAPSAMHparams, gate
+from dgbench.methods._low_level import LowLevelAdapter, gate
+from dgbench.methods.dapsam import DAPSAM, DAPSAMHparams
 from dgbench.networks import checkpoints, sam, weights
 from dgbench.task import TaskInfo
 
@@ -132,6 +133,24 @@ def test_the_larger_backbones_are_built_by_the_same_settings(backbone):
 def test_the_gate_weighs_a_channel_by_its_mean_and_its_maximum():
     x = torch.tensor([[0.0, 2.0], [0.0, 2.0]]).reshape(1, 2, 1, 2)  # channel 0 is dark, channel 1 is 2 everywhere
     assert gate(x).flatten().tolist() == pytest.approx([0, 2 / (1 + np.exp(-4)), 0, 2 / (1 + np.exp(-4))])
+
+
+def test_the_low_level_prompt_of_a_stage_is_projected_from_the_means_of_the_patches_at_its_places():
+    adapter = LowLevelAdapter(1, [(1, 0), (2, 0)], reduction=1, layout="paper")
+    projection = adapter.embedding_generator_1
+    projection.load_state_dict({"weight": torch.tensor([[2.0], [-1.0]]), "bias": torch.tensor([0.0, 10.0])})
+    f = torch.tensor([[1.0, 3.0, 0.0, 0.0], [5.0, 7.0, 0.0, 8.0]]).reshape(1, 2, 4, 1)  # means of 4 and 2
+    e = adapter.low_level(f, (1, 2), stage=1)
+    assert e.tolist() == [[[[8.0, 6.0], [4.0, 8.0]]]]
+
+
+def test_a_tiny_vit_sees_the_colours_it_was_trained_on_and_a_plain_one_sees_z_scores():
+    image = batch(1).image
+    with torch.device("meta"):
+        tiny, plain = dapsam(backbone="lite_medsam"), dapsam(backbone="small")
+    assert (tiny.normalised(image).amin(), tiny.normalised(image).amax()) == (0, 1)
+    z = plain.normalised(image)
+    assert (z.mean().item(), z.std(unbiased=False).item()) == (pytest.approx(0, abs=1e-4), pytest.approx(1, abs=1e-3))
 
 
 def test_the_loss_is_summed_over_structures_and_its_dice_taken_over_the_batch():

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgbench.errors import UsageError
 from dgbench.method import Batch, Method, resolve_hparams
 from dgbench.methods._desam import PDMM, choose, prim, random_points, tidy
 from dgbench.methods._grid import grid, nms, stability
@@ -310,9 +309,18 @@ def test_from_scratch_nothing_is_frozen():
     assert method.blocks == (0, 1, 2) and method.low_res_logits(batch().image).shape == (2, 1, 32, 32)
 
 
-def test_a_tiny_vit_is_refused():
-    with pytest.raises(UsageError, match=r"TinyViT.*reads masks from the features of several blocks"):
-        desam(backbone="mobile_sam")
+@pytest.mark.parametrize("backbone, side", [("mobile_sam", 4), ("lite_medsam", 16)])
+@torch.no_grad()
+def test_of_a_tiny_vit_it_reads_every_second_block_of_the_longest_stage(backbone: str, side: int):
+    method, seen = desam(backbone=backbone).eval(), []
+    for i in (1, 3, 5):
+        method.image_encoder.stages[2].blocks[i].register_forward_hook(lambda module, given, out: seen.append(out))
+    x = batch(1).image
+    features = method.encode(x)
+    assert features.shape == (1, 3 * 160 + 256, side, side)
+    torch.testing.assert_close(features[:, :480], torch.cat(seen, 3).permute(0, 3, 1, 2))
+    torch.testing.assert_close(features[:, 480:], method.image_encoder(x))
+    assert method.logits(x).shape == (1, 1, 64, 64)
 
 
 class OfPoints(DeSAM):

@@ -1,4 +1,4 @@
-"""Every way of using SAM on every kind of backbone it claims: from scratch, a pretrained ViT, a pretrained TinyViT."""
+"""Every way of using SAM on every kind of backbone: from scratch, a pretrained ViT, a pretrained TinyViT."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,18 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from dgbench.errors import UsageError
 from dgbench.method import Method, resolve_hparams
 from dgbench.methods._sam import SAMMethod
-from dgbench.networks import sam
 from dgbench.registry import METHODS, get_method
 from dgbench.running import train
 from dgbench.running.conformance import check_method
-from tests.released_sam import NAME, info, release
+from tests.released_sam import NAME, TINY, info, release
 
-TINY = "tiny"
 FAMILY = [n for n in METHODS.names() if "backbone" in {f for f in vars(resolve_hparams(get_method(n), "check"))}]
-ON_TINY_VIT = [n for n in FAMILY if not getattr(get_method(n), "blocks_for", "adapters")]
+KINDS = pytest.mark.parametrize(
+    "name, backbone", [(n, kind) for kind in ("vit", "tiny") for n in FAMILY], indirect=["backbone"]
+)
 
 
 def on(name: str, backbone: str) -> type[Method]:
@@ -29,40 +28,26 @@ def on(name: str, backbone: str) -> type[Method]:
 
 @pytest.fixture
 def backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == TINY:
-        release(tmp_path, monkeypatch, sam.Backbone(0, patch=16, embedding=32, weights=NAME, colours="unit"))
-    else:
-        release(tmp_path, monkeypatch)
+    release(tmp_path, monkeypatch, *([TINY] if request.param == "tiny" else []))
     yield NAME
 
 
 def test_the_family_is_there():
     assert len(FAMILY) >= 12 and "erm" not in FAMILY
-    assert {"sam_box", "sam_decoder", "sam_full"} <= set(ON_TINY_VIT)
 
 
-@pytest.mark.parametrize(
-    "name, backbone", [*((n, "vit") for n in FAMILY), *((n, TINY) for n in ON_TINY_VIT)], indirect=["backbone"]
-)
+@KINDS
 def test_on_a_pretrained_backbone_it_passes_the_checks(name: str, backbone: str):
     assert check_method(on(name, backbone)) == []
 
 
-@pytest.mark.parametrize("name", sorted(set(FAMILY) - set(ON_TINY_VIT)))
-def test_what_needs_the_blocks_of_a_plain_vit_says_so_in_one_sentence(name: str):
-    with pytest.raises(
-        UsageError, match=r"^backbone 'lite_medsam' is a TinyViT, .*this method \w+ .*\nchoose a plain ViT: vit_b"
-    ):
-        get_method(name)(info(), resolve_hparams(get_method(name), "drawn", {"backbone": "lite_medsam"}))
-
-
-@pytest.mark.parametrize("name", FAMILY)
-@pytest.mark.parametrize("backbone", ["vit"], indirect=True)
+@KINDS
 def test_a_step_leaves_what_is_frozen_as_the_release_has_it(name: str, backbone: str):
     cls = on(name, backbone)
     method, files = train.build(cls, info(), resolve_hparams(cls, "check", {"batch_size": "2"}), seed=0)
     assert list(files) == ["narrow.pth"]
     before = {n: p.clone() for n, p in method.named_parameters()}
+    statistics = {n: b.clone() for n, b in method.named_buffers() if ".bn." in n}
     train.configure(method)
     method.train()
     generator = torch.Generator().manual_seed(0)
@@ -75,5 +60,7 @@ def test_a_step_leaves_what_is_frozen_as_the_release_has_it(name: str, backbone:
     free = {n for n, p in method.named_parameters() if p.requires_grad}
     assert changed <= free
     assert bool(changed) == bool(free)
+    moved = {n for n, b in method.named_buffers() if n in statistics and not torch.equal(b, statistics[n])}
+    assert bool(moved) == (name == "sam_full" and bool(statistics)), "frozen batch norms keep their statistics"
     if isinstance(method, SAMMethod) and not any(n.startswith("image_encoder.") for n in free):
         assert method.cache is not None

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dgbench.networks.sam import package
 from dgbench.networks.tiny_vit import TinyViTEncoder
 
 
@@ -90,15 +89,6 @@ def width(block: Any) -> int:
 def is_tiny(block: Any) -> bool:
     """Whether it is a block of a TinyViT."""
     return hasattr(block, "local_conv")
-
-
-def attend(block: Any, x: Tensor) -> Tensor:
-    """What attention adds to the tokens."""
-    if hasattr(block, "attend"):
-        return block.attend(x)
-    windows, padded = package.window_partition(x, block.window_size)
-    out = block.attn(windows.flatten(1, 2)).view_as(windows)
-    return package.window_unpartition(out, block.window_size, padded, x.shape[1:3])
 
 
 def mix(block: Any, x: Tensor) -> Tensor:

@@ -210,7 +210,7 @@ class DAPSAM(Method):
         adapters = self.hparams.adapters
         if adapters != "channel":
             x = x + self.image_encoder.l_adapter(x, e, i)
-        x = _blocks.mix(block, x + _blocks.attend(block, x))
+        x = _blocks.mix(block, x + block.attend(x))
         h = _blocks.normed(block, x)
         x = x + _blocks.mlp(block, h)
         return x if adapters == "l" else x + 0.5 * block.channel_adapter(h + e)

@@ -149,6 +149,6 @@ class MASAM(SAMedMethod):
         """Tokens (N D, H, W, C) through one block and its adapters."""
         depth = 2 * self.neighbours + 1
         x = x + block.first_adapter(x, depth)
-        x = _blocks.mix(block, x + _blocks.attend(block, x))
+        x = _blocks.mix(block, x + block.attend(x))
         x = x + block.second_adapter(x, depth)
         return x + _blocks.mlp(block, _blocks.normed(block, x))

@@ -79,7 +79,7 @@ class SAMAdapter(SAMMethod):
 
     def through(self, block: Any, x: Tensor) -> Tensor:
         """Tokens (N, H, W, C) through one block and its adapters."""
-        attended = _blocks.attend(block, x)
+        attended = block.attend(x)
         x = _blocks.mix(block, x + attended + block.space_adapter(attended))
         h = _blocks.normed(block, x)
         return x + _blocks.mlp(block, h) + self.hparams.mlp_scale * block.mlp_adapter(h)

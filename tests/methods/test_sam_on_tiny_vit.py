@@ -122,7 +122,7 @@ def test_the_walk_through_the_blocks_is_the_encoders_own_forward_pass():
 
     def through(block: nn.Module, tokens: Tensor) -> Tensor:
         seen.append(_blocks.width(block))
-        tokens = _blocks.mix(block, tokens + _blocks.attend(block, tokens))
+        tokens = _blocks.mix(block, tokens + block.attend(tokens))
         return tokens + _blocks.mlp(block, _blocks.normed(block, tokens))
 
     out = encoder.neck(_blocks.tokens(encoder, x, through).permute(0, 3, 1, 2))

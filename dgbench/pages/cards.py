@@ -54,7 +54,7 @@ def environment() -> dict[str, str]:
 
     from dgbench.files import cache_folder
     from dgbench.networks.weights import folder
-    from dgbench.running import description
+    from dgbench.running import description, device
 
     told = description.environment("cpu")
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -66,6 +66,7 @@ def environment() -> dict[str, str]:
         "devices": ", ".join(["cpu", *cuda]),
         "processor": told["hardware"],
         "threads": str(told["threads"]),
+        "bfloat16": "; ".join(f"{where}: {how}" for where, how in device.bfloat16_here().items()),
         "cache": str(cache_folder()),
         "weights": str(folder()),
     }

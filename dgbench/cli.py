@@ -68,8 +68,11 @@ def run(
     data: Data = None,
     results: Results = face.RESULTS,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Test these weights, do not train.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs made at the same time.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda (all GPUs), cuda:1, ...")] = "auto",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Runs made at the same time.", show_default="free cores or GPUs")
+    ] = None,
+    per_device: Annotated[int, typer.Option("--per-device", min=1, help="Runs at the same time on one GPU.")] = 1,
     save_every: Annotated[float, typer.Option("--save-every", help="Seconds between checkpoints.")] = 60.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
     rerun: Annotated[face.Rerun, typer.Option("--rerun", help="Make also the failed runs again, or all.")] = "missing",
@@ -85,7 +88,7 @@ def run(
             ran = face.run(
                 method, name, source=source or (), seed=seed or 0, protocol=protocol, data=data, results=results,
                 settings=_settings(settings or ()), checkpoint=checkpoint, device=device, jobs=jobs,
-                save_every=save_every, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
+                per_device=per_device, save_every=save_every, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
             )  # fmt: skip
             if dry_run:
                 say(*(f"{planned.status:12} {planned}" for planned in ran.runs))

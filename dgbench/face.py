@@ -86,7 +86,8 @@ def run(
     results: str | Path = RESULTS,
     checkpoint: str | Path | None = None,
     device: str = "auto",
-    jobs: int = 1,
+    jobs: int | None = None,
+    per_device: int = 1,
     save_every: float = 60.0,
     dry_run: bool = False,
     rerun: Rerun = "missing",
@@ -104,7 +105,9 @@ def run(
     settings: hyperparameters that differ from a method's defaults: {"steps": 100}.
     data: the folder with the task's files, ./data/<task> by default. results: the folder that runs are written to.
     checkpoint: weights to test instead of training; `source` then names the domain they were trained on.
-    jobs: runs made at the same time. save_every: seconds between two checkpoints of a run.
+    device: `cuda` for all GPUs, `cuda:1` for one; by default all GPUs, or the CPU where there is none.
+    jobs: runs made at the same time; by default as many as there are free cores (one thread each), or places on GPUs.
+    per_device: runs made at the same time on one GPU. save_every: seconds between two checkpoints of a run.
     dry_run: plan only. rerun: make also the failed runs again, or all.
     plugin: .py files with methods or tasks of your own. quiet: print neither progress nor tables.
 
@@ -134,7 +137,7 @@ def run(
     )
     if dry_run:
         return Ran(tuple(planned))
-    options = launchers.Options(device=device, jobs=jobs, save_every=save_every)
+    options = launchers.Options(device=device, jobs=jobs, per_device=per_device, save_every=save_every)
     with Progress(console) as progress:
         outcomes = launchers.launch(loaded, planned, rerun, options, progress.report)
     return Ran(tuple(planned), tuple(outcomes), tuple(show(loaded, planned, results, console)))

@@ -31,6 +31,7 @@ UNCOUNTED = {
     "dgbench.running.conformance": "checks of a method, beside its runs",
     "dgbench.running.description": "what is written about a run",
     "dgbench.running.launchers": "processes: a run does not depend on those beside it",
+    "dgbench.running.machine": "how many runs are made at the same time",
     "dgbench.running.new_method": "a file to start from",
     "dgbench.running.plan": "its choices are in the fingerprint by themselves",
     "dgbench.running.predict": "other images, after the run",

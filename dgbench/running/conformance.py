@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import math
@@ -25,6 +24,7 @@ from dgbench.errors import UsageError
 from dgbench.images.preparation import side_by_side
 from dgbench.method import Batch, Hparams, Method, Precision, hparams_class, resolve_hparams
 from dgbench.running import train
+from dgbench.running.device import one_thread
 from dgbench.task import TaskInfo
 
 TASK = "check"  # a method whose defaults are large gives small settings for this name in its `per_task`
@@ -54,7 +54,7 @@ def run_checks(cls: type[Method]) -> Iterator[Finding]:
     for check in CHECKS:
         crashed = ""
         advice: list[str] = []
-        with _one_thread(), torch.random.fork_rng(devices=[]):
+        with one_thread(), torch.random.fork_rng(devices=[]):
             try:
                 advice = list(check(subject))
             except Exception as error:
@@ -351,17 +351,6 @@ CHECKS: tuple[Callable[[_Subject], Iterator[str]], ...] = (
     repeatable,
     rounded,
 )
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Images this small are slower with several, and one always adds in the same order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _tried(subject: _Subject, precision: Precision, steps: int) -> tuple[list[float], Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -14,10 +16,31 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        device = torch.device(name)
+        if device.type != "cuda":
+            torch.empty(0, device=device)
+        elif not (device.index or 0) < (count := torch.cuda.device_count()):  # without a context, which takes memory
+            raise RuntimeError(f"PyTorch sees {count} GPUs here" if count else "PyTorch sees no GPU here")
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device '{name}' cannot be used: {str(error).splitlines()[0]}", "try --device cpu") from None
     return name
+
+
+def all_devices(name: str) -> list[str]:
+    """What `name` stands for: `cuda` for every GPU that CUDA_VISIBLE_DEVICES leaves, any other for one device."""
+    chosen = choose_device(name)
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] if chosen == "cuda" else [chosen]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread inside: quicker on small images and on a busy machine, and it adds in one order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def make_deterministic(device: str) -> None:

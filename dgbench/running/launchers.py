@@ -7,17 +7,18 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
+import psutil
 
 from dgbench.files import make_folder, read_json
 from dgbench.images.preparation import prepare
-from dgbench.running.device import choose_device
+from dgbench.running.device import all_devices, one_thread
+from dgbench.running.machine import free_cores, free_memory_mb
 from dgbench.running.plan import Rerun, Run
 from dgbench.running.worker import News, Order, Outcome, work
 from dgbench.task import Task
@@ -30,9 +31,10 @@ class Options:
     """How runs are made: nothing here changes a result, beyond the rounding that hardware and thread count bring."""
 
     device: str = "auto"
-    jobs: int = 1
+    jobs: int | None = None  # None: as many as there are free cores, or places on GPUs, and as memory allows
+    per_device: int = 1  # runs at the same time on one GPU
     save_every: float = 60.0
-    threads: int | None = None
+    threads: int = 1  # more than one make a run faster on an idle machine only, and far slower on a busy one
 
 
 def due(run: Run, rerun: Rerun) -> bool:
@@ -48,12 +50,11 @@ def launch(
     options: Options = Options(),
     report: Report = lambda news: None,
 ) -> list[Outcome]:
-    """Prepare the data, then make all runs that are due, `options.jobs` at a time. Returns one outcome for each.
+    """Prepare the data, then make all runs that are due, several at the same time. Returns one outcome for each.
 
     On KeyboardInterrupt the running ones write a checkpoint and stop before it is raised again.
     """
-    device = choose_device(options.device)
-    threads = options.threads or max(1, torch.get_num_threads() // options.jobs)
+    devices = all_devices(options.device)
     outcomes: list[Outcome] = []
     waiting: list[Order] = []
 
@@ -68,36 +69,80 @@ def launch(
             _, hparams = run.load_method()
             size = hparams.image_size or task.image_size
             domains = (run.source, *task.targets(run.source))
-            prepared = {d: prepare(task, d, size).folder for d in domains}
-            waiting.append(Order(run, prepared, rerun == "all", device, threads, options.save_every))
+            with one_thread():
+                prepared = {d: prepare(task, d, size).folder for d in domains}
+            waiting.append(Order(run, prepared, rerun == "all", devices[0], options.threads, options.save_every))
         elif failure := read_json(Path(run.folder) / "FAILED.json"):
             tell(Outcome(run, "failed", f"failed before: {failure['cause']}", "--rerun failed tries again"))
         else:
             tell(Outcome(run, "kept"))
     if waiting:
-        _work_off(waiting, options.jobs, tell)
+        places = _places(devices, options, len(waiting))
+        _work_off(waiting, places, _Memory(bounded=options.jobs is None), tell)
     return outcomes
 
 
-def _work_off(waiting: list[Order], jobs: int, tell: Report) -> None:
-    """A process for each order, `jobs` at a time; what they say goes to `tell`, their outcomes last."""
+def _places(devices: Sequence[str], options: Options, runs: int) -> list[str]:
+    """A device for each run that is made at the same time: GPUs in turn, as full as may be, or the CPU's free cores."""
+    if devices[0].startswith("cuda"):
+        places = list(devices) * options.per_device
+        return places[: options.jobs or len(places)]
+    jobs = options.jobs or (free_cores() if runs > 1 else 1)
+    return [devices[0]] * min(jobs, runs)
+
+
+@dataclass
+class _Memory:
+    """What runs need, as seen while they were made: another one starts when as much is free.
+
+    The need of a variant is the most that any run of it has had so far; before one has taken its first step, it is
+    that of the hungriest variant seen.
+    """
+
+    bounded: bool  # False: the user has said how many
+    seen: dict[str, float] = field(default_factory=dict)  # {variant: MiB}
+
+    def look(self, run: Run, pid: int) -> float:
+        """MiB that the run's process has now; remembered if it is the most of its variant so far."""
+        try:
+            now = psutil.Process(pid).memory_info().rss / 2**20
+        except psutil.Error:  # it has just ended
+            return 0.0
+        self.seen[run.variant] = max(now, self.seen.get(run.variant, 0.0))
+        return now
+
+    def allows(self, run: Run, working: Sequence[tuple[Run, Any]]) -> bool:
+        """May this run start beside those that are made?"""
+        if not self.bounded or not working:
+            return True
+        if any(other.variant not in self.seen for other, _ in working):
+            return False  # wait until it is known what that one needs
+        need = self.seen.get(run.variant) or max(self.seen.values())
+        growth = sum(max(0.0, self.seen[r.variant] - self.look(r, process.pid)) for r, process in working)
+        return free_memory_mb() > 1.1 * need + growth
+
+
+def _work_off(waiting: list[Order], places: list[str], memory: _Memory, tell: Report) -> None:
+    """A process for each order, one for each place at a time; what they say goes to `tell`, their outcomes last."""
     context = _context()
     working: dict[Connection, tuple[Run, Any]] = {}
+    taken: dict[Connection, str] = {}
     try:
         while waiting or working:
-            while waiting and len(working) < jobs:
-                order = waiting.pop(0)
+            while waiting and places and memory.allows(waiting[0].run, list(working.values())):
+                order = replace(waiting.pop(0), device=places.pop(0))
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=work, args=(theirs, order), daemon=True)
                 with _main_hidden():
                     process.start()
                 theirs.close()
-                working[ours] = (order.run, process)
+                working[ours], taken[ours] = (order.run, process), order.device
             for connection in wait(list(working)):
                 assert isinstance(connection, Connection)
                 run, process = working[connection]
                 try:
                     news = connection.recv()
+                    memory.look(run, process.pid)
                 except EOFError:
                     process.join()
                     news = Outcome(run, "failed", _death(process.exitcode), "see its folder; run again to continue")
@@ -105,6 +150,7 @@ def _work_off(waiting: list[Order], jobs: int, tell: Report) -> None:
                     process.join()
                     connection.close()
                     del working[connection]
+                    places.append(taken.pop(connection))
                 tell(news)
     finally:
         for _, process in working.values():

@@ -80,6 +80,8 @@ def work(connection: Connection, order: Order) -> None:
     try:
         with lock(Path(run.folder)):
             torch.set_num_threads(order.threads)
+            if order.device.startswith("cuda"):
+                torch.cuda.set_device(order.device)
             make(order, train.Watch(lambda *news: tell(News(run, *news)), lambda: bool(stop), order.save_every))
             outcome = Outcome(run, "done")
     except Taken as taken:

@@ -201,7 +201,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, records.RunR
                 settings=settings,
                 results=folder / "results",
             )
-        launchers.launch(task, planned, options=launchers.Options(device="cpu", threads=1))
+        launchers.launch(task, planned, options=launchers.Options(device="cpu"))
         return {str(r.folder): records.read_run(Path(r.folder)) for r in planned}
 
 

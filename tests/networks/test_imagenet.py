@@ -102,7 +102,7 @@ def test_scratch_and_imagenet_are_two_variants_and_each_record_says_what_it_star
             settings=settings | extra,
             results=tmp_path / "results",
         )
-        launchers.launch(task, [run], options=launchers.Options(device="cpu", threads=1))
+        launchers.launch(task, [run], options=launchers.Options(device="cpu"))
         record = records.read_run(Path(run.folder)).record
         assert record["hparams"]["initialisation"] == extra.get("initialisation", "scratch")
         started[record["variant"]] = record["initialisation"]

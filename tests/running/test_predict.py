@@ -20,7 +20,7 @@ from tests.datasets.test_prostate import SITES, write_case
 from tests.discs import DOMAINS, draw, write_discs
 
 PLUGIN = Path(__file__).parents[1] / "pixels.py"
-QUICK = launchers.Options(device="cpu", threads=1)
+QUICK = launchers.Options(device="cpu")
 
 
 def photographs(folder):

@@ -21,7 +21,7 @@ from tests import toy_runs
 from tests.discs import write_discs
 
 PLUGIN = Path(__file__).parents[1] / "pixels.py"
-QUICK = launchers.Options(device="cpu", threads=1)
+QUICK = launchers.Options(device="cpu")
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_second_launch_makes_nothing(discs, tmp_path):
 def test_two_runs_beside_each_other_give_what_they_give_alone(discs, tmp_path):
     alone, together = plan_pixels(discs, tmp_path / "alone"), plan_pixels(discs, tmp_path / "together")
     launchers.launch(discs, alone, options=QUICK)
-    launchers.launch(discs, together, options=launchers.Options(device="cpu", threads=1, jobs=2))
+    launchers.launch(discs, together, options=launchers.Options(device="cpu", jobs=2))
     assert [weights_and_cases(r) for r in alone] == [weights_and_cases(r) for r in together]
 
 

@@ -30,7 +30,7 @@ def made(tmp_path_factory):
         task = FolderTask(write_discs(folder / "discs", cases=4, steps=4))
         options = {"results": folder / "results", "sources": ["dim"], "seeds": [3]}
         (run,) = plan.plan(task, ["pixels"], settings={"learning_rate": "0.02"}, **options)
-        (outcome,) = launchers.launch(task, [run], options=launchers.Options(device="cpu", threads=1))
+        (outcome,) = launchers.launch(task, [run], options=launchers.Options(device="cpu"))
         assert outcome.status == "done"
     return folder
 

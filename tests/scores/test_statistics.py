@@ -120,6 +120,14 @@ def test_equal_methods_have_no_effect_and_no_claim():
     assert d.verdict(margin=0.01) == "equivalent"
 
 
+def test_the_same_masks_under_three_seeds_and_under_two_are_equal():
+    values = np.random.default_rng(0).random(40)
+    three, two = scores([values] * 3), scores([values] * 2)
+    assert (three.of_case != two.of_case).any()  # a sum of three, divided by three, differs in the last bit
+    found = difference(three, two)
+    assert (found.p, found.effect, found.improved, found.false_claim) == (1.0, 0.0, 0.5, 0.5)
+
+
 def test_a_false_claim_has_the_probability_of_students_t():
     """Christodoulou et al.: P = t_(n-1)(-sqrt(n) mean / sd) of the paired differences."""
     gain = np.array([0.3, 0.1, -0.1, 0.2, 0.0])

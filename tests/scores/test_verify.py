@@ -34,7 +34,7 @@ def whole(tmp_path_factory):
     options = {"results": folder / "results"}
     planned = plan.plan(task, ["pixels"], sources=["bright", "dim"], **options)
     planned += plan.plan(task, ["pixels"], sources=["dim"], settings={"fail_at": "1"}, **options)
-    outcomes = launchers.launch(task, planned, options=launchers.Options(device="cpu", threads=1))
+    outcomes = launchers.launch(task, planned, options=launchers.Options(device="cpu"))
     assert [o.status for o in outcomes] == ["done", "done", "failed"]
     os.environ.pop("DGBENCH_CACHE")
     if before is not None:

@@ -1,13 +1,44 @@
-"""Segmentation losses: what training minimises. All take logits (N, K, H, W) and masks in {0, 1} of the same shape."""
+"""Segmentation losses: what training minimises. All take logits (N, K, H, W) and masks in {0, 1} of the same shape.
 
-from typing import Literal
+They are computed in float32, whatever the precision of a run; `in_float32` does that for what else needs it.
+"""
 
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Reduction = Literal["image", "batch"]
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
+def in_float32(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Decorate what bfloat16's three digits are too few for: coordinates, spectra, statistics, losses.
+
+    Under autocast the function is computed without it, on float32 copies of the tensors among its arguments, of which
+    one at least must be a tensor. Elsewhere it is the function itself.
+    """
+
+    @functools.wraps(function)
+    def computed(*arguments: Given.args, **named: Given.kwargs) -> Result:
+        device = next(a.device.type for a in (*arguments, *named.values()) if isinstance(a, Tensor))
+        if not torch.is_autocast_enabled(device):
+            return function(*arguments, **named)
+        with torch.autocast(device, enabled=False):
+            return function(*map(_single, arguments), **{n: _single(a) for n, a in named.items()})
+
+    return computed
+
+
+def _single(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+@in_float32
 def dice_loss(logits: Tensor, mask: Tensor, smooth: float = 1.0, reduction: Reduction = "image") -> Tensor:
     """Soft Dice loss in [0, 1): 1 - (2 sum(p m) + smooth) / (sum(p) + sum(m) + smooth) with p = sigmoid(logits).
 
@@ -22,6 +53,7 @@ def dice_loss(logits: Tensor, mask: Tensor, smooth: float = 1.0, reduction: Redu
     return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
 
 
+@in_float32
 def dice_bce(
     logits: Tensor, mask: Tensor, dice_weight: float = 0.5, smooth: float = 1.0, reduction: Reduction = "image"
 ) -> Tensor:

@@ -6,7 +6,7 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from dgbench.errors import UsageError, require
 from dgbench.losses import dice_bce
 from dgbench.task import TaskInfo
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Batch(NamedTuple):
@@ -35,6 +37,7 @@ class Hparams:
     batch_size: int = 8
     steps: int | None = None  # None: the task's budget
     image_size: int | None = None  # side of the square input in pixels; None: the task's
+    precision: Precision = "float32"  # of the network; losses, masks and metrics: float32
 
 
 class Method(nn.Module):
@@ -86,7 +89,7 @@ class Method(nn.Module):
 
     def predict(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, K, H, W) probabilities. Must not depend on the other images of the batch."""
-        return self.logits(image).sigmoid()
+        return self.logits(image).float().sigmoid()
 
     def predict_prompted(self, image: Tensor, mask: Tensor) -> Tensor:
         """What an oracle predicts, (N, K, H, W): with the reference `mask` (N, K, H, W) at hand to draw prompts from.

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgbench.losses import in_float32
 from dgbench.methods._consistency import kl, log_outcomes
 
 
+@in_float32
 def divergence(reference: Tensor, logits: Tensor, contours: float = 0.0) -> Tensor:
     """KL of the reference's prediction against the logits' one, plus `contours` times how much their edges differ.
 

@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgbench.losses import in_float32
 
+
+@in_float32
 def log_outcomes(logits: Tensor) -> Tensor:
     """(N, K, H, W) -> (2, N, K, H, W): log-probabilities of inside and outside."""
     return F.logsigmoid(torch.stack([logits, -logits]))

@@ -10,9 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dgbench.losses import in_float32
+
 RESOLUTION = 1000  # pieces a curve is made of
 
 
+@in_float32
 def bezier(x: Tensor, inner: Tensor, inverted: Tensor) -> Tensor:
     """(N, C, H, W) in [0, 1] through one curve per image: cubic Bezier from (0, 0) to (1, 1), so [0, 1] again.
 

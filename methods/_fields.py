@@ -8,7 +8,10 @@ from math import ceil, comb, factorial
 import torch
 from torch import Tensor
 
+from dgbench.losses import in_float32
 
+
+@in_float32
 def spread(control: Tensor, size: Sequence[int], spacing: Sequence[float], degree: int) -> Tensor:
     """Control points (N, C, g, h) -> (N, C, H, W), at each pixel a weighted mean of the points around it.
 

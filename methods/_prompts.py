@@ -105,7 +105,7 @@ class PromptedSAM(SAMMethod):
         probability = torch.zeros_like(mask).flatten(0, 1)
         if present.any():
             logits, iou = self.answers(image, mask, present)
-            probability[present] = logits[torch.arange(len(iou)), iou.argmax(1)].sigmoid()
+            probability[present] = logits[torch.arange(len(iou)), iou.argmax(1)].float().sigmoid()
         return probability.view_as(mask)
 
     def loss(self, batch: Batch) -> Tensor:

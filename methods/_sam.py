@@ -70,7 +70,8 @@ class SAMMethod(Method):
         checksum = weights.WEIGHTS[name].sha256
         self.freeze()
         if not any(p.requires_grad for p in self.image_encoder.parameters()):
-            self.cache = EmbeddingCache(f"{name}-{checksum[:12]}-{self.image_size}")
+            by = "" if self.hparams.precision == "float32" else f"-{self.hparams.precision}"
+            self.cache = EmbeddingCache(f"{name}-{checksum[:12]}-{self.image_size}{by}")
         return {path.name: checksum}
 
     def freeze(self) -> None:

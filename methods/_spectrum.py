@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dgbench.losses import in_float32
 
+
+@in_float32
 def mix_amplitudes(image: Tensor, reference: Tensor, share: Tensor, window: float = 1.0) -> Tensor:
     """The image with (1 - share) of its own amplitudes and `share` of the reference's: (N, C, H, W), not clamped.
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from dgbench.errors import UsageError
+from dgbench.losses import in_float32
 from dgbench.networks.unet import SegmentationNet
 
 
+@in_float32
 def style(x: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     """(N, C, H, W) -> mean and deviation, (N, C, 1, 1) each.
 

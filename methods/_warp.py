@@ -4,12 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgbench.losses import in_float32
 from dgbench.networks.unet import normalise, resize
 
 SIDE = 64  # of the images that are compared
 WINDOW = 9  # of the local correlation
 
 
+@in_float32
 def warp(x: Tensor, displacement: Tensor, outside: str = "zeros") -> Tensor:
     """(N, C, H, W) read at each pixel plus its displacement (N, 2, h, w): x, y in halves of the image's side."""
     identity = torch.eye(2, 3, device=x.device).expand(len(x), -1, -1)
@@ -18,12 +20,14 @@ def warp(x: Tensor, displacement: Tensor, outside: str = "zeros") -> Tensor:
     return F.grid_sample(x, moved, padding_mode=outside, align_corners=False)
 
 
+@in_float32
 def strain(displacement: Tensor) -> Tensor:
     """Mean squared difference of neighbouring displacements (N, 2, h, w), both in pixels of the compared images."""
     pixels = resize(displacement, (SIDE, SIDE)) * SIDE / 2
     return pixels.diff(dim=2).square().mean() + pixels.diff(dim=3).square().mean()
 
 
+@in_float32
 def likeness(a: Tensor, b: Tensor) -> Tensor:
     """Squared correlation of two images (N, 1, H, W) in a window about each pixel: its mean, from 0 to 1."""
 

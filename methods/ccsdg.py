@@ -72,7 +72,7 @@ class Projector(nn.Module):
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         cells = [F.adaptive_max_pool2d(self.norm(self.conv(f)), self.cells).relu().flatten(1) for f in features]
-        return list(F.normalize(self.linear(torch.cat(cells)), dim=1).split([len(f) for f in features]))
+        return list(F.normalize(self.linear(torch.cat(cells)).float(), dim=1).split([len(f) for f in features]))
 
 
 def contrast(content: list[Tensor], style: list[Tensor]) -> Tensor:

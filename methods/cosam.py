@@ -84,12 +84,12 @@ class CoSAM(SAMMethod):
         """(N, 3, S, S) -> image embedding (N K, C, h, w) of each row, logits (N K, 4h, 4w)."""
         embedding, structures = self.embed(image), len(self.task.structures)
         logits = self.decode(embedding, self.no_prompt())[0][:, :structures]
-        return embedding.repeat_interleave(structures, 0), logits.flatten(0, 1)
+        return embedding.repeat_interleave(structures, 0), logits.flatten(0, 1).float()
 
     def error(self, embedding: Tensor, mask: Tensor) -> Tensor:
         """Logits that masks (N K, H, W) in {0, 1} are wrong, for the embedding of each row: (N K, H, W)."""
         seen = self.prompt_encoder(points=None, boxes=None, masks=mask[:, None])[1]
-        return self.own(self.error_decoder(torch.cat((embedding, seen), 1)))
+        return self.own(self.error_decoder(torch.cat((embedding, seen), 1))).float()
 
     def prompted(self, embedding: Tensor, logits: Tensor, place: Tensor) -> Tensor:
         """Logits of masks prompted from `logits` (N K, H, W): pixels `place` (N K, P), the box, and the mask itself."""
@@ -100,7 +100,7 @@ class CoSAM(SAMMethod):
         points, corners = ((xy + 0.5) * scale - 0.5 for xy in (points, corners))  # between centres of pixels
         labels = mask.flatten(1).gather(1, place).float()
         sparse, dense = self.prompt_encoder(points=(points, labels), boxes=corners, masks=logits[:, None])
-        return self.own(self.decode(embedding, dense, sparse)[0])
+        return self.own(self.decode(embedding, dense, sparse)[0]).float()
 
     def corrected(self, embedding: Tensor, logits: Tensor, error: Tensor) -> Tensor:
         """Logits prompted from `logits` after their correction by the error map, logits too; all of N K rows."""

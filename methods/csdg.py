@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgbench.losses import in_float32
 from dgbench.method import Batch, Method
 from dgbench.methods._consistency import kl, log_outcomes, mixture
 from dgbench.methods._fields import points, spread, unit_range
@@ -41,6 +42,7 @@ class CSDGHparams(ERMHparams):
     consistency: float = 5.0
 
 
+@in_float32
 def gin(z: Tensor, layers: int = 4, channels: int = 2, kernels: tuple[int, ...] = (1, 3)) -> Tensor:
     """(N, C, H, W) -> the same shape and, for each image, the same Frobenius norm."""
     n, c, device = len(z), z.shape[1], z.device

@@ -112,6 +112,7 @@ class DeSAM(SAMMethod):
         return self.pdmm(self.prompted(embedding, self.whole_image(len(image)))[0], context)
 
     def criterion(self, logits: Tensor, mask: Tensor) -> Tensor:
+        logits = logits.float()
         p = logits.sigmoid()
         ratio = (2 * (p * mask).sum((2, 3)) + 1e-5) / ((p * p).sum((2, 3)) + mask.sum((2, 3)) + 1e-5)
         return (1 - ratio).mean() + self.hparams.cross_entropy * F.binary_cross_entropy_with_logits(logits, mask)
@@ -125,7 +126,7 @@ class DeSAM(SAMMethod):
         mask_embedding, iou = self.prompted(embedding, self.points(xy.float()))
         loss = self.criterion(resize(self.pdmm(mask_embedding, context), mask.shape[-2:]), mask)
         distance = F.l1_loss if self.hparams.iou_loss == "l1" else F.mse_loss
-        return loss + self.hparams.iou_weight * distance(iou, mask[images, :, xy[:, 1], xy[:, 0]])
+        return loss + self.hparams.iou_weight * distance(iou.float(), mask[images, :, xy[:, 1], xy[:, 0]])
 
     def predict(self, image: Tensor) -> Tensor:
         context, embedding = self.features(image)
@@ -139,12 +140,12 @@ class DeSAM(SAMMethod):
         h = self.hparams
         smallest = h.smallest_region * (embedding[0, 0].numel() * 4 ** (len(self.blocks) - 1))
         if h.mode == "box":
-            logits = self.pdmm(self.prompted(embedding, self.whole_image(1))[0], context)[0]
+            logits = self.pdmm(self.prompted(embedding, self.whole_image(1))[0], context)[0].float()
             return torch.stack([tidy(x, smallest)[0] for x in logits])
         rows = grid(h.grid, self.image_size).to(embedding.device).split(h.grid)
         answers = [self.prompted(embedding, self.points(row)) for row in rows]
-        mask_embedding, iou = (torch.cat(part) for part in zip(*answers, strict=True))
+        mask_embedding, iou = (torch.cat(part).float() for part in zip(*answers, strict=True))
         kept = (iou > h.least_iou).any(1)  # no mask is computed for the others: most of the time goes there
-        masks = torch.cat([self.pdmm(part, context) for part in mask_embedding[kept].split(h.grid)])
+        masks = torch.cat([self.pdmm(part, context).float() for part in mask_embedding[kept].split(h.grid)])
         limits = h.least_iou, h.least_stability, h.overlap, smallest
         return torch.stack([choose(masks[:, k], iou[kept, k], *limits) for k in range(masks.shape[1])])

@@ -55,7 +55,7 @@ class DualNorm(nn.Module):
         """(N, C, H, W) -> (N, C, H, W); in eval mode notes `distance`."""
         norm: Any = self.norms[self.path]
         if not self.training:
-            variance, mean = torch.var_mean(x, (2, 3), correction=0)
+            variance, mean = torch.var_mean(x.float(), (2, 3), correction=0)
             self.distance = (mean - norm.running_mean).norm(dim=1) + (variance - norm.running_var).norm(dim=1)
         return norm(x)
 
@@ -123,4 +123,4 @@ class DualNormalization(ERM):
         """(N, 3, H, W) -> (N, K, H, W) probabilities, each image by the set nearer to it."""
         logits, distances = self.both(image)
         similar = distances[SIMILAR] <= distances[DISSIMILAR]
-        return torch.where(similar[:, None, None, None], logits[SIMILAR], logits[DISSIMILAR]).sigmoid()
+        return torch.where(similar[:, None, None, None], logits[SIMILAR], logits[DISSIMILAR]).float().sigmoid()

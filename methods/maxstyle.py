@@ -94,7 +94,7 @@ class ImageDecoder(nn.Module):
     def finish(self, x: Tensor, features: Sequence[Tensor], image: Tensor, layers: Sequence[Layer]) -> Tensor:
         """The rest, with the layers in their places: an image of the shape of `image`, (N, 1 or 3, H, W)."""
         x = self.blocks[-1](resize(layers[0](x), features[0].shape[2:]))
-        rebuilt = self.head(layers[1](x))[:, : image.shape[1]]
+        rebuilt = self.head(layers[1](x))[:, : image.shape[1]].float()
         return layers[2](resize(rebuilt, image.shape[2:]).sigmoid())
 
 

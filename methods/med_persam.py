@@ -82,7 +82,7 @@ class MedPerSAM(SAMMethod):
         point = centres(inside)[:, None], torch.ones(len(mask), 1, dtype=torch.int, device=mask.device)
         dense = resize(mask[:, None], [4 * side for side in embedding.shape[-2:]]).logit(1e-3)
         sparse, dense = self.prompt_encoder(points=point, boxes=boxes(inside), masks=dense)
-        return resize(self.decode(embedding, dense, sparse)[0][:, :1], mask.shape[-2:])[:, 0]
+        return resize(self.decode(embedding, dense, sparse)[0][:, :1].float(), mask.shape[-2:])[:, 0]
 
     def predict(self, image: Tensor) -> Tensor:
         """(N, 3, S, S) -> (N, K, S, S) probabilities; 0 where the warped mask nowhere exceeds 1/2."""

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgbench.losses import in_float32
 from dgbench.method import Batch, Method
 from dgbench.methods._consistency import disagreement
 from dgbench.methods._fields import unit_range
@@ -39,6 +40,7 @@ class RandConvHparams(ERMHparams):
     consistency: float = 10.0
 
 
+@in_float32
 def random_filter(z: Tensor, kernel_size: int) -> Tensor:
     """(N, C, H, W) -> (N, C, H, W): filtered by one random kernel that expects to keep a deviation of 1."""
     c, k = z.shape[1], kernel_size

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgbench.losses import in_float32
 from dgbench.method import Batch
 from dgbench.methods._batchnorm import untracked
 from dgbench.methods.erm import ERM, ERMHparams
@@ -33,6 +34,7 @@ class RSCHparams(ERMHparams):
     batch_share: float = 1 / 3  # of the images in a batch that are challenged
 
 
+@in_float32
 def keep(gradient: Tensor, share: float, spatial: bool) -> Tensor:
     """(N, C, h, w) -> 0 for the `share` of pixels (N, 1, h, w), or channels (N, C, 1, 1), with the largest gradient."""
     score = gradient.mean(1 if spatial else (2, 3), keepdim=True)
@@ -55,10 +57,10 @@ class RSC(ERM):
         if count := round(h.batch_share * len(deep)):
             z, seen = deep.detach().requires_grad_(), [f.detach() for f in shallow]
             with untracked(self.net):
-                score = self.net.decode([*seen, z], size) * truth
+                score = self.net.decode([*seen, z], size).float() * truth
                 challenge = keep(torch.autograd.grad(score.sum(), z)[0], h.feature_share, bool(torch.rand(()) < 0.5))
                 with torch.no_grad():
-                    challenged = self.net.decode([*seen, z * challenge], size) * truth
+                    challenged = self.net.decode([*seen, z * challenge], size).float() * truth
             loss_of_confidence = (score.sigmoid() - challenged.sigmoid()).mean((1, 2, 3))
             hit = torch.zeros_like(loss_of_confidence).index_fill(0, loss_of_confidence.topk(count).indices, 1)
             kept = torch.where((hit * loss_of_confidence > 0)[:, None, None, None], challenge, kept)

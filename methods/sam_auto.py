@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgbench.losses import in_float32
 from dgbench.method import Batch
 from dgbench.methods._grid import grid, nms, stability
 from dgbench.methods._prompts import answer_loss, boxes
@@ -85,7 +86,7 @@ class SAMAuto(SAMMethod):
         foreground = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
         sparse, dense = self.prompt_encoder(points=(points[:, None], foreground), boxes=None, masks=None)
         logits, iou = self.decode(embedding, dense, sparse)
-        return logits[:, SEVERAL], iou[:, SEVERAL]
+        return logits[:, SEVERAL].float(), iou[:, SEVERAL].float()
 
     def candidates(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """(1, C, h, w) of one image -> logits (n, 4h, 4w) and predicted IoU (n,) of what passes the filter."""
@@ -98,6 +99,7 @@ class SAMAuto(SAMMethod):
         kept = nms(boxes((logits > 0).float()), iou, h.duplicate) if len(iou) else slice(0)
         return logits[kept], iou[kept]
 
+    @in_float32
     def choose(self, logits: Tensor, iou: Tensor) -> Tensor:
         """Candidates (n, h, w) with predicted IoU (n,) -> logits of each structure's, (K, h, w); none: all -inf."""
         shape = F.interpolate(self.shape.frequency[None], logits.shape[1:], mode="area")[0].flatten(1)

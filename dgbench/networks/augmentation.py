@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgbench.errors import UsageError
+from dgbench.losses import in_float32
 from dgbench.method import Batch
 from dgbench.networks.unet import one_channel
 
@@ -238,6 +239,7 @@ def sampling_grid(size: Sequence[int], turn: Tensor, shift: Tensor) -> Tensor:
     return turn[:, :, :1, None] * x + (turn[:, :, 1:, None] * y[:, None] + 2 * shift[:, :, None, None])
 
 
+@in_float32
 def elastic_shift(size: Sequence[int], turn: Tensor, bend: Tensor, spacing: Tensor, control: Tensor) -> Tensor:
     """How far elastic deformation moves where each pixel looks: turn u(p), (N, 2, H, W), to be added to the grid.
 

@@ -23,6 +23,7 @@ from segment_anything.modeling import image_encoder as package
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 
 from dgbench.errors import UsageError, require
+from dgbench.losses import in_float32
 from dgbench.networks import tiny_vit
 from dgbench.networks.unet import normalise
 
@@ -159,20 +160,29 @@ def image_encoder(backbone: Backbone, image_size: int) -> Any:
     return encoder
 
 
+class Positions(PositionEmbeddingRandom):
+    """The package's encoding of places, in float32: bfloat16 tells no more than 256 of them apart along a side."""
+
+    def _pe_encoding(self, coords: Tensor) -> Tensor:
+        return in_float32(super()._pe_encoding)(coords)
+
+
 def prompt_encoder(backbone: Backbone, image_size: int) -> PromptEncoder:
     """Points, boxes and masks -> sparse (N, P, embedding) and dense (N, embedding, S / patch, S / patch) prompts."""
     side = image_size // backbone.patch
-    return PromptEncoder(
+    encoder = PromptEncoder(
         embed_dim=backbone.embedding,
         image_embedding_size=(side, side),
         input_image_size=(image_size, image_size),
         mask_in_chans=16,
     )
+    encoder.pe_layer.__class__ = Positions  # the same buffer
+    return encoder
 
 
-def position_encoding(backbone: Backbone) -> PositionEmbeddingRandom:
+def position_encoding(backbone: Backbone) -> Positions:
     """Called with (h, w): the random Fourier features (embedding, h, w) of a grid. Its frequencies are a buffer."""
-    return PositionEmbeddingRandom(backbone.embedding // 2)
+    return Positions(backbone.embedding // 2)
 
 
 def mask_decoder(backbone: Backbone, masks: int) -> MaskDecoder:

@@ -54,7 +54,7 @@ def environment() -> dict[str, str]:
 
     from dgbench.files import cache_folder
     from dgbench.networks.weights import folder
-    from dgbench.running import description, machine
+    from dgbench.running import description, device, machine
 
     told = description.environment("cpu")
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -67,6 +67,7 @@ def environment() -> dict[str, str]:
         "processor": told["hardware"],
         "cores": f"{machine.free_cores()} of {machine.allowed_cores()} are free",
         "memory": f"{machine.free_memory_mb() / 1024:.1f} GiB are free",
+        "bfloat16": "; ".join(f"{where}: {how}" for where, how in device.bfloat16_here().items()),
         "cache": str(cache_folder()),
         "weights": str(folder()),
     }

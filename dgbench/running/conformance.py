@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dgbench.errors import UsageError
 from dgbench.images.preparation import side_by_side
-from dgbench.method import Batch, Hparams, Method, hparams_class, resolve_hparams
+from dgbench.method import Batch, Hparams, Method, Precision, hparams_class, resolve_hparams
 from dgbench.running import train
 from dgbench.running.device import one_thread
 from dgbench.task import TaskInfo
@@ -72,11 +72,11 @@ def run_checks(cls: type[Method]) -> Iterator[Finding]:
 class _Subject:
     """A method with small settings and drawn images: in each one disc, by some contrast brighter than some ground."""
 
-    def __init__(self, cls: type[Method]):
-        self.cls = cls
+    def __init__(self, cls: type[Method], side: int = 64):
+        self.cls, self.side = cls, side
 
     def info(self, structures: int = 1) -> TaskInfo:
-        return TaskInfo(TASK, ("disc", "cup")[:structures], image_size=64, steps=STEPS)
+        return TaskInfo(TASK, ("disc", "cup")[:structures], image_size=self.side, steps=STEPS)
 
     @cached_property
     def hparams(self) -> Hparams:
@@ -86,13 +86,14 @@ class _Subject:
     def neighbours(self) -> int:
         return self.build().neighbours
 
-    def build(self, structures: int = 1) -> Method:
-        method, _ = train.build(self.cls, self.info(structures), self.hparams, seed=0)
+    def build(self, structures: int = 1, precision: Precision = "float32") -> Method:
+        hparams = dataclasses.replace(self.hparams, precision=precision)
+        method, _ = train.build(self.cls, self.info(structures), hparams, seed=0)
         return method
 
-    def start(self) -> Method:
+    def start(self, precision: Precision = "float32") -> Method:
         """Ready for its first step."""
-        method = self.build()
+        method = self.build(precision=precision)
         train.configure(method)
         return method.train()
 
@@ -319,6 +320,26 @@ def repeatable(subject: _Subject) -> Iterator[str]:
         )
 
 
+def rounded(subject: _Subject) -> Iterator[str]:
+    """computes in bfloat16, too"""
+    remedy = "compute what is sensitive in float32: decorate it with dgbench.losses.in_float32, or write x.float()"
+    try:
+        subject = _Subject(subject.cls, side=32)  # half the size: a processor may compute bfloat16 slowly
+        (single,), _ = _tried(subject, "float32", steps=1)
+    except Exception:
+        subject = _Subject(subject.cls)
+        (single,), _ = _tried(subject, "float32", steps=1)
+    try:
+        losses, out = _tried(subject, "bfloat16", steps=2)
+    except RuntimeError as error:
+        yield f"with precision=bfloat16: {_where_it_broke(error, subject.cls)}; {remedy}"
+        return
+    if not (all(map(math.isfinite, losses)) and out.isfinite().all()):
+        yield f"with precision=bfloat16 loss or prediction become NaN or infinite; {remedy}"
+    elif abs(losses[0] - single) > 0.02 + 0.1 * abs(single):
+        yield f"with precision=bfloat16 the first loss is {losses[0]:.4g} instead of {single:.4g}; {remedy}"
+
+
 CHECKS: tuple[Callable[[_Subject], Iterator[str]], ...] = (
     settings,
     builds,
@@ -328,14 +349,22 @@ CHECKS: tuple[Callable[[_Subject], Iterator[str]], ...] = (
     learns,
     independent,
     repeatable,
+    rounded,
 )
+
+
+def _tried(subject: _Subject, precision: Precision, steps: int) -> tuple[list[float], Tensor]:
+    """The losses of some steps on a slice, or on two where one makes no sense, and what is predicted after them."""
+    method, batch = subject.start(precision), subject.batch(slices=2 if subject.cls.needs_batch else 1)
+    losses = [float(train.step(method, batch, seed=0, t=t)["loss"]) for t in range(steps)]
+    return losses, _predict(method, *batch)
 
 
 def _predict(method: Method, image: Tensor, mask: Tensor) -> Tensor:
     """`mask` is for an oracle, and for no other."""
     training = method.training
     method.eval()
-    with torch.no_grad():
+    with torch.no_grad(), train.autocast(method):
         out = method.predict_prompted(image, mask) if method.uses_target_masks else method.predict(image)
     method.train(training)
     return out

@@ -51,6 +51,23 @@ def make_deterministic(device: str) -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def bfloat16_here() -> dict[str, str]:
+    """Is `precision=bfloat16` fast here, in words: {"processor" or a GPU's name: words}."""
+    told = {"processor": _bfloat16_of_processor()}
+    for i in range(torch.cuda.device_count()):
+        fast = torch.cuda.get_device_capability(i) >= (8, 0)
+        told[torch.cuda.get_device_name(i)] = "fast" if fast else "emulated, slower than float32"
+    return told
+
+
+def _bfloat16_of_processor() -> str:
+    if torch.cpu._is_amx_tile_supported():
+        return "fast (AMX)"
+    if torch.cpu._is_avx512_bf16_supported():
+        return "in hardware (AVX512_BF16, no AMX)"
+    return f"emulated, slower than float32 ({torch.backends.cpu.get_cpu_capability()}; no AMX, no AVX512_BF16)"
+
+
 def peak_memory_mb(device: str) -> float:
     """The most memory this process has had: on the GPU if it computes there, else in all. NaN where it is not known."""
     if device.startswith("cuda"):

@@ -18,7 +18,7 @@ from dgbench.files import write_atomic
 from dgbench.images.preparation import PreparedCase, PreparedDomain, to_image
 from dgbench.method import Batch, Method
 from dgbench.protocol import Protocol
-from dgbench.running.train import device_of
+from dgbench.running.train import autocast, device_of
 from dgbench.seeding import key
 
 COLUMNS = (
@@ -46,7 +46,7 @@ def predict_slices(method: Method, batches: Iterable[Batch], size: tuple[int, in
     method.eval()
     masks = []
     for batch in batches:
-        with torch.no_grad():
+        with torch.no_grad(), autocast(method):
             probability = method.predict_prompted(*batch) if method.uses_target_masks else method.predict(batch.image)
         expected = (len(batch.image), len(method.task.structures), *batch.image.shape[2:])
         if probability.shape != expected:
@@ -54,6 +54,7 @@ def predict_slices(method: Method, batches: Iterable[Batch], size: tuple[int, in
                 f"predict gave {tuple(probability.shape)} for masks of {expected}",
                 "it must return (N, K, H, W) probabilities; `dgbench check` tells more",
             )
+        probability = probability.float()
         if not torch.isfinite(probability).all():
             raise RunError("predict gave NaN", "`dgbench check` may tell why")
         masks.append(((to_image(probability, *size) if size else probability) >= 0.5).cpu().numpy())

@@ -69,6 +69,17 @@ def device_of(method: Method) -> torch.device:
     return next(itertools.chain(method.parameters(), method.buffers()), torch.empty(0)).device
 
 
+def autocast(method: Method) -> contextlib.AbstractContextManager[object]:
+    """What `update` and `predict` compute in: nothing in float32; in bfloat16 torch's autocast.
+
+    Weights, gradients and optimizers stay float32. Rounded weights are not remembered: an optimizer may step in the
+    midst of an `update`, and what comes after must see the new ones.
+    """
+    if method.hparams.precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device_of(method).type, torch.bfloat16, cache_enabled=False)
+
+
 def configure(method: Method) -> None:
     """Let the method make its optimizers, and note each one's learning rate before any schedule."""
     made = method.configure()
@@ -86,7 +97,8 @@ def step(method: Method, batch: Batch, seed: int, t: int) -> dict[str, float]:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
     batch = method.augment(batch, generator(seed, "augment", t))
-    shown = method.update(batch)
+    with autocast(method):
+        shown = method.update(batch)
     return {name: float(value) for name, value in shown.items()}
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgbench.errors import UsageError
+from dgbench.losses import in_float32
 from dgbench.method import Batch, Hparams, Method
 from dgbench.registry import add_plugin, get_method
 from dgbench.running.conformance import CHECKS, check_method, run_checks
@@ -190,6 +191,38 @@ def test_what_prediction_needs_must_be_in_a_buffer():
             return (super().predict(image) + self.offset).clamp(0, 1)
 
     assert "saved and loaded it predicts otherwise" in the_only_advice(Remembers)
+
+
+def test_what_bfloat16_cannot_do_is_found_with_its_line():
+    class Fills(Good):
+        def predict(self, image):
+            probability = torch.zeros(len(image), len(self.task.structures), *image.shape[2:])
+            everywhere = torch.ones_like(probability, dtype=torch.bool)
+            probability[everywhere] = self.net(image).sigmoid().flatten()
+            return probability
+
+    advice = the_only_advice(Fills)
+    assert "with precision=bfloat16" in advice and "probability[everywhere]" in advice and "in_float32" in advice
+
+
+def test_a_loss_that_rounding_changes_is_found_and_float32_is_the_remedy():
+    def far(x: Tensor) -> Tensor:
+        """Cancellation: 1024 + x has no digit left for x in bfloat16."""
+        return ((x + 1024) - 1024).square().mean()
+
+    class Cancels(Good):
+        @staticmethod
+        def distance(x: Tensor) -> Tensor:
+            return far(x)
+
+        def loss(self, batch):
+            return super().loss(batch) + self.distance(self.net(batch.image).sigmoid()).detach()
+
+    class Careful(Cancels):
+        distance = staticmethod(in_float32(far))
+
+    assert "instead of" in the_only_advice(Cancels)
+    assert check_method(Careful) == []
 
 
 def test_augment_must_use_the_generator_it_is_given():

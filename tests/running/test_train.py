@@ -60,6 +60,45 @@ def test_a_training_stopped_anywhere_ends_with_the_same_weights(slices, uninterr
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1)) == [h["step"] for h in progress.history]
 
 
+def test_in_bfloat16_too_a_stopped_training_ends_with_the_same_weights_which_are_not_those_of_float32(
+    slices, uninterrupted, tmp_path
+):
+    task, data = slices
+    whole, first, second = (build(task, precision="bfloat16") for _ in range(3))
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    train.fit(whole, data, 0, tmp_path / "whole")
+    steps = iter(range(1, STEPS + 1))
+    with pytest.raises(train.Interrupted):
+        train.fit(first, data, 0, tmp_path / "stopped", train.Watch(should_stop=lambda: next(steps) == 5))
+    train.fit(second, data, 0, tmp_path / "stopped")
+    assert same(state(second), state(whole)) and not same(state(whole), uninterrupted)
+    assert torch.bfloat16 not in {t.dtype for t in state(whole).values()}
+
+
+def test_float32_knows_no_autocast_and_bfloat16_sees_the_weights_of_the_optimizers_last_step(slices):
+    """Autocast remembers a rounded weight as long as it lasts: an `update` of two steps would not see the first."""
+
+    class Twice(Pixels):
+        def update(self, batch):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            first = super().update(batch)["loss"]
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.zero_()
+            return {"loss": first, "zero": self.net(batch.image).abs().sum().detach()}
+
+    task, data = slices
+    seen: list[bool] = []
+    for precision in ("float32", "bfloat16"):
+        hparams = resolve_hparams(Twice, task.name, {"precision": precision})
+        method, _ = train.build(Twice, task.info, hparams, seed=0)
+        train.configure(method)
+        shown = train.step(method, data.batch(0, 0, 4, torch.device("cpu")), 0, 0)
+        assert float(shown["zero"]) == 0
+    assert seen == [False, True]
+
+
 def test_the_loop_is_the_bare_loop_and_nothing_else(slices, uninterrupted):
     """The same weights by hand: batch, augment, loss, backward, AdamW with polynomial decay."""
     task, data = slices

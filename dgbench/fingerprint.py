@@ -30,6 +30,7 @@ UNCOUNTED = {
     "dgbench.registry": "what it finds is in the fingerprint by its own code",
     "dgbench.running.conformance": "checks of a method, beside its runs",
     "dgbench.running.description": "what is written about a run",
+    "dgbench.running.flops": "a count beside a run; steps that follow from it are in its fingerprint by themselves",
     "dgbench.running.launchers": "processes: a run does not depend on those beside it",
     "dgbench.running.machine": "how many runs are made at the same time",
     "dgbench.running.new_method": "a file to start from",

@@ -58,6 +58,7 @@ class Method(nn.Module):
     adapts_in_testing: ClassVar[bool] = False  # it needs several test images at once, or adapts to them
     neighbours: int = 0  # how many slices before and after a slice its image also holds; a variant may set its own
     pretrained: ClassVar[str] = ""  # the weights it starts from, in words, for a list of methods
+    sets_budget: ClassVar[bool] = False  # under a protocol of equal compute, all may spend what its training does
 
     optimizers: tuple[torch.optim.Optimizer, ...] = ()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from dgbench.errors import require
+from dgbench.errors import UsageError, require
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Protocol:
     distances: in the image's spacing, or in voxels of the network's grid.
     missed: a missed or falsely found structure costs the image's diagonal, or makes the case NaN.
     mean: "domains": cases -> structures -> targets -> sources, each target equal; "cases": target cases pooled.
+    budget: of a training: the task's number of steps, or what plain training for so many steps computes (FLOPs).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Protocol:
     missed: Literal["penalty", "nan"]
     mean: Literal["domains", "cases"]
     metrics: tuple[str, ...]
+    budget: Literal["steps", "compute"] = "steps"
 
     def caption(self) -> str:
         """The protocol in one sentence, for the foot of a table."""
@@ -42,19 +44,31 @@ class Protocol:
             ]
             + {"domains": ", each target domain weighs the same", "cases": ", target cases pooled"}[self.mean]
             + ", weights of the last step"
+            + {"steps": "", "compute": ", training may compute what plain training does"}[self.budget]
         )
 
 
+Budget = Literal["equal-steps", "equal-compute"]
+_BY_STEPS = (
+    Protocol("sdg", "all", "image", "physical", "penalty", "domains", ("dice", "asd", "assd", "hd95")),
+    # What the authors' released code computes, so that its published table has something to stand beside.
+    Protocol("dapsam", "foreground", "network", "voxel", "nan", "cases", ("dice", "asd")),
+)
 PROTOCOLS = {
-    p.name: p
-    for p in (
-        Protocol("sdg", "all", "image", "physical", "penalty", "domains", ("dice", "asd", "assd", "hd95")),
-        # What the authors' released code computes, so that its published table has something to stand beside.
-        Protocol("dapsam", "foreground", "network", "voxel", "nan", "cases", ("dice", "asd")),
-    )
+    p.name: p for of in _BY_STEPS for p in (of, replace(of, name=f"{of.name}-compute", budget="compute"))
 }
 
 
 def get_protocol(name: str) -> Protocol:
     """The protocol of that name. Raises `UsageError`, which names all, for an unknown one."""
     return PROTOCOLS[require(name, list(PROTOCOLS), "protocol")]
+
+
+def budgeted(name: str, budget: Budget | None) -> str:
+    """The name of the protocol with another budget; None: its own. Raises `UsageError` for one that has another."""
+    protocol = get_protocol(name)
+    if budget is None or budget.removeprefix("equal-") == protocol.budget:
+        return name
+    if protocol.budget == "compute":
+        raise UsageError(f"protocol {name} is one of equal compute", "leave --budget out, or name another protocol")
+    return f"{name}-compute"

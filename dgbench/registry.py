@@ -209,6 +209,12 @@ def get_method(name: str) -> type[Method]:
     return method
 
 
+def budget_method() -> type[Method]:
+    """The method that `sets_budget`; those that derive from it state so, too."""
+    name = next(name for name, plugin in METHODS.plugins().items() if "sets_budget" in plugin.facts())
+    return next(cls for cls in get_method(name).__mro__ if "sets_budget" in vars(cls))
+
+
 def _combined(base: type[Method], other: type[Method]) -> type[Method]:
     """`base` under the idea of `other`: the part of it that its file writes as a class of its own, for any method.
 

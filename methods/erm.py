@@ -45,6 +45,7 @@ class ERM(Method):
     hparams: ERMHparams
     paper = "https://arxiv.org/abs/1505.04597"
     pretrained = "ImageNet by --set initialisation"
+    sets_budget = True
     per_task: ClassVar = {"phantom": {"width": 8}, "prostate": {"width": 32}, "fundus": {"width": 32}}
 
     def __init__(self, task: TaskInfo, hparams: ERMHparams):

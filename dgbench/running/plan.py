@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dgbench import metrics, registry
-from dgbench.errors import DataError, UsageError, require
+from dgbench.errors import DataError, DgbenchError, UsageError, require
 from dgbench.files import cache_folder, make_folder, read_json, sha256
 from dgbench.fingerprint import of_code
 from dgbench.images.find_task import get_task
 from dgbench.images.preparation import code_fingerprint, content_fingerprint
 from dgbench.method import Hparams, Method, changed_hparams, resolve_hparams
 from dgbench.protocol import get_protocol
+from dgbench.running import flops
 from dgbench.running.records import SCHEMA, broken_files
 from dgbench.task import Task
 
@@ -43,6 +44,7 @@ class Run:
     plugins: tuple[str, ...]
     folder: str
     fingerprint: str  # of code and data: a finished run with another one is stale
+    steps: int | None = None  # of a run whose protocol gives a budget of compute; None: those of the settings
 
     def __str__(self) -> str:
         return f"{self.task}/{self.protocol}/{self.variant}/{self.source}-seed{self.seed}"
@@ -56,7 +58,8 @@ class Run:
         for plugin in self.plugins:
             registry.add_plugin(Path(plugin))
         cls = registry.get_method(self.method)
-        return cls, resolve_hparams(cls, self.task, dict(self.settings))
+        hparams = resolve_hparams(cls, self.task, dict(self.settings))
+        return cls, replace(hparams, steps=self.steps or hparams.steps)
 
     @property
     def status(self) -> Status:
@@ -86,9 +89,13 @@ def plan(
 
     Raises `UsageError` for unknown names and `DataError` for data that are not there.
     """
-    get_protocol(protocol)
     if not methods:
         raise UsageError("no method is named", "give one with --method; `dgbench list methods` shows all")
+    if get_protocol(protocol).budget == "compute" and "steps" in (settings or {}):
+        raise UsageError(
+            f"protocol {protocol} gives a budget of compute, and the steps follow from it",
+            "leave --set steps out, or choose a protocol of equal steps",
+        )
     _check_domains(task, sources)
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise UsageError(f"no such checkpoint: {checkpoint}", "give the path of a .pth or .safetensors file")
@@ -102,6 +109,10 @@ def plan(
         if checkpoint is not None:
             changed["checkpoint"] = sha256(Path(checkpoint))[:8]
         variant = variant_name(name, changed)
+        steps = None
+        if get_protocol(protocol).budget == "compute" and checkpoint is None:
+            steps = affordable_steps(cls, task, hparams)
+            hparams = replace(hparams, steps=steps or hparams.steps)
         folder = Path(results).resolve() / task.name / protocol / variant
         decisive = _decisive(cls, hparams, task, protocol)
         for source in sources or task.source_domains:
@@ -119,9 +130,31 @@ def plan(
                 plugins=tuple(str(p) for p in registry.METHODS.extra),
                 folder="",
                 fingerprint=_fingerprint(decisive, task, source),
+                steps=steps,
             )
             runs += [replace(first, seed=n, folder=str(folder / f"{safe(source)}-seed{n}")) for n in seeds]
     return runs
+
+
+def affordable_steps(cls: type[Method], task: Task, hparams: Hparams) -> int | None:
+    """As many steps as compute what plain training does with its defaults on this task, at least one.
+
+    None, the method's own number, where a step computes nothing that is counted. Raises `UsageError` for a method
+    whose steps cannot be counted.
+    """
+    plain = registry.budget_method()
+    theirs = resolve_hparams(plain, task.name)
+    budget = (theirs.steps or task.steps) * flops.train_step(plain, task.info, theirs)
+    try:
+        step = flops.train_step(cls, task.info, hparams)
+    except DgbenchError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"the cost of a step of {cls.__name__} cannot be counted: {type(error).__name__}: {error}",
+            "`dgbench check` may tell why; or choose a protocol of equal steps",
+        ) from error
+    return max(1, budget // step) if step else None
 
 
 def _check_domains(task: Task, sources: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from dgbench.images.preparation import PreparedDomain
 from dgbench.method import Hparams, Method
 from dgbench.networks.checkpoints import load_into, load_state
 from dgbench.protocol import get_protocol
-from dgbench.running import train
+from dgbench.running import flops, train
 from dgbench.running.description import describe, needs, now
 from dgbench.running.device import make_deterministic, peak_memory_mb
 from dgbench.running.notice import Notice
@@ -155,6 +155,7 @@ def make(order: Order, watch: train.Watch) -> None:
         "train_seconds": round(progress.seconds, 2),
         "test_seconds": round(time.monotonic() - started, 2),
         "peak_memory_mb": round(peak_memory_mb(order.device)),
+        **flops.costs(cls, task.info, hparams, 0 if run.checkpoint else method.steps),
     }
     if run.checkpoint is None:
         state = train.learned_state(method, pretrained=bool(files))

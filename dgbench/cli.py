@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,6 +18,10 @@ from rich.markup import escape
 
 from dgbench import face, registry
 from dgbench.errors import DataError, DgbenchError, UsageError
+from dgbench.protocol import DEFAULT as PROTOCOL
+
+if TYPE_CHECKING:
+    from dgbench.scores.study import Study
 
 app = typer.Typer(
     name="dgbench",
@@ -38,7 +42,11 @@ Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a fol
 TaskArgument = Annotated[str, typer.Argument(help="Task name or folder.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the task's files.", show_default="./data/TASK")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
-Protocol = Annotated[str, typer.Option("--protocol", help="sdg, or dapsam (as the paper's code).")]
+Protocol = Annotated[str, typer.Option("--protocol", help="sdg, dapsam (as the paper's code), or audit.")]
+Shown = Annotated[
+    str | None,
+    typer.Option("--protocol", help="sdg, dapsam, or that of published scores.", show_default="sdg, or what there is"),
+]
 Metric = Annotated[str, typer.Option("--metric", help="dice, asd, assd or hd95.")]
 Against = Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")]
 Format = Literal["table", "md", "csv", "tex", "html"]
@@ -130,7 +138,7 @@ def leaderboard(
     metric: Metric = "dice",
     format_: Annotated[Format, typer.Option("--format", help="On the terminal, or as text to copy.")] = "table",
     against: Against = None,
-    protocol: Protocol = "sdg",
+    protocol: Shown = None,
     results: Results = face.RESULTS,
 ) -> None:
     """Rank the finished runs of a task: intervals, tests, costs, and what papers report.
@@ -138,6 +146,7 @@ def leaderboard(
     Example: dgbench leaderboard --task phantom --against erm
     """
     board = face.ranking(task, metric=metric, against=against, protocol=protocol, results=results)
+    _say_protocol(board.study, protocol)
     from dgbench.pages import leaderboard as pages
     from dgbench.pages.table import show
     from dgbench.scores import published
@@ -161,7 +170,7 @@ def compare(
         float | None,
         typer.Option("--margin", help="Equivalent within: Dice points, or mm.", show_default="0.5 points, 0.1 mm"),
     ] = None,
-    protocol: Protocol = "sdg",
+    protocol: Shown = None,
     results: Results = face.RESULTS,
 ) -> None:
     """Is A better than B? Paired by case, with interval, test, and what would settle it if it is open.
@@ -172,6 +181,8 @@ def compare(
     from dgbench.pages.table import show
     from dgbench.pages.verdict import comparison_table, sentence
 
+    for found in compared.comparisons[:1]:
+        _say_protocol(found.study, protocol)
     for found in compared.comparisons:
         show(comparison_table(found), console)
         console.print(escape(sentence(found)), style="bold", highlight=False)
@@ -184,7 +195,7 @@ def report(
     task: Task,
     data: Data = None,
     against: Against = None,
-    protocol: Protocol = "sdg",
+    protocol: Shown = None,
     results: Results = face.RESULTS,
     plugin: Plugins = None,
 ) -> None:
@@ -381,6 +392,12 @@ def say(*lines: str, before: str = "", style: str | None = None) -> None:
     """Print lines as they are, however long; `before` may hold markup."""
     for line in lines:
         console.print(before + escape(line), style=style, highlight=False, soft_wrap=True)
+
+
+def _say_protocol(study: Study, asked: str | None) -> None:
+    """Say first that another protocol's runs are shown than a user expects who named none."""
+    if asked is None and study.protocol.name != PROTOCOL:
+        errors.print(escape(study.left_out[0]), style="yellow", highlight=False, soft_wrap=True)
 
 
 def _all_well(problems: Sequence[str], of: str = "") -> None:

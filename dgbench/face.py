@@ -148,13 +148,14 @@ def leaderboard(
     *,
     metric: str = "dice",
     against: str | None = None,
-    protocol: str = "sdg",
+    protocol: str | None = None,
     results: str | Path = RESULTS,
 ) -> pd.DataFrame:
     """Rank the finished runs of a task: one row per variant, with intervals, tests and costs, in full precision.
 
     Dice is in [0, 1], distances are in the unit of the row. What cannot be ranked has no rank, and its reason.
-    against: the variant to test all others against; the first of the ranking by default.
+    against: the variant to test all others against; the first of the ranking by default. protocol: sdg, or, where no
+    run of it was made, that of the first board which was published for the task.
 
     >>> import dgbench
     >>> dgbench.leaderboard("phantom", against="erm")[["variant", "verdict", "mean"]].round(3)
@@ -169,7 +170,7 @@ def ranking(
     task: str | Path,
     metric: str = "dice",
     against: str | None = None,
-    protocol: str = "sdg",
+    protocol: str | None = None,
     results: str | Path = RESULTS,
 ) -> Ranking:
     """What `leaderboard` makes its table of, for tables and statistics of one's own."""
@@ -212,7 +213,7 @@ def compare(
     *,
     metric: str = "dice",
     margin: float | None = None,
-    protocol: str = "sdg",
+    protocol: str | None = None,
     results: str | Path = RESULTS,
 ) -> Compared:
     """Is one variant better than another? Paired by case; what would settle it, where it is open.
@@ -243,7 +244,7 @@ def report(
     *,
     data: str | Path | None = None,
     against: str | None = None,
-    protocol: str = "sdg",
+    protocol: str | None = None,
     results: str | Path = RESULTS,
     plugin: Names = (),
 ) -> Path:
@@ -263,7 +264,7 @@ def report(
     known = is_folder(str(task)) or name in registry.TASKS.names()
     board = ranking(task, "dice", against, protocol, results)
     loaded = get_task(str(task), None if data is None else Path(data)) if known else None
-    return pages.write(loaded, board, Path(results) / name / protocol)
+    return pages.write(loaded, board, Path(results) / name / board.study.protocol.name)
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------

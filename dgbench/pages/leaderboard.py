@@ -57,10 +57,12 @@ def _reached(ranking: Ranking, links: Mapping[str, str]) -> Table:
         against = Cell(of.why or _against(ranking, of))
         rows.append([name, Cell(of.rank_text), mean, Cell(interval), *targets, Cell(of.row.worst), against])
     last = f"against {ranking.baseline}" if ranking.baseline else "why"
+    published = [of for of in ranking.every if of.row.published]
+    which = "All" if len(published) == len(ranking.every) else "Rows marked as"
     return Table(
         _label(ranking),
         f"{heading(study, ranking.metric.name)}, task {study.task}, protocol {study.protocol.name}, by target (mean "
-        "over sources).",
+        f"over sources).{f' {which} published, not measured here.' if published else ''}",
         ("variant", "rank", "mean", "95 % interval", *columns[1:], "worst", last),
         groups(rows, ranked, "not ranked"),
         foot=" ".join(notes(ranking)),
@@ -76,6 +78,7 @@ def _against(ranking: Ranking, of: Ranked) -> str:
 def _costs(ranking: Ranking, links: Mapping[str, str]) -> Table:
     said = [facts(of.row, ranking.metric) for of in ranking.every]
     columns = ["seeds", "±", "validation", "gap", "missed", "trained", "parameters", "train s", "peak MB"]
+    columns = [c for c in columns if any(row[c] for row in said)]  # of published runs, costs may not be known
     foot = FOOT_OF_COSTS
     for name in ("steps x batch", "initialisation", "device", "needs"):  # what all share stands in the foot
         if len({row[name] for row in said}) > 1:

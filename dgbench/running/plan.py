@@ -56,7 +56,7 @@ class Run:
         for plugin in self.plugins:
             registry.add_plugin(Path(plugin))
         cls = registry.get_method(self.method)
-        return cls, resolve_hparams(cls, self.task, dict(self.settings))
+        return cls, resolve_hparams(cls, self.task, dict(self.settings), get_protocol(self.protocol).training)
 
     @property
     def status(self) -> Status:
@@ -85,7 +85,7 @@ def plan(
 
     Raises `UsageError` for unknown names and `DataError` for data that are not there.
     """
-    get_protocol(protocol)
+    fixed = get_protocol(protocol).training
     _check_domains(task, sources)
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise UsageError(f"no such checkpoint: {checkpoint}", "give the path of a .pth or .safetensors file")
@@ -94,8 +94,8 @@ def plan(
     runs = []
     for name in methods:
         cls = registry.get_method(name)
-        hparams = resolve_hparams(cls, task.name, settings)
-        changed: dict[str, Any] = changed_hparams(cls, task.name, hparams)
+        hparams = resolve_hparams(cls, task.name, settings, fixed)
+        changed: dict[str, Any] = changed_hparams(cls, task.name, hparams, fixed)
         if checkpoint is not None:
             changed["checkpoint"] = sha256(Path(checkpoint))[:8]
         variant = variant_name(name, changed)

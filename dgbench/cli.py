@@ -204,6 +204,28 @@ def report(
     say(f"wrote {page}")
 
 
+@app.command("import")
+def import_(
+    scores: Annotated[Path, typer.Argument(help="CSV file with a row for each run and target case.")],
+    task: Task,
+    citation: Annotated[str, typer.Option("--citation", help="Who measured them, and where to look them up.")],
+    protocol: Annotated[str, typer.Option("--protocol", help="A name for what they held fixed.")],
+    stated: Annotated[str, typer.Option("--stated", help="What they held fixed, in words.")] = "",
+    name: Annotated[str | None, typer.Option("--name", help="Of the board.", show_default="the file's")] = None,
+    results: Results = face.RESULTS,
+    plugin: Plugins = None,
+) -> None:
+    """Keep scores that others measured, case by case, as a board for leaderboard, compare and report.
+
+    Example: dgbench import doe.csv --task prostate --protocol doe --citation "Doe 2030. https://doi.org/..."
+    """
+    board = face.import_scores(
+        scores, task, citation=citation, protocol=protocol, stated=stated, name=name, results=results,
+        plugin=plugin or (),
+    )  # fmt: skip
+    say(f"wrote {board}", f"next: dgbench leaderboard --task {task} --protocol {protocol}")
+
+
 @app.command()
 def verify(results: Annotated[Path, typer.Argument(help="Folder of results, or of one task or run.")]) -> None:
     """Check every run's folder: hashes, schema, counts, versions; list all that is wrong, at once."""

@@ -267,6 +267,44 @@ def report(
     return pages.write(loaded, board, Path(results) / name / board.study.protocol.name)
 
 
+def import_scores(
+    scores: str | Path,
+    task: str | Path,
+    *,
+    citation: str,
+    protocol: str,
+    stated: str = "",
+    name: str | None = None,
+    results: str | Path = RESULTS,
+    plugin: Names = (),
+) -> Path:
+    """Keep scores that others measured, case by case, as a board for `leaderboard`, `compare` and `report`.
+
+    They are marked as published, and stand in no table with runs of another protocol. Returns the file of the board.
+    scores: a CSV file, see docs/published-scores.md. citation: who measured them, and where to look them up.
+    protocol: a name for what they held fixed; stated: that in words. name: of the board, by default the file's.
+
+    >>> import dgbench
+    >>> rows = ["method,source,seed,target,case,dice"]
+    >>> rows += [f"theirs,A,{seed},B,case{n:02},0.7" for seed in (0, 1, 2) for n in range(8)]
+    >>> written = Path("doe.csv").write_text("\\n".join(rows))
+    >>> print(dgbench.import_scores("doe.csv", "phantom", citation="Doe 2030", protocol="doe"))
+    results/phantom/doe/published/doe.json
+    """
+    from dgbench.images.find_task import get_task
+    from dgbench.scores.importing import import_board
+
+    add_plugins(plugin)
+    path = Path(scores)
+    told = {
+        "name": name or path.name.partition(".")[0],
+        "protocol": protocol,
+        "citation": citation,
+        "notes": [f"{stated.rstrip('.')}."] if stated else [],
+    }
+    return import_board(path, get_task(str(task)), told, Path(results))
+
+
 # --- what there is ---------------------------------------------------------------------------------------------------
 
 

@@ -32,24 +32,21 @@ UNKNOWN = ("parameters", "trained", "train_seconds", "test_seconds", "peak_memor
 
 
 @dataclass(frozen=True)
-class StatedProtocol(Protocol):
-    """What a publication held fixed, in its own words; dgbench knows of it how means are taken, and no more."""
-
-    stated: str = ""
+class ForeignProtocol(Protocol):
+    """One that dgbench makes no runs by: it knows how means are taken, and what a board states of the rest in words."""
 
     @classmethod
-    def of(cls, name: str, stated: str, known: Sequence[str]) -> StatedProtocol:
-        """`known`: the metrics that are given."""
-        return cls(name, "all", "image", "physical", "penalty", "domains", tuple(known), stated=stated)
+    def of(cls, name: str) -> ForeignProtocol:
+        """That of a name."""
+        return cls(name, "all", "image", "physical", "penalty", "domains", tuple(METRICS))
 
     def caption(self) -> str:
         """The protocol in one sentence, for the foot of a table."""
-        return f"protocol {self.name}: {self.stated or 'not stated'}; each target domain weighs the same"
+        return f"protocol {self.name}: that of those who published it; each target domain weighs the same"
 
     def rules(self) -> dict[str, str]:
         """What is known to be held fixed, by name, as text."""
-        known = ("name", "mean", "metrics", "stated")
-        return {name: text for name, text in super().rules().items() if name in known}
+        return {"name": self.name, "mean": self.mean}
 
 
 @dataclass(frozen=True)
@@ -71,28 +68,27 @@ class Board:
 
     @property
     def protocol(self) -> Protocol:
-        """One of ours by its name, or what the board states."""
-        name = self.told["protocol"]
-        return PROTOCOLS.get(name) or StatedProtocol.of(name, self.told["stated"], self.metrics)
+        """One of ours by its name, or a foreign one."""
+        return PROTOCOLS.get(self.told["protocol"]) or ForeignProtocol.of(self.told["protocol"])
 
     @property
     def words(self) -> str:
         """Who measured it, and what a reader must know of it, in sentences."""
         return " ".join([f"{self.told['citation'].rstrip('.')}.", *self.told["notes"]])
 
-    def scores(self) -> pd.DataFrame:
-        """A row for each run, target case and structure: `COLUMNS`, and those of `OPTIONAL` that it has.
+    def records(self, mark: str = "published") -> Iterator[RunRecord]:
+        """The runs, each variant named as its method and the mark: `erm (published)`.
 
-        Raises `DataError` when the file is not the one that was described.
+        Raises `DataError` when the file of the scores is not the one that was described.
         """
         file = self.path.with_name(self.told["file"])
         if not file.is_file() or sha256(file) != self.told["sha256"]:
             raise DataError(f"{file} is missing or was changed since", "import it again")
-        return parsed(gzip.decompress(file.read_bytes()).decode())
+        return self.runs(file.read_bytes(), mark)
 
-    def records(self, mark: str = "published") -> Iterator[RunRecord]:
-        """The runs, each variant named as its method and the mark: `erm (published)`."""
-        for (method, source, seed), rows in self.scores().groupby(RUN, sort=False):
+    def runs(self, content: bytes, mark: str) -> Iterator[RunRecord]:
+        """As `records`, of the content of the file."""
+        for (method, source, seed), rows in _parsed(content).groupby(RUN, sort=False):
             record = self._record(str(method), f"{method} ({mark})", str(source), int(seed))
             run = RunRecord(self.path.parent / record["variant"] / f"{source}-seed{seed}", record)
             vars(run)["cases"] = _cases(rows)
@@ -120,11 +116,12 @@ class Board:
         }
 
 
-def parsed(text: str) -> pd.DataFrame:
-    """A board's scores from the text of its file; a case may be named "NA"."""
-    kinds = dict.fromkeys(("method", "source", "target", "case", "structure"), str) | {"seed": int}
+def _parsed(content: bytes) -> pd.DataFrame:
+    """A row for each run, target case and structure; a case may be named "NA"."""
+    kinds: dict[str, Any] = dict.fromkeys(("method", "source", "target", "case", "structure"), str) | {"seed": int}
     numbers = {name: [""] for name in (*METRICS, "n_reference")}
-    return pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=numbers)
+    text = io.StringIO(gzip.decompress(content).decode())
+    return pd.read_csv(text, dtype=kinds, keep_default_na=False, na_values=numbers)
 
 
 def _cases(rows: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from dgbench.metrics import METRICS
 from dgbench.pages.captions import context, counted, heading, measured
 from dgbench.pages.score_tables import facts
 from dgbench.pages.table import Cell, Table, as_text, csv_text, groups
+from dgbench.scores.published import ROWS_OF_MEANS
 from dgbench.scores.ranking import Ranked, Ranking
 from dgbench.scores.statistics import Verdict
 
@@ -103,11 +104,14 @@ def _label(ranking: Ranking) -> str:
 def published_table(ranking: Ranking, beside: pd.DataFrame) -> Table | None:
     """What papers report, from `published.beside`: one row per paper, method and structure, never ranked; None if none.
 
-    Where a paper gives several sources, the row is their mean, of those that both give where it is compared.
+    Where a paper gives several sources, the row is their mean, of those that both give where it is compared; where it
+    gives the mean of a method's targets, its single targets are left to the report.
     """
     rows, metric = [], ranking.metric
-    kept = ["paper", "method", "structure", "target", "reasons"]
+    whose, kept = ["paper", "method", "structure"], ["paper", "method", "structure", "target", "reasons"]
     these = beside[beside["metric"] == metric.name]
+    is_mean = these["target"].isin(ROWS_OF_MEANS)
+    these = these[is_mean | ~is_mean.groupby([these[c] for c in whose]).transform("any")]
     for (paper, method, structure, target, reasons), group in these.groupby(kept, sort=False):
         both = group.dropna(subset="measured")
         sources = list(group["source"])

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -19,6 +19,10 @@ from rich.markup import escape
 
 from dgbench import face, registry
 from dgbench.errors import DataError, DgbenchError, StillQueued, UsageError
+from dgbench.protocol import DEFAULT as PROTOCOL
+
+if TYPE_CHECKING:
+    from dgbench.scores.study import Study
 
 app = typer.Typer(
     name="dgbench",
@@ -39,7 +43,11 @@ Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a fol
 TaskArgument = Annotated[str, typer.Argument(help="Task name or folder.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the task's files.", show_default="./data/TASK")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
-Protocol = Annotated[str, typer.Option("--protocol", help="sdg, or dapsam (as the paper's code).")]
+Protocol = Annotated[str, typer.Option("--protocol", help="sdg, dapsam (as the paper's code), or audit.")]
+Shown = Annotated[
+    str | None,
+    typer.Option("--protocol", help="sdg, dapsam, or that of published scores.", show_default="sdg, or what there is"),
+]
 Metric = Annotated[str, typer.Option("--metric", help="dice, asd, assd or hd95.")]
 Against = Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")]
 Format = Literal["table", "md", "csv", "tex", "html"]
@@ -173,7 +181,7 @@ def leaderboard(
     metric: Metric = "dice",
     format_: Annotated[Format, typer.Option("--format", help="On the terminal, or as text to copy.")] = "table",
     against: Against = None,
-    protocol: Protocol = "sdg",
+    protocol: Shown = None,
     results: Results = face.RESULTS,
 ) -> None:
     """Rank the finished runs of a task: intervals, tests, costs, and what papers report.
@@ -181,6 +189,7 @@ def leaderboard(
     Example: dgbench leaderboard --task phantom --against erm
     """
     board = face.ranking(task, metric=metric, against=against, protocol=protocol, results=results)
+    _say_protocol(board.study, protocol)
     from dgbench.pages import leaderboard as pages
     from dgbench.pages.table import show
     from dgbench.scores import published
@@ -204,7 +213,7 @@ def compare(
         float | None,
         typer.Option("--margin", help="Equivalent within: Dice points, or mm.", show_default="0.5 points, 0.1 mm"),
     ] = None,
-    protocol: Protocol = "sdg",
+    protocol: Shown = None,
     results: Results = face.RESULTS,
 ) -> None:
     """Is A better than B? Paired by case, with interval, test, and what would settle it if it is open.
@@ -215,6 +224,8 @@ def compare(
     from dgbench.pages.table import show
     from dgbench.pages.verdict import comparison_table, sentence
 
+    for found in compared.comparisons[:1]:
+        _say_protocol(found.study, protocol)
     for found in compared.comparisons:
         show(comparison_table(found), console)
         console.print(escape(sentence(found)), style="bold", highlight=False)
@@ -227,13 +238,35 @@ def report(
     task: Task,
     data: Data = None,
     against: Against = None,
-    protocol: Protocol = "sdg",
+    protocol: Shown = None,
     results: Results = face.RESULTS,
     plugin: Plugins = None,
 ) -> None:
     """Write one HTML page with everything: leaderboard, plots, worst cases, costs, how each number was made."""
     page = face.report(task, data=data, against=against, protocol=protocol, results=results, plugin=plugin or ())
     say(f"wrote {page}")
+
+
+@app.command("import")
+def import_(
+    scores: Annotated[Path, typer.Argument(help="CSV file with a row for each run and target case.")],
+    task: Task,
+    citation: Annotated[str, typer.Option("--citation", help="Who measured them, and where to look them up.")],
+    protocol: Annotated[str, typer.Option("--protocol", help="A name for what they held fixed.")],
+    stated: Annotated[str, typer.Option("--stated", help="What they held fixed, in words.")] = "",
+    name: Annotated[str | None, typer.Option("--name", help="Of the board.", show_default="the file's")] = None,
+    results: Results = face.RESULTS,
+    plugin: Plugins = None,
+) -> None:
+    """Keep scores that others measured, case by case, as a board for leaderboard, compare and report.
+
+    Example: dgbench import doe.csv --task prostate --protocol doe --citation "Doe 2030. https://doi.org/..."
+    """
+    board = face.import_scores(
+        scores, task, citation=citation, protocol=protocol, stated=stated, name=name, results=results,
+        plugin=plugin or (),
+    )  # fmt: skip
+    say(f"wrote {board}", f"next: dgbench leaderboard --task {task} --protocol {protocol}")
 
 
 @app.command()
@@ -424,6 +457,12 @@ def say(*lines: str, before: str = "", style: str | None = None) -> None:
     """Print lines as they are, however long; `before` may hold markup."""
     for line in lines:
         console.print(before + escape(line), style=style, highlight=False, soft_wrap=True)
+
+
+def _say_protocol(study: Study, asked: str | None) -> None:
+    """Say first that another protocol's runs are shown than a user expects who named none."""
+    if asked is None and study.protocol.name != PROTOCOL:
+        errors.print(escape(study.left_out[0]), style="yellow", highlight=False, soft_wrap=True)
 
 
 def _all_well(problems: Sequence[str], of: str = "") -> None:

@@ -212,13 +212,14 @@ def leaderboard(
     *,
     metric: str = "dice",
     against: str | None = None,
-    protocol: str = "sdg",
+    protocol: str | None = None,
     results: str | Path = RESULTS,
 ) -> pd.DataFrame:
     """Rank the finished runs of a task: one row per variant, with intervals, tests and costs, in full precision.
 
     Dice is in [0, 1], distances are in the unit of the row. What cannot be ranked has no rank, and its reason.
-    against: the variant to test all others against; the first of the ranking by default.
+    against: the variant to test all others against; the first of the ranking by default. protocol: sdg, or, where no
+    run of it was made, that of the first board which was published for the task.
 
     >>> import dgbench
     >>> dgbench.leaderboard("phantom", against="erm")[["variant", "verdict", "mean"]].round(3)
@@ -233,7 +234,7 @@ def ranking(
     task: str | Path,
     metric: str = "dice",
     against: str | None = None,
-    protocol: str = "sdg",
+    protocol: str | None = None,
     results: str | Path = RESULTS,
 ) -> Ranking:
     """What `leaderboard` makes its table of, for tables and statistics of one's own."""
@@ -276,7 +277,7 @@ def compare(
     *,
     metric: str = "dice",
     margin: float | None = None,
-    protocol: str = "sdg",
+    protocol: str | None = None,
     results: str | Path = RESULTS,
 ) -> Compared:
     """Is one variant better than another? Paired by case; what would settle it, where it is open.
@@ -307,7 +308,7 @@ def report(
     *,
     data: str | Path | None = None,
     against: str | None = None,
-    protocol: str = "sdg",
+    protocol: str | None = None,
     results: str | Path = RESULTS,
     plugin: Names = (),
 ) -> Path:
@@ -327,7 +328,45 @@ def report(
     known = is_folder(str(task)) or name in registry.TASKS.names()
     board = ranking(task, "dice", against, protocol, results)
     loaded = get_task(str(task), None if data is None else Path(data)) if known else None
-    return pages.write(loaded, board, Path(results) / name / protocol)
+    return pages.write(loaded, board, Path(results) / name / board.study.protocol.name)
+
+
+def import_scores(
+    scores: str | Path,
+    task: str | Path,
+    *,
+    citation: str,
+    protocol: str,
+    stated: str = "",
+    name: str | None = None,
+    results: str | Path = RESULTS,
+    plugin: Names = (),
+) -> Path:
+    """Keep scores that others measured, case by case, as a board for `leaderboard`, `compare` and `report`.
+
+    They are marked as published, and stand in no table with runs of another protocol. Returns the file of the board.
+    scores: a CSV file, see docs/published-scores.md. citation: who measured them, and where to look them up.
+    protocol: a name for what they held fixed; stated: that in words. name: of the board, by default the file's.
+
+    >>> import dgbench
+    >>> rows = ["method,source,seed,target,case,dice"]
+    >>> rows += [f"theirs,A,{seed},B,case{n:02},0.7" for seed in (0, 1, 2) for n in range(8)]
+    >>> written = Path("doe.csv").write_text("\\n".join(rows))
+    >>> print(dgbench.import_scores("doe.csv", "phantom", citation="Doe 2030", protocol="doe"))
+    results/phantom/doe/published/doe.json
+    """
+    from dgbench.images.find_task import get_task
+    from dgbench.scores.importing import import_board
+
+    add_plugins(plugin)
+    path = Path(scores)
+    told = {
+        "name": name or path.name.partition(".")[0],
+        "protocol": protocol,
+        "citation": citation,
+        "notes": [f"{stated.rstrip('.')}."] if stated else [],
+    }
+    return import_board(path, get_task(str(task)), told, Path(results))
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -137,14 +138,17 @@ def hparams_class(method: type[Method]) -> type[Hparams]:
     return typing.get_type_hints(method)["hparams"]
 
 
-def resolve_hparams(method: type[Method], task_name: str, settings: dict[str, str] | None = None) -> Hparams:
-    """Defaults, then the method's own values for this task, then the user's `--set key=value`.
+def resolve_hparams(
+    method: type[Method], task_name: str, settings: dict[str, str] | None = None, fixed: Mapping[str, Any] | None = None
+) -> Hparams:
+    """Defaults, then the method's own values for this task, then what a protocol fixes, then the user's
+    `--set key=value`.
 
     Raises `UsageError` for a key the method does not have or a value of the wrong type.
     """
     cls = hparams_class(method)
     hints = typing.get_type_hints(cls)
-    hparams = cls(**own_settings(method, task_name))
+    hparams = cls(**own_settings(method, task_name) | dict(fixed or {}))
     changed = {}
     for key, text in (settings or {}).items():
         require(key, sorted(hints), f"hyperparameter of {method.__name__}")
@@ -161,9 +165,11 @@ def own_settings(method: type[Method], task_name: str) -> dict[str, Any]:
     return {k: v for k, v in merged.items() if k in known}
 
 
-def changed_hparams(method: type[Method], task_name: str, hparams: Hparams) -> dict[str, Any]:
+def changed_hparams(
+    method: type[Method], task_name: str, hparams: Hparams, fixed: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What distinguishes `hparams` from the method's defaults for this task: the variant's name in a path."""
-    default = resolve_hparams(method, task_name)
+    default = resolve_hparams(method, task_name, fixed=fixed)
     pairs = ((f.name, getattr(hparams, f.name)) for f in dataclasses.fields(hparams))
     return {name: value for name, value in pairs if value != getattr(default, name)}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from dgbench.errors import UsageError, require
 
@@ -19,7 +19,11 @@ class Protocol:
     distances: in the image's spacing, or in voxels of the network's grid.
     missed: a missed or falsely found structure costs the image's diagonal, or makes the case NaN.
     mean: "domains": cases -> structures -> targets -> sources, each target equal; "cases": target cases pooled.
-    budget: of a training: the task's number of steps, or what plain training for so many steps computes (FLOPs).
+    selection: which weights are tested: those of the last step, or those with the best mean Dice on the source's
+        validation cases, of `every` so many steps; of equal ones the earliest.
+    steps, batch_size: of a run whose settings do not say otherwise; None: the method's own.
+    beside: the published scores that runs of it may stand beside, and what differs all the same.
+    budget: of a training: so many steps, or what plain training for the task's steps computes (FLOPs).
     """
 
     name: str
@@ -29,7 +33,18 @@ class Protocol:
     missed: Literal["penalty", "nan"]
     mean: Literal["domains", "cases"]
     metrics: tuple[str, ...]
+    selection: Literal["last", "best-on-source"] = "last"
+    every: int = 0
+    steps: int | None = None
+    batch_size: int | None = None
+    beside: str = ""
     budget: Literal["steps", "compute"] = "steps"
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The hyperparameters that it fixes."""
+        fixed = {"steps": self.steps, "batch_size": self.batch_size}
+        return {name: value for name, value in fixed.items() if value is not None}
 
     def caption(self) -> str:
         """The protocol in one sentence, for the foot of a table."""
@@ -43,19 +58,45 @@ class Protocol:
                 self.missed
             ]
             + {"domains": ", each target domain weighs the same", "cases": ", target cases pooled"}[self.mean]
-            + ", weights of the last step"
+            + {
+                "last": ", weights of the last step",
+                "best-on-source": ", weights with the best Dice on the source's validation cases, of those of every "
+                f"{self.every} steps",
+            }[self.selection]
             + {"steps": "", "compute": ", training may compute what plain training does"}[self.budget]
+            + (f"; {self.steps} steps of batch {self.batch_size}" if self.steps and self.batch_size else "")
+            + (f"; {self.beside}" if self.beside else "")
         )
 
+    def rules(self) -> dict[str, str]:
+        """What it holds fixed, by name, as text; what it leaves open is not there."""
+        kept = {name: value for name, value in asdict(self).items() if value}
+        return {name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in kept.items()}
+
+
+DEFAULT = "sdg"
+EVERY_METRIC = ("dice", "asd", "assd", "hd95")
+# What a published comparison of eight methods held fixed, as far as it says and a run here can follow it.
+AUDIT = Protocol(
+    "audit", "foreground", "image", "physical", "penalty", "domains", EVERY_METRIC, "best-on-source", 500, 8000, 8,
+    "beside the published runs of sdg-protocol-audit 2026, which had SGD, a sum of cross-entropy and Dice loss, other "
+    "spatial augmentation, a quarter of the source's cases to validate on, drawn anew by each seed, and an image size "
+    "that is not stated",
+)  # fmt: skip
 
 Budget = Literal["equal-steps", "equal-compute"]
 _BY_STEPS = (
-    Protocol("sdg", "all", "image", "physical", "penalty", "domains", ("dice", "asd", "assd", "hd95")),
+    Protocol(DEFAULT, "all", "image", "physical", "penalty", "domains", EVERY_METRIC),
     # What the authors' released code computes, so that its published table has something to stand beside.
     Protocol("dapsam", "foreground", "network", "voxel", "nan", "cases", ("dice", "asd")),
 )
 PROTOCOLS = {
-    p.name: p for of in _BY_STEPS for p in (of, replace(of, name=f"{of.name}-compute", budget="compute"))
+    p.name: p
+    for p in (
+        *(p for of in _BY_STEPS for p in (of, replace(of, name=f"{of.name}-compute", budget="compute"))),
+        AUDIT,
+        replace(AUDIT, name="audit-all", slices="all"),
+    )
 }
 
 

@@ -193,11 +193,16 @@ def add_plugin(path: Path) -> None:
             registry.extra.append(path)
 
 
-def published_files() -> list[Path]:
-    """The tables of numbers quoted from papers, sorted: results/published/*.csv, wherever dgbench is installed."""
+def published_folder() -> Path:
+    """Where the numbers quoted from papers lie: results/published, wherever dgbench is installed."""
     package = Path(__file__).resolve().parent
     inside = package / "published"
-    return sorted((inside if inside.is_dir() else package.parent / "results" / "published").glob("*.csv"))
+    return inside if inside.is_dir() else package.parent / "results" / "published"
+
+
+def published_files() -> list[Path]:
+    """The tables of numbers quoted from papers, sorted."""
+    return sorted(published_folder().glob("*.csv"))
 
 
 def get_method(name: str) -> type[Method]:

@@ -23,6 +23,7 @@ VERBS = {
     "ranking": ["--task", "phantom"],
     "compare": ["one", "other", "--task", "phantom"],
     "report": ["--task", "phantom"],
+    "import_scores": ["doe.csv", "--task", "phantom", "--citation", "Doe", "--protocol", "doe"],
 }
 
 
@@ -73,7 +74,8 @@ def test_it_has_the_defaults_of_the_command_line(monkeypatch: pytest.MonkeyPatch
         raise UsageError("seen enough")
 
     monkeypatch.setattr(face, verb, called)
-    CliRunner().invoke(cli.app, ["leaderboard" if verb == "ranking" else verb, *VERBS[verb]])
+    command = {"ranking": "leaderboard", "import_scores": "import"}.get(verb, verb)
+    CliRunner().invoke(cli.app, [command, *VERBS[verb]])
     optional = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
     assert passed.keys() >= optional.keys() - {"quiet"}, "an argument that no option sets"
     for name in passed.keys() & optional.keys():

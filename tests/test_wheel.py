@@ -65,8 +65,9 @@ def test_the_wheel_holds_every_file_of_the_engine_and_every_plugin(wheel: Path, 
         files = {f"{inside}/{p.as_posix()}" for p in every}
         assert folder != "dgbench" or {"dgbench/scores/study.py", "dgbench/pages/tables.md.jinja"} <= files
         assert files <= names, f"not in the wheel: {files - names}"
-    tables = {f"dgbench/published/{p.name}" for p in (root / "results" / "published").glob("*.csv")}
-    assert tables and tables <= names
+    for kind in ("*.csv", "*.csv.gz", "*.json"):
+        tables = {f"dgbench/published/{p.name}" for p in (root / "results" / "published").glob(kind)}
+        assert tables and tables <= names
 
 
 def test_the_installed_wheel_finds_methods_tasks_and_published_numbers(installed: Path, root: Path):

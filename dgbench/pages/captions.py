@@ -33,14 +33,20 @@ def context(study: Study, variant: str | None = None, structure: str | None = No
     """What a reader must know besides, of all variants or of one, to compare a number with another one."""
     protocol, cells = study.protocol, study.cells
     these = cells if variant is None else cells[cells["variant"] == variant]
-    targets = these[(these["role"] == "target") & (these["metric"] == protocol.metrics[0])]
+    targets = these[(these["role"] == "target") & (these["metric"] == study.metrics[0])]
     cases = targets.groupby("target", observed=False)["n_cases"].max().fillna(0).astype(int)
     tested = targets if structure is None else targets[targets["structure"] == structure]
-    n = tested[["n_cases", "n_missed", "n_false_positive", "n_both_empty"]].sum()
+    counted = tested[tested["n_missed"].notna()]
+    n = counted[["n_cases", "n_missed", "n_false_positive", "n_both_empty"]].sum()
+    told = (
+        f"Of {n['n_cases']} tested structures: {n['n_missed']} missed, {n['n_false_positive']} falsely found, "
+        f"{n['n_both_empty']} absent from both masks. Metrics version {study.metrics_version}."
+    )
+    variants = study.runs if variant is None else [variant]
+    words = dict.fromkeys(of for v in variants if (of := study.row(v, study.metrics[0]).published))
     return (
         f"Task {study.task}; {protocol.caption()}. Averages: {ORDER_OF_MEANS[protocol.mean]}. "
         f"Seed numbers: {', '.join(str(s) for s in sorted(these['seed'].unique()))}. "
         f"Target cases: {', '.join(f'{d} {k}' for d, k in cases.items())}. "
-        f"Of {n['n_cases']} tested structures: {n['n_missed']} missed, {n['n_false_positive']} falsely found, "
-        f"{n['n_both_empty']} absent from both masks. Metrics version {study.metrics_version}."
+        + " ".join([*([told] if len(counted) else []), *(f"Published, not measured here: {of}" for of in words)])
     )

@@ -13,6 +13,7 @@ from dgbench.metrics import METRICS
 from dgbench.pages.captions import context, counted, heading, measured
 from dgbench.pages.score_tables import facts
 from dgbench.pages.table import Cell, Table, as_text, csv_text, groups
+from dgbench.scores.published import ROWS_OF_MEANS
 from dgbench.scores.ranking import Ranked, Ranking
 from dgbench.scores.statistics import Verdict
 
@@ -57,10 +58,12 @@ def _reached(ranking: Ranking, links: Mapping[str, str]) -> Table:
         against = Cell(of.why or _against(ranking, of))
         rows.append([name, Cell(of.rank_text), mean, Cell(interval), *targets, Cell(of.row.worst), against])
     last = f"against {ranking.baseline}" if ranking.baseline else "why"
+    published = [of for of in ranking.every if of.row.published]
+    which = "All" if len(published) == len(ranking.every) else "Rows marked as"
     return Table(
         _label(ranking),
         f"{heading(study, ranking.metric.name)}, task {study.task}, protocol {study.protocol.name}, by target (mean "
-        "over sources).",
+        f"over sources).{f' {which} published, not measured here.' if published else ''}",
         ("variant", "rank", "mean", "95 % interval", *columns[1:], "worst", last),
         groups(rows, ranked, "not ranked"),
         foot=" ".join(notes(ranking)),
@@ -76,6 +79,7 @@ def _against(ranking: Ranking, of: Ranked) -> str:
 def _costs(ranking: Ranking, links: Mapping[str, str]) -> Table:
     said = [facts(of.row, ranking.metric) for of in ranking.every]
     columns = ["seeds", "±", "validation", "gap", "missed", "trained", "parameters", "train s", "peak MB"]
+    columns = [c for c in columns if any(row[c] for row in said)]  # of published runs, costs may not be known
     foot = FOOT_OF_COSTS
     for name in ("steps x batch", "initialisation", "device", "needs"):  # what all share stands in the foot
         if len({row[name] for row in said}) > 1:
@@ -100,11 +104,14 @@ def _label(ranking: Ranking) -> str:
 def published_table(ranking: Ranking, beside: pd.DataFrame) -> Table | None:
     """What papers report, from `published.beside`: one row per paper, method and structure, never ranked; None if none.
 
-    Where a paper gives several sources, the row is their mean, of those that both give where it is compared.
+    Where a paper gives several sources, the row is their mean, of those that both give where it is compared; where it
+    gives the mean of a method's targets, its single targets are left to the report.
     """
     rows, metric = [], ranking.metric
-    kept = ["paper", "method", "structure", "target", "reasons"]
+    whose, kept = ["paper", "method", "structure"], ["paper", "method", "structure", "target", "reasons"]
     these = beside[beside["metric"] == metric.name]
+    is_mean = these["target"].isin(ROWS_OF_MEANS)
+    these = these[is_mean | ~is_mean.groupby([these[c] for c in whose]).transform("any")]
     for (paper, method, structure, target, reasons), group in these.groupby(kept, sort=False):
         both = group.dropna(subset="measured")
         sources = list(group["source"])

@@ -6,7 +6,7 @@ import hashlib
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,9 +85,10 @@ def build(task: Task | None, ranking: Ranking) -> str:
         worst=_worst(task, ranking, domains) if task else {},
         scores_alone=[v for v in links if not any(r.has_predictions for r in study.runs[v])],
         card=cards.card(task) if task else {"task": study.task, "citation": study.records[0].record.get("citation")},
-        rules=asdict(study.protocol),
+        rules=study.protocol.rules(),
         order_of_means=ORDER_OF_MEANS[study.protocol.mean],
-        commands={v: list(_commands(study.runs[v], task)) for v in links},
+        commands={v: list(_commands(study.runs[v], task)) for v in links if not study.row(v).published},
+        quoted={v: words for v in links if (words := study.row(v).published)},
         papers={r.variant: p for r in study.records if (p := r.record.get("paper", "")).startswith("https://")},
         **_tables(ranking, links, domains),
         **_shift(study, links, domains),
@@ -97,7 +98,7 @@ def build(task: Task | None, ranking: Ranking) -> str:
 def _tables(ranking: Ranking, links: Mapping[str, str], domains: Mapping[str, Intensities]) -> dict[str, Any]:
     """The page's tables, and the figures that show the same numbers."""
     study, variants = ranking.study, list(links)
-    metrics = ("dice", *(m for m in study.protocol.metrics if m != "dice"))[:2]
+    metrics = ("dice", *(m for m in study.metrics if m != "dice"))[:2]
     scales = {m: Scale.of([study.matrix(v, m) for v in variants]) for m in metrics}
     reached, costs = leaderboard.board_tables(ranking, links=links)
     quoted = published.load(study.task)
@@ -143,6 +144,8 @@ def _domains(task: Task | None, study: Study) -> tuple[dict[str, Intensities], s
     """The domains whose images are those the runs saw, and why others are left out."""
     if task is None:
         return {}, "The task's images are not at hand."
+    if not any(r.record["data"] for r in study.records):
+        return {}, "Of these runs only the scores are at hand."
     seen = {domain: fingerprint for r in study.records for domain, fingerprint in r.record["data"].items()}
     found, reasons = {}, []
     for domain in (d for d in study.domains if d in seen):

@@ -72,7 +72,8 @@ def matrix_table(m: Matrix, name: str = "", caption: str = "", scale: Scale | No
     """
     metric, rows = METRICS[m.metric], []
     apart = math.isinf(metric.limits[1])  # a missed structure has no distance: the mean without it stands beside
-    missed = [*(str(n) if of else "" for n, of in zip(m.missed, m.seeds, strict=True)), str(m.missed.sum())]
+    missed = [_count(n) if of else "" for n, of in zip(m.missed, m.seeds, strict=True)]
+    missed += [_count(m.missed.sum(skipna=False))]
     for source, row, found, lost in zip(m.values.index, places(m), m.found.iloc[:, -1], missed, strict=True):
         cells = [Cell(str(source))]
         for value, home in row:
@@ -82,6 +83,11 @@ def matrix_table(m: Matrix, name: str = "", caption: str = "", scale: Scale | No
         rows.append([*cells, *([Cell(metric.number(found))] if apart else []), Cell(lost)])
     header = ("source", *map(str, m.values.columns), *(["found"] if apart else []), "missed")
     return Table(name, caption, header, [("", rows)], total=True, hue="blue" if metric.higher_is_better else "orange")
+
+
+def _count(n: float) -> str:
+    """As text; "" for NaN, what nobody told."""
+    return "" if math.isnan(n) else str(n)
 
 
 def matrix_caption(study: Study, m: Matrix) -> str:
@@ -104,7 +110,7 @@ def sources_table(study: Study, metric: str, structure: str | None = None, name:
         means = zip(m.values.iloc[:, -1], m.std.iloc[:, -1], winners, strict=True)
         row = [Cell(m.variant), *(Cell(rule.number(v, std), "best" if i in best else "") for v, std, best in means)]
         row += [Cell(rule.number(m.found.iloc[-1, -1]))] if apart else []
-        rows.append([*row, Cell(str(m.missed.sum())), Cell(m.seeds_text)])
+        rows.append([*row, Cell(_count(m.missed.sum(skipna=False))), Cell(m.seeds_text)])
     header = ("variant", *columns, *(["found"] if apart else []), "missed", "seeds")
     note = f"{heading(study, metric, structure)}. Columns are sources; a number is the mean over the targets of that "
     note += "source, ± the standard deviation over seeds. " if any(m.seeds.max() > 1 for m in matrices) else "source. "
@@ -115,6 +121,11 @@ def sources_table(study: Study, metric: str, structure: str | None = None, name:
 # --- one row per variant ---------------------------------------------------------------------------------------------
 
 
+def _known(value: float, form: str) -> str:
+    """A number in a format; "" for NaN, what nobody told."""
+    return "" if math.isnan(value) else format(value, form)
+
+
 def facts(row: VariantRow, metric: Metric) -> dict[str, str]:
     """What a table may say of a variant's runs and their costs, by the head of the column."""
     return {
@@ -122,13 +133,13 @@ def facts(row: VariantRow, metric: Metric) -> dict[str, str]:
         "±": metric.number(row.seed_std),
         "validation": metric.number(row.validation),
         "gap": metric.number(row.gap),
-        "missed": f"{row.missed_rate:.1%}" if row.missed else "0",
-        "trained": f"{row.trained / 1e6:.3f}",
-        "parameters": f"{row.parameters / 1e6:.3f}",
-        "train s": f"{row.train_seconds:.0f}",
-        "test s": f"{row.test_seconds:.1f}",
-        "peak MB": f"{row.memory_mb:.0f}",
-        "steps x batch": f"{row.steps} x {row.batch_size}",
+        "missed": _known(row.missed_rate, ".1%") if row.missed else "0",
+        "trained": _known(row.trained / 1e6, ".3f"),
+        "parameters": _known(row.parameters / 1e6, ".3f"),
+        "train s": _known(row.train_seconds, ".0f"),
+        "test s": _known(row.test_seconds, ".1f"),
+        "peak MB": _known(row.memory_mb, ".0f"),
+        "steps x batch": "" if row.published and not row.steps else f"{row.steps} x {row.batch_size}",
         "initialisation": row.initialisation,
         "device": row.device,
         "needs": row.needs,
@@ -145,11 +156,11 @@ def summary_tables(study: Study, metrics: Sequence[str], name: str = "", caption
     distance = next((m for m in metrics if math.isinf(METRICS[m].limits[1])), None)
     results, costs = [], []
     for i, row in enumerate(main):
-        said = facts(row, dice) | {"train s": f"{row.train_seconds:.1f}"}
+        said = facts(row, dice) | {"train s": _known(row.train_seconds, ".1f")}
         numbers = {m: METRICS[m].number(of[i].mean, of[i].seed_std) for m, of in rows.items()}
         numbers |= {"found": METRICS[distance].number(rows[distance][i].found)} if distance else {}
         numbers["worst"] = f"{row.worst} {dice.number(row.worst_value)}".strip()
-        missed = f"{row.missed} ({row.missed_rate:.1%})" if row.missed else "0"
+        missed = "" if math.isnan(row.missed) else f"{row.missed} ({row.missed_rate:.1%})" if row.missed else "0"
         cells = [Cell(text, "best" if i in best.get(column, ()) else "") for column, text in numbers.items()]
         results.append([Cell(row.variant), *cells, Cell(said["gap"]), Cell(missed), Cell(row.seeds_text)])
         costs.append([Cell(row.variant), *(Cell(said[column]) for column in COSTS)])
@@ -223,6 +234,8 @@ def machines(study: Study) -> Table:
     """Versions and machines, and how many of the runs had which."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for r in study.records:
+        if r.published:
+            continue
         code, told = r.record.get("code", {}), r.record.get("environment", {})
         commit = code.get("commit", "")[:12] + (" with changes" if code.get("dirty") else "")
         ours = {"dgbench": code.get("dgbench", ""), "commit": commit, "metrics version": study.metrics_version}
@@ -265,7 +278,7 @@ def matrix_frame(matrices: Iterable[Matrix], unit: str) -> pd.DataFrame:
             "mean_std": m.std.iloc[:, -1].to_numpy(),
             "mean_found": m.found.iloc[:, -1].to_numpy(),
             "validation": m.validation.to_numpy(),
-            "missed": [*m.missed, m.missed.sum()],
+            "missed": [*m.missed, m.missed.sum(skipna=False)],
             "tested": [*m.tested, m.tested.sum()],
             "seeds": [*map(str, m.seeds), m.seeds_text],
             "unit": "fraction" if unit == "%" else unit,
@@ -280,7 +293,7 @@ def write(study: Study, folder: Path) -> list[Path]:
     cells.csv: every number with its counts; summary.{csv,md,tex}: one row per variant; <metric>.{csv,md,tex}: variant x
     source, then the source x target matrix of each variant, for all structures averaged and for each of them.
     """
-    metrics, label = study.protocol.metrics, f"{study.task}-{study.protocol.name}"
+    metrics, label = study.metrics, f"{study.task}-{study.protocol.name}"
     caption = (
         "Mean over all sources, ± the standard deviation over seeds where there are several. found: ASD without missed "
         "structures; worst target: by Dice (%); gap: Dice on the source's validation cases minus Dice on the targets, "

@@ -58,7 +58,7 @@ class Run:
         for plugin in self.plugins:
             registry.add_plugin(Path(plugin))
         cls = registry.get_method(self.method)
-        hparams = resolve_hparams(cls, self.task, dict(self.settings))
+        hparams = resolve_hparams(cls, self.task, dict(self.settings), get_protocol(self.protocol).training)
         return cls, replace(hparams, steps=self.steps or hparams.steps)
 
     @property
@@ -91,6 +91,7 @@ def plan(
     """
     if not methods:
         raise UsageError("no method is named", "give one with --method; `dgbench list methods` shows all")
+    fixed = get_protocol(protocol).training
     if get_protocol(protocol).budget == "compute" and "steps" in (settings or {}):
         raise UsageError(
             f"protocol {protocol} gives a budget of compute, and the steps follow from it",
@@ -104,8 +105,8 @@ def plan(
     runs = []
     for name in methods:
         cls = registry.get_method(name)
-        hparams = resolve_hparams(cls, task.name, settings)
-        changed: dict[str, Any] = changed_hparams(cls, task.name, hparams)
+        hparams = resolve_hparams(cls, task.name, settings, fixed)
+        changed: dict[str, Any] = changed_hparams(cls, task.name, hparams, fixed)
         if checkpoint is not None:
             changed["checkpoint"] = sha256(Path(checkpoint))[:8]
         variant = variant_name(name, changed)

@@ -55,6 +55,11 @@ class RunRecord:
         earlier = {"uses_target_batch": "adapts_in_testing"}
         return frozenset(earlier.get(name, name) for name, needed in self.record["needs"].items() if needed)
 
+    @property
+    def published(self) -> dict[str, Any] | None:
+        """Of a run that was not made here: its board, who published it, in words, and which metrics; else None."""
+        return self.record.get("published")
+
     def renamed(self, variant: str) -> RunRecord:
         """The same run under another name, its images' fingerprints forgotten: two folders can then be compared."""
         other = dataclasses.replace(self, record={**self.record, "variant": variant, "data": {}})
@@ -121,6 +126,8 @@ def read_cases(folders: Sequence[Path]) -> list[pd.DataFrame]:
     def parsed(text: str) -> pd.DataFrame:
         return pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=blank)
 
+    if not folders:
+        return []
     texts = [(folder / "cases.csv").read_text(encoding="utf-8") for folder in folders]
     heads, _, bodies = zip(*(text.partition("\n") for text in texts), strict=True)
     ends = list(itertools.accumulate(body.count("\n") for body in bodies))

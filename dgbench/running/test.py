@@ -97,6 +97,18 @@ def measure_domain(
         yield Tested(domain.name, case_id, rows, prediction)
 
 
+def mean_dice(
+    method: Method, domain: PreparedDomain, case_ids: Sequence[str], protocol: Protocol, seed: int
+) -> float:
+    """Dice of some cases of a domain, the mean over structures and then cases; 1 for what is in neither mask."""
+    found = []
+    for case_id in case_ids:
+        prediction, reference = predict_case(method, domain, domain.cases[case_id], protocol, seed)
+        of_case = [metrics.dice(prediction[:, k], reference[:, k]) for k in range(prediction.shape[1])]
+        found.append(np.mean(np.nan_to_num(of_case, nan=1)))
+    return float(np.mean(found))
+
+
 def cases_csv(tested: Sequence[Tested]) -> str:
     """The text of cases.csv: full precision, `inf` for a missed or falsely found structure, empty: not applicable."""
     text = io.StringIO()

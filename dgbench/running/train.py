@@ -23,6 +23,7 @@ from dgbench.errors import RunError
 from dgbench.files import sha256, write_atomic
 from dgbench.images.preparation import PreparedDomain
 from dgbench.method import Batch, Hparams, Method
+from dgbench.running.selection import BestOnSource, Selected
 from dgbench.seeding import batch_indices, generator, key
 from dgbench.task import TaskInfo
 
@@ -104,18 +105,24 @@ def step(method: Method, batch: Batch, seed: int, t: int) -> dict[str, float]:
 
 @dataclass
 class Progress:
-    """How far a training is: what a checkpoint holds besides tensors."""
+    """How far a training is: what a checkpoint holds besides the state of method and optimizers.
+
+    best: the weights that `selected` is about, as from `learned_state`; empty while nothing is selected.
+    """
 
     step: int = 0
     seconds: float = 0.0
     pending: list[dict[str, float]] = field(default_factory=list)  # of the history line that is being filled
     history: list[dict[str, float]] = field(default_factory=list)
+    selected: Selected = field(default_factory=Selected)
+    best: dict[str, Tensor] = field(default_factory=dict)
 
     def close_line(self) -> dict[str, float]:
         """Put the means of what is pending into the history; returns its new line."""
         means = {n: sum(p[n] for p in self.pending) / len(self.pending) for n in self.pending[0]}
-        self.history.append({"step": self.step, **means, "seconds": round(self.seconds, 3)})
-        self.pending = []
+        looked = {} if self.selected.shown is None else {"validation_dice": self.selected.shown}
+        self.history.append({"step": self.step, **means, **looked, "seconds": round(self.seconds, 3)})
+        self.pending, self.selected.shown = [], None
         return self.history[-1]
 
 
@@ -131,8 +138,15 @@ class Watch:
     save_every: float = 60.0
 
 
-def fit(method: Method, slices: TrainingSlices, seed: int, folder: Path, watch: Watch = Watch()) -> Progress:
-    """Train to the last step, from the newest checkpoint in `folder` that is whole.
+def fit(
+    method: Method,
+    slices: TrainingSlices,
+    seed: int,
+    folder: Path,
+    watch: Watch = Watch(),
+    selection: BestOnSource | None = None,
+) -> Progress:
+    """Train to the last step, from the newest checkpoint in `folder` that is whole; then take the selected weights.
 
     A checkpoint is written every `watch.save_every` seconds and when `watch.should_stop()` turns true (then
     `Interrupted` is raised). Raises `RunError` when the loss is not finite or memory runs out; the last checkpoint
@@ -156,7 +170,12 @@ def fit(method: Method, slices: TrainingSlices, seed: int, folder: Path, watch: 
         progress.pending.append(shown)
         now = time.monotonic()
         progress.seconds, clock = progress.seconds + now - clock, now
-        if progress.step % every == 0 or progress.step == method.steps:
+        looks = selection is not None and selection.due(progress.step, method.steps)
+        if selection is not None and looks:
+            if selection.look(method, progress.selected, progress.step):
+                progress.best = learned_state(method, pretrained=True)
+            clock = time.monotonic()  # a look is no time of training
+        if looks or progress.step % every == 0 or progress.step == method.steps:
             line = progress.close_line()
             with open(curve, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -167,6 +186,8 @@ def fit(method: Method, slices: TrainingSlices, seed: int, folder: Path, watch: 
             saved = time.monotonic()
         if stop:
             raise Interrupted(f"stopped at step {progress.step}")
+    if progress.best:
+        load_learned(method, progress.best)
     return progress
 
 
@@ -216,6 +237,7 @@ def load_learned(method: Method, state: dict[str, Tensor]) -> None:
 def save_checkpoint(method: Method, progress: Progress, folder: Path) -> Path:
     """Write checkpoint-<step>.safetensors with its checksum beside it, and keep the one before."""
     tensors = {f"method/{n}": t for n, t in learned_state(method, pretrained=True).items()}
+    tensors |= {f"best/{n}": t for n, t in progress.best.items()}
     scalars: dict[str, Any] = {}
     for i, optimizer in enumerate(method.optimizers):
         for parameter, state in optimizer.state_dict()["state"].items():
@@ -225,7 +247,9 @@ def save_checkpoint(method: Method, progress: Progress, folder: Path) -> Path:
                     tensors[where] = value.detach().cpu().contiguous().clone()
                 elif value is not None:
                     scalars[where] = value
-    content = safetensors.torch.save(tensors, {"progress": json.dumps(vars(progress)), "scalars": json.dumps(scalars)})
+    told = {**vars(progress), "selected": vars(progress.selected)}
+    del told["best"]  # tensors
+    content = safetensors.torch.save(tensors, {"progress": json.dumps(told), "scalars": json.dumps(scalars)})
     path = folder / f"checkpoint-{progress.step:08d}.safetensors"
     write_atomic(path, content)
     write_atomic(path.with_suffix(".sha256"), sha256(path))
@@ -255,7 +279,9 @@ def load_checkpoint(method: Method, folder: Path) -> Progress:
                     _, parameter, name = rest.split("/", 2)
                     states.setdefault(int(parameter), {})[name] = value
             optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-        return Progress(**json.loads(metadata["progress"]))
+        told = json.loads(metadata["progress"])
+        best = {n.removeprefix("best/"): t for n, t in tensors.items() if n.startswith("best/")}
+        return Progress(**told | {"selected": Selected(**told["selected"]), "best": best})
     return Progress()
 
 

@@ -28,7 +28,8 @@ from dgbench.running.device import make_deterministic, peak_memory_mb
 from dgbench.running.notice import Notice
 from dgbench.running.plan import Run
 from dgbench.running.records import SCHEMA
-from dgbench.running.test import Tested, cases_csv, measure_domain, write_predictions
+from dgbench.running.selection import BestOnSource
+from dgbench.running.test import Tested, cases_csv, mean_dice, measure_domain, write_predictions
 from dgbench.task import Task
 
 
@@ -146,6 +147,8 @@ def make(order: Order, watch: train.Watch) -> None:
     progress = train.Progress()
     if run.checkpoint is None:
         progress = _train(order, method, task, source, watch)
+    if chosen := progress.selected.step:
+        record["selected"] = {"step": chosen, "validation_dice": progress.selected.dice}
     started = time.monotonic()
     tested = _test(order, method, task, source, watch)
     record["initialisation"] = files or "scratch"
@@ -153,6 +156,7 @@ def make(order: Order, watch: train.Watch) -> None:
         "parameters": sum(p.numel() for p in method.parameters()),
         "trained": sum(p.numel() for p in method.parameters() if p.requires_grad) if run.checkpoint is None else 0,
         "train_seconds": round(progress.seconds, 2),
+        **({"validation_seconds": round(progress.selected.seconds, 2)} if chosen else {}),
         "test_seconds": round(time.monotonic() - started, 2),
         "peak_memory_mb": round(peak_memory_mb(order.device)),
         **flops.costs(cls, task.info, hparams, 0 if run.checkpoint else method.steps),
@@ -201,14 +205,18 @@ def _build(run: Run, cls: type[Method], task: Task, hparams: Hparams, device: st
 
 def _train(order: Order, method: Method, task: Task, source: PreparedDomain, watch: train.Watch) -> train.Progress:
     run = order.run
-    training, _ = task.split(run.source)
-    indices = source.slice_indices(training, get_protocol(run.protocol).slices == "foreground")
+    training, validation = task.split(run.source)
+    protocol = get_protocol(run.protocol)
+    indices = source.slice_indices(training, protocol.slices == "foreground")
     if not len(indices):
         raise DataError(f"the training cases of source '{run.source}' hold no slice", "check the masks")
     hidden = [place for domain, place in order.prepared.items() if domain != run.source]
     hidden += [f for d in task.targets(run.source) for i in task.case_ids(d) for f in task.files(d, i)]
+    selection = None
+    if protocol.selection == "best-on-source":
+        selection = BestOnSource(protocol.every, lambda m: mean_dice(m, source, validation, protocol, run.seed))
     with train.no_access(hidden):
-        return train.fit(method, train.TrainingSlices(source, indices), run.seed, Path(run.folder), watch)
+        return train.fit(method, train.TrainingSlices(source, indices), run.seed, Path(run.folder), watch, selection)
 
 
 def _test(order: Order, method: Method, task: Task, source: PreparedDomain, watch: train.Watch) -> list[Tested]:

@@ -65,7 +65,8 @@ def compare(study: Study, one: str, other: str, metric: str = "dice", margin: fl
     margin: by default the metric's. Raises `UsageError` for an unknown variant or metric, and when the runs of one do
     not fill the matrix.
     """
-    rule = get_metric(metric, study.protocol.metrics)
+    rule = get_metric(metric, study.metrics)
+    one, other = study.named(one), study.named(other)
     for variant in (one, other):
         require(variant, list(study.runs), "variant")
     usable, why = complete(study.only((one, other)))
@@ -94,7 +95,7 @@ def folders(
     compared: list[Comparison] = []
     skipped: list[str] = []
     changed: Counter[str] = Counter()
-    for variant in sorted({*before.runs, *after.runs}):
+    for variant in sorted(v for v, of in {**before.runs, **after.runs}.items() if not of[0].published):
         sides = {"before": before.runs.get(variant, ()), "after": after.runs.get(variant, ())}
         if not all(sides.values()):
             skipped.append(f"{variant}: only {next(word for word, runs in sides.items() if runs)}")

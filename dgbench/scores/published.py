@@ -98,7 +98,7 @@ def _measured(row: Any, study: Study) -> tuple[float, str]:
     """(value, ""), or (NaN, why there is none)."""
     if row.method not in study.runs:
         return math.nan, f"{row.method} was not run with its default settings"
-    if row.metric not in study.protocol.metrics:
+    if row.metric not in study.metrics:
         return math.nan, f"{row.metric} is no metric of protocol {study.protocol.name}"
     if row.structure not in study.structures:
         return math.nan, f"structure '{row.structure}' is not in this task"

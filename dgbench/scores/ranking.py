@@ -150,7 +150,7 @@ def rank(
     data, so its lead is flattered). margin: by default the metric's. Raises `UsageError` for an unknown metric or
     baseline, and as a study does.
     """
-    rule = get_metric(metric, study.protocol.metrics)
+    rule = get_metric(metric, study.metrics)
     study, why = complete(study)
     target_cases = study.target_cases(metric)
     shared = Resampling(target_cases.domain, draws)
@@ -171,6 +171,7 @@ def rank(
         ranks = statistics.rank_intervals(means, not rule.higher_is_better)
         ranked = [dataclasses.replace(r, rank=its) for r, its in zip(ranked, ranks, strict=True)]
     if baseline is not None:
+        baseline = study.named(baseline)
         require(baseline, sorted(drawn), "variant to compare with")
     baseline = baseline or (ranked[0].variant if ranked else "")
     ranked = _against(ranked, baseline, target_cases, rule, shared)

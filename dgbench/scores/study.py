@@ -22,6 +22,7 @@ from dgbench.metrics import METRICS
 from dgbench.protocol import Protocol, get_protocol
 from dgbench.registry import NEEDS
 from dgbench.running.records import RunRecord, read_cases, read_runs
+from dgbench.scores.boards import boards, every_board, published_runs, shown_protocol
 from dgbench.scores.statistics import CaseScores
 
 TOLD = (  # columns of the summary that a row has by the same name
@@ -69,7 +70,8 @@ class Matrix:
     values, found, std: one row per source and a last row "mean", one column per domain and a last column "mean"; std is
     over seeds (divided by n - 1; NaN for one seed); found is the mean over found cases. A source's own column is NaN.
     validation: the source's held-out cases, one value per source and "mean"; it is in no other average.
-    seeds, missed, tested: per source, the number of seeds and, over seeds and targets, of missed and of all structures.
+    seeds, missed, tested: per source, the number of seeds and, over seeds and targets, of missed and of all structures;
+    missed is NaN where nobody told it.
     """
 
     variant: str
@@ -99,15 +101,17 @@ class Matrix:
 class VariantRow:
     """One variant by one metric: what it reaches, what that rests on, and what it costs.
 
-    Dice is in [0, 1], distances are in the study's unit; NaN is not known. targets: mean over sources, by target
-    domain. worst: the target where it does worst, "" if one is not known. found: the mean without missed structures.
-    gap: how much worse it does on the targets than on the source's validation cases. missed, false_positive,
-    both_empty, tested: structures of target cases, over all runs. train_seconds, test_seconds: mean over runs;
-    memory_mb: the most. needed: names of `registry.NEEDS`. steps and batch_size: of the first run.
+    published: who published it, in words; "" of what was measured here. Dice is in [0, 1], distances are in the study's
+    unit; NaN is not known. targets: mean over sources, by target domain. worst: the target where it does worst, "" if
+    one is not known. found: the mean without missed structures. gap: how much worse it does on the targets than on the
+    source's validation cases. missed, false_positive, both_empty, tested: structures of target cases, over all runs.
+    train_seconds, test_seconds: mean over runs; memory_mb: the most. needed: names of `registry.NEEDS`. steps and
+    batch_size: of the first run; 0 is not known.
     """
 
     variant: str
     method: str
+    published: str
     mean: float
     found: float
     targets: dict[str, float]
@@ -117,12 +121,12 @@ class VariantRow:
     seed_std: float
     validation: float
     gap: float
-    missed: int
-    false_positive: int
+    missed: float
+    false_positive: float
     both_empty: int
     tested: int
-    parameters: int
-    trained: int
+    parameters: float
+    trained: float
     train_seconds: float
     test_seconds: float
     memory_mb: float
@@ -143,7 +147,7 @@ class VariantRow:
         return ", ".join(words for name, words in NEEDS.items() if name in self.needed)
 
     @property
-    def present(self) -> int:
+    def present(self) -> float:
         """Structures that were there to be found."""
         return self.tested - self.false_positive - self.both_empty
 
@@ -195,20 +199,28 @@ class Study:
         self._target_cases: dict[str, TargetCases] = {}
 
     @classmethod
-    def load(cls, results: Path, task: str, protocol: str, like: RunRecord | None = None) -> Study:
-        """The finished runs of a task that may stand in one table with `like`, by default with the newest of them.
+    def load(cls, results: Path, task: str, protocol: str | None = None, like: RunRecord | None = None) -> Study:
+        """The finished runs of a task that may stand in one table with `like`, by default with the newest of them, and
+        those that were published under the same protocol. Without one, see `boards.shown_protocol`.
 
         Runs on other images, domains or structures, or by other metrics, are left out and named. Raises `UsageError`
         when there is none.
         """
-        rules = get_protocol(protocol)
+        protocol, why = (protocol, "") if protocol else shown_protocol(results, task)
+        published = boards(results, task, protocol)
+        rules = published[0].protocol if published else get_protocol(protocol)
         found, left_out = read_runs(results, task, protocol)
+        left_out = [why, *left_out] if why else left_out
+        found += published_runs(published)
         if not found:
             where = f"no finished run of task {task} under protocol {protocol} in {results}"
-            raise UsageError(where, f"make some: dgbench run --task {task} --method ..., or give --results")
+            elsewhere = dict.fromkeys(f"--protocol {b.told['protocol']}" for b in every_board(results, task))
+            told = f"; scores that others published: {', '.join(elsewhere)}" if elsewhere else ""
+            raise UsageError(where, f"make some: dgbench run --task {task} --method ..., or give --results{told}")
         like = like or max(found, key=lambda r: str(r.record["started"]))
         kept = [r for r in found if not _difference(like, r, found)]
-        for record, cases in zip(kept, read_cases([r.path for r in kept]), strict=True):
+        made = [r for r in kept if not r.published]
+        for record, cases in zip(made, read_cases([r.path for r in made]), strict=True):
             vars(record)["cases"] = cases
         others: dict[str, list[RunRecord]] = {}
         for r in found:
@@ -227,6 +239,17 @@ class Study:
         """A study of some of the variants."""
         kept = set(variants)
         return self.among(r for r in self.records if r.variant in kept)
+
+    def named(self, variant: str) -> str:
+        """The variant of that name; else, of a method that was not run here, the one that was published."""
+        published = [v for v, of in self.runs.items() if of[0].published and of[0].method == variant]
+        return published[0] if variant not in self.runs and len(published) == 1 else variant
+
+    @functools.cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of the protocol that one of the runs has."""
+        known = [r.published["metrics"] if r.published else self.protocol.metrics for r in self.records]
+        return tuple(m for m in self.protocol.metrics if any(m in of for of in known))
 
     @functools.cached_property
     def variants(self) -> tuple[str, ...]:
@@ -273,18 +296,23 @@ class Study:
             [range(shape[0]), self.domains, self.structures], names=["run", "target", "structure"]
         )
         frames = []
-        for metric in self.protocol.metrics:
+        for metric in self.metrics:
             found = cases.loc[cases["flag"] == "", metric].astype(float)
             means = {"value": mean(scored(cases, metric, self.protocol)), "found_value": mean(found)}
             frames.append(keys.to_frame(index=False).assign(metric=metric, **means, **counts))
         table = pd.concat(frames, ignore_index=True).sort_values("run", kind="stable", ignore_index=True)
+        untold = np.array([r.published is not None for r in records])[table["run"]]
+        if untold.any():  # nobody told which structures were missed
+            table.loc[untold, "found_value"] = math.nan
+            for name in ("n_missed", "n_false_positive"):
+                table[name] = table[name].astype("Int64").mask(untold)
         for name in ("variant", "method", "source", "seed"):
             table[name] = [getattr(records[i], name) for i in table["run"]]
         roles = {(r.source, d): "target" for r in records for d in r.record["targets"]}
         roles |= {(s, s): "validation" for s in self.sources}
         table["role"] = [roles.get(pair, "") for pair in zip(table["source"], table["target"], strict=True)]
         names = {"source": self.sources, "target": self.domains, "structure": self.structures}
-        for name, order in (names | {"metric": list(self.protocol.metrics)}).items():
+        for name, order in (names | {"metric": list(self.metrics)}).items():
             table[name] = pd.Categorical(table[name], order)
         columns = "variant method source target role structure seed metric value found_value"
         return table[[*columns.split(), *counts]]
@@ -297,7 +325,7 @@ class Study:
         key = (variant, metric, structure)
         if key not in self._matrices:
             require(variant, list(self.runs), "variant")
-            require(metric, list(self.protocol.metrics), f"metric of protocol {self.protocol.name}")
+            require(metric, list(self.metrics), f"metric of protocol {self.protocol.name}")
             if structure is not None:
                 require(structure, self.structures, "structure")
             self._matrices[key] = _Averaging(self, variant, metric, structure).matrix()
@@ -330,7 +358,7 @@ class Study:
         rows = []
         for variant in self.variants:
             dice = self.row(variant)
-            of_metric = {m: self.row(variant, m) for m in self.protocol.metrics}
+            of_metric = {m: self.row(variant, m) for m in self.metrics}
             values = {m: {m: r.mean, f"{m}_std": r.seed_std, f"{m}_found": r.found} for m, r in of_metric.items()}
             rows.append(
                 {"variant": variant, "method": dice.method, "oracle": dice.oracle}
@@ -499,6 +527,7 @@ class _Averaging:
         home = [study.domains.index(study.sources[s]) for s in self.source_of]
         validation = self.cube(part["value"])[range(len(self.runs)), :, home].mean(axis=1)
         counted = part[part["role"] == "target"].groupby("source", observed=False)[["n_missed", "n_cases"]].sum()
+        told = not study.runs[self.variant][0].published
         rows, seeds = [*study.sources, "mean"], [int((self.source_of == s).sum()) for s in range(len(study.sources))]
         frame = functools.partial(pd.DataFrame, index=rows, columns=[*study.domains, "mean"])
         return Matrix(
@@ -510,7 +539,7 @@ class _Averaging:
             std=frame(self.deviation(values)),
             validation=pd.Series(self.averaged(validation[:, None])[:, 0], rows),
             seeds=pd.Series(seeds, study.sources),
-            missed=pd.Series(counted["n_missed"].to_numpy(), study.sources),
+            missed=pd.Series(counted["n_missed"].to_numpy() if told else math.nan, study.sources),
             tested=pd.Series(counted["n_cases"].to_numpy(), study.sources),
         )
 
@@ -531,10 +560,12 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
     validation, costs = float(m.validation.iloc[-1]), [r.record["costs"] for r in records]
     first: dict[str, Any] = records[0].record
     hparams = first.get("hparams", {})
+    published = records[0].published
     devices = {str(r.record.get("environment", {}).get("device", "")).partition(":")[0] for r in records}
     return VariantRow(
         variant=variant,
         method=records[0].method,
+        published=published["words"] if published else "",
         mean=m.mean,
         found=float(m.found.iloc[-1, -1]),
         targets=targets,
@@ -544,7 +575,8 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
         seed_std=float(m.std.iloc[-1, -1]),
         validation=validation,
         gap=rule.cost(m.mean) - rule.cost(validation),
-        **{n: int(tested[f"n_{n}"].sum()) for n in ("missed", "false_positive", "both_empty")},
+        **{n: math.nan if published else int(tested[f"n_{n}"].sum()) for n in ("missed", "false_positive")},
+        both_empty=int(tested["n_both_empty"].sum()),
         tested=int(tested["n_cases"].sum()),
         parameters=max(c["parameters"] for c in costs),
         trained=max(c["trained"] for c in costs),

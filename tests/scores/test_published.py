@@ -51,15 +51,30 @@ def test_the_numbers_that_come_with_dgbench_are_whole(task):
 
 
 def test_a_mean_over_targets_is_the_mean_of_its_cells():
-    """Of the audit's pairs, which are given with three decimals."""
+    """Of the audit's pairs, which are given with three decimals, and of SAMMed's sites."""
     numbers = published.load("prostate")
-    for method in ("erm", "nnunet"):
+    for method in ("erm", "nnunet", "sammed", "sammed_oracle"):
         for _, of_network in numbers[(numbers["method"] == method)].groupby(["paper", "note"]):
             for _, row in of_network.groupby("source"):
                 pairs, mean = row[row["target"] != "mean of targets"], row[row["target"] == "mean of targets"]
-                if len(pairs):
+                if len(pairs) and len(mean):
                     assert len(pairs) == 5
                     assert pairs["value"].mean() == pytest.approx(mean["value"].item(), abs=0.001)
+
+
+def test_every_pair_of_erm_on_imagenet_and_of_sammed_is_there():
+    numbers = published.load("prostate")
+    pairs = numbers[numbers["target"] != "mean of targets"]
+    imagenet = pairs[(pairs["method"] == "erm") & pairs["note"].str.startswith("U-Net with an ImageNet ResNet-34")]
+    assert len(imagenet) == len(imagenet[["source", "target"]].drop_duplicates()) == 30
+    unlike = imagenet[imagenet["note"].str.endswith("the report's mean of this source is not that of its pairs")]
+    told = numbers[numbers["note"].eq("U-Net with an ImageNet ResNet-34") & (numbers["method"] == "erm")]
+    means = told[told["target"] == "mean of targets"].set_index("source")["value"]
+    off = (imagenet.groupby("source")["value"].mean() - means).dropna().abs()
+    assert set(unlike["source"]) == set(off.index[off > 0.001]) == {"HK", "I2CVB", "RUNMC"}
+    for method in ("sammed", "sammed_oracle"):
+        sites = pairs.loc[pairs["method"] == method, ["source", "target"]]
+        assert len(sites) == len(sites.drop_duplicates()) == 30 and (sites["source"] != sites["target"]).all()
 
 
 def test_a_task_that_no_paper_reports_has_none():

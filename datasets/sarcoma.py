@@ -32,13 +32,13 @@ class Sarcoma(ListedTask):
     domains = tuple(NAMES)
     structures = ("gtv",)
     image_size = 128
-    steps = 400
+    steps = 200  # as a folder of images: what a laptop can do
     unit = "mm"
     intensity = (
         "CT: -160 to 240 HU, others: 0.5th to 99.5th percentile of the volume, clipped (Ma et al., Nature "
         "Communications 2024)"
     )
-    citation = "Vallieres et al., Phys Med Biol 2015 (TCIA Soft-tissue-Sarcoma); Clark et al., J Digit Imaging 2013; IBSI"
+    citation = "Vallieres et al., Phys Med Biol 2015 (TCIA Soft-tissue-Sarcoma); Clark et al. 2013; IBSI"
     licence = "CC BY 3.0"
     download = (
         "git clone https://github.com/theibsi/data_sets there and check out "

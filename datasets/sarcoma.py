@@ -40,6 +40,7 @@ class Sarcoma(ListedTask):
     )
     citation = "Vallieres et al., Phys Med Biol 2015 (TCIA Soft-tissue-Sarcoma); Clark et al. 2013; IBSI"
     licence = "CC BY 3.0"
+    collections = ("TCIA Soft-tissue-Sarcoma",)
     download = (
         "git clone https://github.com/theibsi/data_sets there and check out "
         f"{COMMIT}: ibsi_validation/nifti/ is used; or a copy sorted as <domain>/images/ID.nii.gz and "

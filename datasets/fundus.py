@@ -51,6 +51,7 @@ class Fundus(FileTask):
     intensity = "8-bit RGB divided by 255"
     citation = "Almazroa et al., SPIE 2018 (RIGA); Hu et al., MICCAI 2022 (RIGA+); masks of rater 1 of 6"
     licence = "RIGA: CC BY-NC 4.0; RIGA+: CC BY 4.0"
+    collections = ("RIGA", "MESSIDOR")
     download = (
         "download RIGAPlus.zip from https://zenodo.org/records/6325549 and unpack it so that RIGA/, RIGA-mask/ and "
         "<domain>_train.csv, <domain>_test.csv of BinRushed, Magrabia, MESSIDOR_Base1, _Base2 and _Base3 lie there"

@@ -47,6 +47,7 @@ class Prostate(FileTask):
     intensity = "each slice: positive voxels clipped at their 0.2th and 99.8th percentile, then minimum 0, maximum 1"
     citation = "Liu et al., MICCAI 2020 (SAML); Bloch et al. 2015 (NCI-ISBI); Lemaitre et al. 2015 (I2CVB); PROMISE12"
     licence = "none stated for the collection; NCI-ISBI 2013, I2CVB and PROMISE12 have their own terms"
+    collections = ("NCI-ISBI 2013", "I2CVB", "PROMISE12")
     download = (
         "download Raw_nii from https://liuquande.github.io/SAML and put its six site folders there as RUNMC (released "
         "as ISBI), BMC (ISBI_1.5), I2CVB (HCRUDB), UCL, BIDMC and HK, each with CaseNN.nii.gz and "

@@ -50,6 +50,7 @@ Shown = Annotated[
 ]
 Metric = Annotated[str, typer.Option("--metric", help="dice, asd, assd or hd95.")]
 Against = Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")]
+Beside = Annotated[list[Path] | None, typer.Option("--beside", help="Results that others made; several allowed.")]
 Format = Literal["table", "md", "csv", "tex", "html"]
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A method or task of your own: a .py file.")]
 
@@ -183,12 +184,19 @@ def leaderboard(
     against: Against = None,
     protocol: Shown = None,
     results: Results = face.RESULTS,
+    beside: Beside = None,
+    without_contaminated: Annotated[
+        bool, typer.Option("--without-contaminated", help="Rank no row whose weights saw the task's images.")
+    ] = False,
 ) -> None:
     """Rank the finished runs of a task: intervals, tests, costs, and what papers report.
 
     Example: dgbench leaderboard --task phantom --against erm
     """
-    board = face.ranking(task, metric=metric, against=against, protocol=protocol, results=results)
+    board = face.ranking(
+        task, metric=metric, against=against, protocol=protocol, results=results, beside=beside or (),
+        without_contaminated=without_contaminated,
+    )  # fmt: skip
     _say_protocol(board.study, protocol)
     from dgbench.pages import leaderboard as pages
     from dgbench.pages.table import show
@@ -240,10 +248,13 @@ def report(
     against: Against = None,
     protocol: Shown = None,
     results: Results = face.RESULTS,
+    beside: Beside = None,
     plugin: Plugins = None,
 ) -> None:
     """Write one HTML page with everything: leaderboard, plots, worst cases, costs, how each number was made."""
-    page = face.report(task, data=data, against=against, protocol=protocol, results=results, plugin=plugin or ())
+    page = face.report(
+        task, data=data, against=against, protocol=protocol, results=results, beside=beside or (), plugin=plugin or ()
+    )
     say(f"wrote {page}")
 
 

@@ -214,12 +214,16 @@ def leaderboard(
     against: str | None = None,
     protocol: str | None = None,
     results: str | Path = RESULTS,
+    beside: Names = (),
+    without_contaminated: bool = False,
 ) -> pd.DataFrame:
     """Rank the finished runs of a task: one row per variant, with intervals, tests and costs, in full precision.
 
     Dice is in [0, 1], distances are in the unit of the row. What cannot be ranked has no rank, and its reason.
     against: the variant to test all others against; the first of the ranking by default. protocol: sdg, or, where no
     run of it was made, that of the first board which was published for the task.
+    beside: folders of results that others made; their rows are ranked where what both made agrees.
+    without_contaminated: rank no row whose weights were trained on the task's images, or likely so.
 
     >>> import dgbench
     >>> dgbench.leaderboard("phantom", against="erm")[["variant", "verdict", "mean"]].round(3)
@@ -227,7 +231,7 @@ def leaderboard(
     0       erm                0.466
     1  maxstyle  not resolved  0.424
     """
-    return ranking(task, metric, against, protocol, results).frame()
+    return ranking(task, metric, against, protocol, results, beside, without_contaminated).frame()
 
 
 def ranking(
@@ -236,12 +240,15 @@ def ranking(
     against: str | None = None,
     protocol: str | None = None,
     results: str | Path = RESULTS,
+    beside: Names = (),
+    without_contaminated: bool = False,
 ) -> Ranking:
     """What `leaderboard` makes its table of, for tables and statistics of one's own."""
     from dgbench.scores.ranking import rank
     from dgbench.scores.study import Study
 
-    return rank(Study.load(Path(results), task_name(task), protocol), metric, against)
+    study = Study.load(Path(results), task_name(task), protocol, beside=_paths(beside))
+    return rank(study, metric, against, without_contaminated=without_contaminated)
 
 
 @dataclass(frozen=True)
@@ -310,6 +317,7 @@ def report(
     against: str | None = None,
     protocol: str | None = None,
     results: str | Path = RESULTS,
+    beside: Names = (),
     plugin: Names = (),
 ) -> Path:
     """Write one HTML page with everything: leaderboard, plots, worst cases, costs, how each number was made.
@@ -326,7 +334,7 @@ def report(
     add_plugins(plugin)
     name = task_name(task)
     known = is_folder(str(task)) or name in registry.TASKS.names()
-    board = ranking(task, "dice", against, protocol, results)
+    board = ranking(task, "dice", against, protocol, results, beside)
     loaded = get_task(str(task), None if data is None else Path(data)) if known else None
     return pages.write(loaded, board, Path(results) / name / board.study.protocol.name)
 
@@ -387,7 +395,7 @@ def tasks(plugin: Names = ()) -> pd.DataFrame:
 
     >>> import dgbench
     >>> list(dgbench.tasks().index)
-    ['fundus', 'phantom', 'prostate']
+    ['fundus', 'nuclei', 'phantom', 'prostate', 'sarcoma']
     """
     return _listed("datasets", plugin).drop(columns=["needs", "pretrained", "paper"])
 
@@ -428,8 +436,12 @@ def task_name(task: str | Path) -> str:
 
 def add_plugins(plugin: Names) -> None:
     """Make methods and tasks of one's own known, by the paths of their files."""
-    for path in [plugin] if isinstance(plugin, str | Path | int) else plugin:
-        registry.add_plugin(Path(str(path)))
+    for path in _paths(plugin):
+        registry.add_plugin(path)
+
+
+def _paths(given: Names) -> list[Path]:
+    return [Path(str(path)) for path in ([given] if isinstance(given, str | Path | int) else given)]
 
 
 def several(given: Names, known: Sequence[str] | Callable[[str], bool] = ()) -> list[str]:

@@ -62,6 +62,7 @@ class Task(ABC):
     intensity_range: tuple[float, float] | None = None  # the file's numbers that become 0 and 1, of a folder of images
     citation: str = ""
     licence: str = ""
+    collections: Sequence[str] = ()  # public ones that the images are from, by which `networks.provenance` knows them
     download: str = ""  # where the data come from and in which folder layout they must lie
 
     def __init__(self, data: Path | None = None):

@@ -74,6 +74,7 @@ class FolderTask(FileTask):
         self.steps = own.get("steps", self.steps)
         self.empty_masks = own.get("empty_masks", False)
         self.citation, self.licence = own.get("citation", ""), own.get("licence", "")
+        self.collections = own.get("collections", ())
         self.download = f"your own files in {self.root}; {LAYOUT}"
         self.intensity_range = own.get("intensity")
         rule = "8-bit photographs: / 255; others: 0.5th to 99.5th percentile of the file to [0, 1], clipped"
@@ -357,4 +358,8 @@ SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "empty_masks": (lambda v: isinstance(v, bool), "true when a case may hold no structure at all"),
     "citation": (_is_text, "text: the paper to cite"),
     "licence": (_is_text, "text: the terms of the images"),
+    "collections": (
+        lambda v: isinstance(v, list) and all(map(_is_text, v)),
+        'the public collections that the images are from, such as ["BUSI"]: pretrained weights may have seen them',
+    ),
 }

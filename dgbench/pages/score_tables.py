@@ -142,6 +142,7 @@ def facts(row: VariantRow, metric: Metric) -> dict[str, str]:
         "steps x batch": "" if row.published and not row.steps else f"{row.steps} x {row.batch_size}",
         "initialisation": row.initialisation,
         "device": row.device,
+        "made on": "; ".join(row.machines),
         "needs": row.needs,
     }
 

@@ -51,6 +51,7 @@ def describe(
         "steps": task.steps,
         "unit": task.unit,
         "citation": task.citation,
+        "collections": list(task.collections),
         "paper": cls.paper,
         "needs": needs(cls),
         "fingerprint": run.fingerprint,

@@ -21,7 +21,8 @@ from dgbench.errors import require
 from dgbench.files import read_json
 from dgbench.metrics import Metric, get_metric
 from dgbench.running.records import RunRecord
-from dgbench.scores import statistics
+from dgbench.scores import agreement, statistics
+from dgbench.scores.agreement import Machines
 from dgbench.scores.statistics import CaseScores, Difference, Resampling
 from dgbench.scores.study import Study, TargetCases, VariantRow
 
@@ -72,6 +73,7 @@ class Ranking:
 
     study: the runs that count, of seeds that have every source. target_cases and draws: what the variants score on each
     target case, and their bootstrapped means. margin: differences inside it count as equivalent, in the metric's unit.
+    machines: where the rows were made, and whether these agree.
     """
 
     study: Study
@@ -82,6 +84,7 @@ class Ranking:
     margin: float
     target_cases: TargetCases
     draws: dict[str, np.ndarray]
+    machines: Machines
 
     @property
     def every(self) -> tuple[Ranked, ...]:
@@ -143,22 +146,26 @@ def rank(
     baseline: str | None = None,
     margin: float | None = None,
     draws: int = statistics.DRAWS,
+    without_contaminated: bool = False,
 ) -> Ranking:
     """The variants of a study in order.
 
     baseline: the variant that every other is tested against, by default the first of the ranking (chosen by the same
-    data, so its lead is flattered). margin: by default the metric's. Raises `UsageError` for an unknown metric or
+    data, so its lead is flattered). margin: by default the metric's. without_contaminated: rows whose weights are known
+    or likely to have been trained on the task's collections stand apart. Raises `UsageError` for an unknown metric or
     baseline, and as a study does.
     """
     rule = get_metric(metric, study.metrics)
     study, why = complete(study)
-    target_cases = study.target_cases(metric)
+    target_cases, machines = study.target_cases(metric), agreement.machines(study, metric)
     shared = Resampling(target_cases.domain, draws)
     rows: list[Ranked] = []
     drawn: dict[str, np.ndarray] = {}
     for variant, runs in study.runs.items():
         row = study.row(variant, metric)
-        reasons = _reasons(row, runs, why.get(variant, []))
+        reasons = _reasons(row, runs, [*why.get(variant, []), *machines.why_apart(runs)])
+        if without_contaminated and row.contaminated:
+            reasons.append(f"contaminated: {row.contaminated}")
         low = high = math.nan
         if variant in target_cases.scores and not math.isnan(row.mean):
             estimate, drawn[variant] = statistics.estimate(target_cases.scores[variant], resampling=shared)
@@ -176,7 +183,7 @@ def rank(
     baseline = baseline or (ranked[0].variant if ranked else "")
     ranked = _against(ranked, baseline, target_cases, rule, shared)
     margin = rule.margin if margin is None else margin
-    return Ranking(study, rule, tuple(ranked), tuple(apart), baseline, margin, target_cases, drawn)
+    return Ranking(study, rule, tuple(ranked), tuple(apart), baseline, margin, target_cases, drawn, machines)
 
 
 def _against(
@@ -264,6 +271,8 @@ def _flat(ranking: Ranking, of: Ranked) -> dict[str, Any]:
         "parameters": row.parameters,
         "train_seconds": row.train_seconds,
         "device": row.device,
+        "machine": "; ".join(row.machines),
+        "contaminated": row.contaminated,
         "peak_memory_mb": row.memory_mb,
         **{name: getattr(row, name) for name in told},
         "not_ranked": of.why,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ import pandas as pd
 
 from dgbench.errors import DataError, UsageError, require
 from dgbench.metrics import METRICS
+from dgbench.networks.provenance import Seen, overlap
 from dgbench.protocol import Protocol, get_protocol
 from dgbench.registry import NEEDS
 from dgbench.running.records import RunRecord, read_cases, read_runs
@@ -105,8 +106,8 @@ class VariantRow:
     unit; NaN is not known. targets: mean over sources, by target domain. worst: the target where it does worst, "" if
     one is not known. found: the mean without missed structures. gap: how much worse it does on the targets than on the
     source's validation cases. missed, false_positive, both_empty, tested: structures of target cases, over all runs.
-    train_seconds, test_seconds: mean over runs; memory_mb: the most. needed: names of `registry.NEEDS`. steps and
-    batch_size: of the first run; 0 is not known.
+    train_seconds, test_seconds: mean over runs; memory_mb: the most. machines: what `machine` says of the runs. seen: as
+    from `provenance.overlap`. needed: names of `registry.NEEDS`. steps and batch_size: of the first run; 0 is not known.
     """
 
     variant: str
@@ -131,9 +132,11 @@ class VariantRow:
     test_seconds: float
     memory_mb: float
     device: str
+    machines: tuple[str, ...]
     steps: int
     batch_size: int
     initialisation: str
+    seen: dict[tuple[str, str], Seen]
     needed: frozenset[str]
 
     @property
@@ -145,6 +148,12 @@ class VariantRow:
     def needs(self) -> str:
         """What it needs beyond one image and its mask, in words."""
         return ", ".join(words for name, words in NEEDS.items() if name in self.needed)
+
+    @property
+    def contaminated(self) -> str:
+        """What it started from and which of the task's collections that has seen, known or likely; "" for none."""
+        met = (f"{name} on {c} ({s.certainty})" for (name, c), s in self.seen.items() if s.certainty != "not known")
+        return ", ".join(met)
 
     @property
     def present(self) -> float:
@@ -174,14 +183,21 @@ class Study:
     """The runs of one table.
 
     records: sorted by variant, source, seed. left_out: a sentence on each run that may not stand in the table.
+    again: runs of the same variants that others made; in no number, but they tell whether machines agree.
     domains, structures: in the task's order. sources: those that were trained on, or that the task has.
     """
 
-    def __init__(self, records: Iterable[RunRecord], protocol: Protocol, left_out: Sequence[str] = ()):
+    def __init__(
+        self,
+        records: Iterable[RunRecord],
+        protocol: Protocol,
+        left_out: Sequence[str] = (),
+        again: Sequence[RunRecord] = (),
+    ):
         """Raises `UsageError` or `DataError` unless the runs may stand in one table: one task, protocol, unit and
         metrics version, the same images, structures and domains, and no run twice."""
         self.records = tuple(sorted(records, key=lambda r: (r.variant, r.source, r.seed)))
-        self.protocol, self.left_out = protocol, tuple(left_out)
+        self.protocol, self.left_out, self.again = protocol, tuple(left_out), tuple(again)
         _check_alike(self.records, protocol)
         record = self.records[0].record
         self.task: str = record["task"]
@@ -199,18 +215,32 @@ class Study:
         self._target_cases: dict[str, TargetCases] = {}
 
     @classmethod
-    def load(cls, results: Path, task: str, protocol: str | None = None, like: RunRecord | None = None) -> Study:
+    def load(
+        cls,
+        results: Path,
+        task: str,
+        protocol: str | None = None,
+        like: RunRecord | None = None,
+        beside: Sequence[Path] = (),
+    ) -> Study:
         """The finished runs of a task that may stand in one table with `like`, by default with the newest of them, and
         those that were published under the same protocol. Without one, see `boards.shown_protocol`.
 
-        Runs on other images, domains or structures, or by other metrics, are left out and named. Raises `UsageError`
-        when there is none.
+        Runs on other images, domains or structures, or by other metrics, are left out and named. beside: folders of
+        results that others made; a variant is taken from the first folder that has it. Raises `UsageError` when there
+        is none.
         """
         protocol, why = (protocol, "") if protocol else shown_protocol(results, task)
         published = boards(results, task, protocol)
         rules = published[0].protocol if published else get_protocol(protocol)
         found, left_out = read_runs(results, task, protocol)
         left_out = [why, *left_out] if why else left_out
+        twice: list[RunRecord] = []
+        for folder in beside:
+            theirs, problems = read_runs(folder, task, protocol)
+            ours = {r.variant for r in found}
+            found, left_out = [*found, *(r for r in theirs if r.variant not in ours)], [*left_out, *problems]
+            twice += [r for r in theirs if r.variant in ours]
         found += published_runs(published)
         if not found:
             where = f"no finished run of task {task} under protocol {protocol} in {results}"
@@ -219,7 +249,8 @@ class Study:
             raise UsageError(where, f"make some: dgbench run --task {task} --method ..., or give --results{told}")
         like = like or max(found, key=lambda r: str(r.record["started"]))
         kept = [r for r in found if not _difference(like, r, found)]
-        made = [r for r in kept if not r.published]
+        again = [r for r in twice if not _difference(like, r, found)]
+        made = [*(r for r in kept if not r.published), *again]
         for record, cases in zip(made, read_cases([r.path for r in made]), strict=True):
             vars(record)["cases"] = cases
         others: dict[str, list[RunRecord]] = {}
@@ -229,11 +260,11 @@ class Study:
         for what, runs in others.items():
             n, names = len(runs), ", ".join(sorted({r.variant for r in runs}))
             left_out.append(f"Left out: {n} run{'s' if n > 1 else ''} {what} than the newest run ({names}).")
-        return cls(kept, rules, left_out)
+        return cls(kept, rules, left_out, again)
 
     def among(self, records: Iterable[RunRecord]) -> Study:
         """A study of some of the runs."""
-        return Study(records, self.protocol, self.left_out)
+        return Study(records, self.protocol, self.left_out, self.again)
 
     def only(self, variants: Iterable[str]) -> Study:
         """A study of some of the variants."""
@@ -584,11 +615,20 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
         test_seconds=float(np.mean([c["test_seconds"] for c in costs])),
         memory_mb=max(c["peak_memory_mb"] for c in costs),
         device=", ".join(sorted(devices)),
+        machines=tuple(sorted({machine(r.record) for r in records})),
         steps=hparams.get("steps") or first.get("steps", 0),
         batch_size=hparams.get("batch_size", 0),
         initialisation=initialisation(records),
+        seen=overlap(r.record for r in records),
         needed=frozenset().union(*(r.needs for r in records)),
     )
+
+
+def machine(record: Mapping[str, Any]) -> str:
+    """What rounds a run's numbers: hardware, kind of device, version of torch; "" where a record says none of it."""
+    told = record.get("environment", {})
+    device, torch = str(told.get("device", "")).partition(":")[0], told.get("packages", {}).get("torch")
+    return ", ".join(filter(None, (told.get("hardware"), device, torch and f"torch {torch}")))
 
 
 def initialisation(records: Iterable[RunRecord]) -> str:

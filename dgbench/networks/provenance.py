@@ -1,0 +1,86 @@
+"""Provenance: the public collections that pretrained weights were trained on, known, likely or not known, and who says.
+
+A task says in turn which collections its images are from (`Task.collections`). Where the two lists meet, a score may
+rest on images that the weights have seen with their masks: such a row is marked, and can be left out of a ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from dgbench.networks.weights import WEIGHTS
+
+Certainty = Literal["known", "likely", "not known"]
+
+
+class Seen(NamedTuple):
+    """A collection that weights were trained on, or may have been. source: who says so, or why it is not known."""
+
+    collection: str
+    certainty: Certainty
+    source: str
+
+
+SAM = (Seen("SA-1B", "known", "Kirillov et al., ICCV 2023: 11 million photographs, no medical collection"),)
+PROSTATE = "Ma et al., Nature Communications 2024, train on public prostate MRI; their supplement names the sets"
+FUNDUS = "Ma et al. 2024 train on public fundus sets; which ones is in their supplement, not looked up"
+MEDSAM = (
+    *SAM,
+    Seen("BUSI", "likely", "Ma et al. 2024 train on public breast ultrasound, of which BUSI is the usual set"),
+    *(Seen(name, "likely", PROSTATE) for name in ("NCI-ISBI 2013", "I2CVB", "PROMISE12")),
+    *(Seen(name, "not known", FUNDUS) for name in ("RIGA", "MESSIDOR")),
+    *(
+        Seen(name, "not known", "public before MedSAM; its supplement was not looked up")
+        for name in ("Data Science Bowl 2018", "TCIA Soft-tissue-Sarcoma")
+    ),
+    *(Seen(name, "not known", "published in 2023 and 2024, about as MedSAM was") for name in ("BrEaST", "BUS-BRA")),
+    Seen("BUS-UC", "not known", "a smaller public set; MedSAM's supplement was not looked up"),
+)
+CHALLENGE = "the training set of the challenge that LiteMedSAM is the baseline of (CVPR 2024, MedSAM on Laptop)"
+LITE_MEDSAM = (
+    Seen("BUSI", "likely", f"{CHALLENGE} holds US/Breast-Ultrasound, its files named benign (1) ... as BUSI's"),
+    Seen(
+        "Data Science Bowl 2018",
+        "not known",
+        f"{CHALLENGE} holds other microscopy, NeurIPS 2022 CellSeg; whether the two share images is not said",
+    ),
+    Seen(
+        "TCIA Soft-tissue-Sarcoma",
+        "not known",
+        f"{CHALLENGE} holds other PET, autoPET, and does not name this collection",
+    ),
+)
+TAUGHT = tuple(s for s in MEDSAM if s.collection not in {own.collection for own in LITE_MEDSAM})
+SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and what timm publishes as "imagenet"
+    "sam_vit_b": SAM,
+    "sam_vit_l": SAM,
+    "sam_vit_h": SAM,
+    "mobile_sam": SAM,
+    "medsam_vit_b": MEDSAM,
+    "lite_medsam": (*LITE_MEDSAM, *TAUGHT),  # its encoder imitates MedSAM's
+    "imagenet": (Seen("ImageNet", "known", "as timm publishes them: photographs, no medical collection"),),
+}
+
+
+def started_from(record: Mapping[str, Any]) -> list[str]:
+    """The names in `SEEN` of all that a run started from, by its record: weights are told by their checksum."""
+    files = record.get("initialisation", "scratch")
+    found = set(files.values()) if isinstance(files, Mapping) else set()
+    names = [name for name, known in WEIGHTS.items() if known.sha256 in found]
+    return names + (["imagenet"] if record.get("hparams", {}).get("initialisation") == "imagenet" else [])
+
+
+def overlap(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Seen]:
+    """{(weights, collection): what is known} where the weights of runs and the images of their task meet."""
+    found: dict[tuple[str, str], Seen] = {}
+    for record in records:
+        ours = {_letters(c): c for c in record.get("collections", ())}
+        for name in started_from(record):
+            found |= {(name, ours[key]): s for s in SEEN[name] if (key := _letters(s.collection)) in ours}
+    return found
+
+
+def _letters(name: str) -> str:
+    """ "BUS-BRA" and "bus_bra" are one collection."""
+    return "".join(c for c in name.casefold() if c.isalnum())

@@ -30,12 +30,12 @@ from dgbench.scores.study import Study, scored
 
 Missed = Literal["penalty", "nan", "found", "absent"]
 Mean = Literal["domains", "cases", "median", "worst", "ranks"]
-BOARD, SEVERAL = "leaderboard", "several at once"
+MISSES, BOARD, SEVERAL, ELSEWHERE = "missed structures", "leaderboard", "several at once", "runs of another protocol"
 MISSED: dict[Missed, str] = {
-    "penalty": "costs the diagonal",
-    "nan": "makes the mean NaN",
+    "penalty": "cost the diagonal",
+    "nan": "make the mean NaN",
     "found": "left out",
-    "absent": "costs the diagonal, absent from both masks is perfect",
+    "absent": "absent from both masks count as perfect",
 }
 MEAN: dict[Mean, str] = {
     "domains": "each target equal",
@@ -45,6 +45,12 @@ MEAN: dict[Mean, str] = {
     "ranks": "mean rank over cases",
 }
 THIRDS = ("smallest third", "middle third", "largest third")
+NO_THIRDS = "the sizes of the references are not known, or a target has fewer than three cases"
+KINDS = (  # of choices, in the order in which they are shown
+    BOARD, "metric", MISSES, "mean", "slices", "resolution", "distances", ELSEWHERE, "structure left out",
+    "target left out", "source left out", "seed left out", "cases left out", SEVERAL,
+)  # fmt: skip
+Part = tuple[str, str]  # a kind of choice, and what is chosen
 
 
 @dataclass(frozen=True)
@@ -59,19 +65,29 @@ class Choices:
 
 @dataclass(frozen=True, eq=False)
 class Universe:
-    """kind: of the choice that is another one ("metric"). name: what is chosen instead ("ASD").
+    """parts: what is chosen otherwise than on the leaderboard, as ("metric", "ASD"); nothing: the leaderboard itself.
 
-    means: (V,) of the variants in the leaderboard's order, as fractions or in the unit of distances (ranks, where cases
-    are ranked); NaN where there is none. ranks: (V,) float, 1 the best, equal ones share it; NaN where not ranked.
-    same: (kind, name) of universes whose means are the same, to the last digit that counts: they are this one.
+    means: (V,) of the variants in the leaderboard's order, as fractions or in the unit of distances (mean ranks, where
+    cases are ranked); NaN where there is none. ranks: (V,) float, 1 the best, equal ones share it; NaN where not
+    ranked. same: other universes with the same means, which are all this one.
     """
 
-    kind: str
-    name: str
+    parts: tuple[Part, ...]
     metric: str
     means: np.ndarray
     ranks: np.ndarray
-    same: tuple[tuple[str, str], ...] = ()
+    same: tuple[Universe, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Of choice: "metric", or "several at once"."""
+        return BOARD if not self.parts else SEVERAL if len(self.parts) > 1 else self.parts[0][0]
+
+    @property
+    def name(self) -> str:
+        """What is chosen: "ASD", or "ASD, missed structures left out"."""
+        told = [name if kind != MISSES or len(self.parts) == 1 else f"{kind} {name}" for kind, name in self.parts]
+        return ", ".join(told) or BOARD
 
 
 @dataclass(frozen=True)
@@ -79,8 +95,8 @@ class Pair:
     """Two variants, `one` before `other` on the leaderboard or level with it.
 
     kept, known: universes, the leaderboard among them, with the same order, and where both are ranked. share: of
-    universes with the same order inside each kind of choice, averaged over the kinds; NaN without any. changed: by kind,
-    the names of universes with another order; those of several choices at once only where no single one does it.
+    universes with the same order inside each kind of choice, averaged over the kinds; NaN without any. changed: by
+    kind, the names of universes with another order; of several choices at once only those of which no part does it.
     """
 
     one: str
@@ -130,20 +146,19 @@ class Multiverse:
     def _pair(self, i: int, j: int) -> Pair:
         order = np.sign(self.ranks[:, j] - self.ranks[:, i])
         known, kept = ~np.isnan(order), order == order[0]
-        changed = {
-            kind: tuple(self.universes[u].name for u in of if known[u] and not kept[u])
-            for kind, of in self.kinds.items()
-        }
-        changed = {kind: names for kind, names in changed.items() if names}
-        if len(changed) > 1:
-            changed.pop(SEVERAL, None)
+        others = [u for u, lost in zip(self.universes, known & ~kept, strict=True) if lost]
+        causes = [set(same.parts) for u in others for same in (u, *u.same)]
+        changed: dict[str, tuple[str, ...]] = {}
+        for u in others:
+            if not any(cause < set(u.parts) for cause in causes):
+                changed[u.kind] = (*changed.get(u.kind, ()), u.name)
         share = self.share(kept, known)
         return Pair(self.variants[i], self.variants[j], int(kept.sum()), int(known.sum()), share, changed)
 
     def frame(self) -> pd.DataFrame:
         """One row per universe and variant: kind, universe, same_as, metric, variant, mean, rank (none: not ranked)."""
         rows = [
-            (u.kind, u.name, "; ".join(": ".join(s) for s in u.same), u.metric, variant, mean, rank)
+            (u.kind, u.name, "; ".join(same.name for same in u.same), u.metric, variant, mean, rank)
             for u in self.universes
             for variant, mean, rank in zip(self.variants, u.means, u.ranks, strict=True)
         ]
@@ -152,79 +167,84 @@ class Multiverse:
 
 
 def multiverse(
-    board: Ranking, remeasured: Mapping[tuple[str, str], Study] | None = None, others: Mapping[str, Study] | None = None
+    board: Ranking,
+    remeasured: Mapping[Part, Study] | None = None,
+    others: Mapping[str, Study] | None = None,
+    missing: Mapping[str, str] | None = None,
 ) -> Multiverse:
     """The ranked variants of a leaderboard, ranked again in every universe that can be reached from their scores.
 
-    remeasured: by (kind, name), the board's runs with their masks measured in another way. others: by name of another
-    protocol, the task's runs under it.
+    remeasured: the board's runs with their masks compared in another way, as from `remeasured.remeasured`. others: by
+    the name of another protocol, the task's runs under it. missing: what could not be had of both, and why.
     """
-    cube, missing = _Cube(board.study, [of.variant for of in board.ranked]), dict[str, str]()
+    variants = [of.variant for of in board.ranked]
+    cube, why = _Cube(board.study, variants), dict(missing or {})
     default = Choices(board.metric.name, board.study.protocol.missed, board.study.protocol.mean)
-    found = [_universe(cube, kind, name, choices) for kind, name, choices in _choices(cube, default, missing)]
-    for (kind, name), study in (remeasured or {}).items():
-        found.append(_universe(_Cube(study, cube.variants), kind, name, default))
+    found = [_universe(cube, parts, choices) for parts, choices in _choices(cube, default, why)]
+    found += [_universe(_Cube(study, variants), (part,), default) for part, study in (remeasured or {}).items()]
     for name, study in (others or {}).items():
-        usable, why = complete(study)
-        rows = [usable.row(v, default.metric).mean if v in usable.runs and v not in why else math.nan
-                for v in cube.variants]  # fmt: skip
-        found.append(_ranked("runs of another protocol", name, METRICS[default.metric], np.array(rows)))
-    return Multiverse(board, tuple(_merged(found)), missing)
+        known = complete(study)[0]
+        means = [known.row(v, board.metric.name).mean if v in known.runs else math.nan for v in variants]
+        found.append(_ranked(((ELSEWHERE, name),), board.metric, np.array(means)))
+    found.sort(key=lambda u: KINDS.index(u.kind))
+    universes = _merged(found)
+    ranked = tuple(u for u in universes if not u.parts or (~np.isnan(u.ranks)).sum() > 1)
+    why |= {u.name: "fewer than two of the means are known" for u in universes if u not in ranked}
+    return Multiverse(board, ranked, why)
 
 
-def _universe(cube: _Cube, kind: str, name: str, choices: Choices) -> Universe:
+def _universe(cube: _Cube, parts: tuple[Part, ...], choices: Choices) -> Universe:
     rule = METRICS[choices.metric]
-    return _ranked(kind, name, rule, cube.means(choices), choices.mean == "ranks" or not rule.higher_is_better)
+    if choices.mean == "ranks":
+        rule = dataclasses.replace(rule, higher_is_better=False)
+    return _ranked(parts, rule, cube.means(choices))
 
 
-def _ranked(kind: str, name: str, rule: Metric, means: np.ndarray, lower_is_better: bool | None = None) -> Universe:
-    lower = not rule.higher_is_better if lower_is_better is None else lower_is_better
+def _ranked(parts: tuple[Part, ...], rule: Metric, means: np.ndarray) -> Universe:
     ranks, known = np.full(len(means), np.nan), ~np.isnan(means)
-    ranks[known] = statistics.ranks(means[known], lower)
-    return Universe(kind, name, rule.name, means, ranks)
+    ranks[known] = statistics.ranks(means[known], not rule.higher_is_better)
+    return Universe(parts, rule.name, means, ranks)
 
 
 def _merged(universes: Sequence[Universe]) -> list[Universe]:
-    """Each once: universes with the same means are named in the first of them."""
+    """Each once: universes with the same means are kept in the first of them."""
     kept: dict[tuple, Universe] = {}
     for u in universes:
         key = (u.metric, *(None if math.isnan(m) else round(m, 12) for m in u.means))
         first = kept.get(key)
-        kept[key] = dataclasses.replace(first, same=(*first.same, (u.kind, u.name))) if first else u
+        kept[key] = dataclasses.replace(first, same=(*first.same, u)) if first else u
     return list(kept.values())
 
 
 # --- which choices there are -----------------------------------------------------------------------------------------
 
 
-def _choices(cube: _Cube, default: Choices, missing: dict[str, str]) -> Iterator[tuple[str, str, Choices]]:
-    """(kind, name, choices), the leaderboard's first; what cannot be chosen goes to `missing`."""
-    yield BOARD, BOARD, default
+def _choices(cube: _Cube, default: Choices, missing: dict[str, str]) -> Iterator[tuple[tuple[Part, ...], Choices]]:
+    """What each universe chooses, the leaderboard's first; what cannot be chosen goes to `missing`."""
     metrics = cube.study.protocol.metrics
     if len(metrics) == 1:
         missing["metric"] = f"these runs have {METRICS[metrics[0]].title} alone"
-    for metric, missed, mean in itertools.product(metrics, MISSED, MEAN):
-        other = {}
+    flags = set(cube.frame["flag"])
+    rules = [rule for rule in MISSED if rule != "absent" or "both_empty" in flags] if flags - {""} else [default.missed]
+    if not flags - {""}:
+        missing[MISSES] = "every structure was there and found"
+    for metric, missed, mean in itertools.product(metrics, rules, MEAN):
+        parts = []
         if metric != default.metric:
-            other["metric"] = METRICS[metric].title
+            parts.append(("metric", METRICS[metric].title))
         if missed != default.missed:
-            other["missed structures"] = MISSED[missed]
+            parts.append((MISSES, MISSED[missed]))
         if mean != default.mean:
-            other["mean"] = MEAN[mean]
-        if len(other) == 1:
-            yield *next(iter(other.items())), Choices(metric, missed, mean)
-        elif other and mean in ("domains", "cases"):
-            told = [f"missed {text}" if kind == "missed structures" else text for kind, text in other.items()]
-            yield SEVERAL, ", ".join(told), Choices(metric, missed, mean)
+            parts.append(("mean", MEAN[mean]))
+        if len(parts) < 2 or mean in ("domains", "cases"):
+            yield tuple(parts), Choices(metric, missed, mean)
     for what, names in cube.parts.items():
+        kind = f"{what} left out"
         if len(names) < 2:
-            missing[f"{what} left out"] = f"there is no second {what}" if names else NO_THIRDS
+            missing[kind] = f"there is no second {what}" if names else NO_THIRDS
+            continue
         for part, name in names.items():
-            if len(names) > 1:
-                yield f"{what} left out", name, dataclasses.replace(default, without=(what, part))
-
-
-NO_THIRDS = "the sizes of the references are not known, or a target has fewer than three cases"
+            yield ((kind, name),), dataclasses.replace(default, without=(what, part))
 
 
 # --- means under any choices -----------------------------------------------------------------------------------------
@@ -258,12 +278,11 @@ class _Cube:
     def _parts(self) -> dict[str, dict[Any, str]]:
         sources = [s for s in self.study.sources if any(r.source == s for r in self.runs)]
         seeds = sorted({r.seed for r in self.runs})
-        many = min((len({r.seed for r in self.runs if r.variant == v}) for v in self.variants), default=0) > 1
         return {
             "structure": {s: s for s in self.study.structures},
             "target": {d: d for d in self.domains},
             "source": {s: s for s in sources},
-            "seed": {s: f"seed {s}" for s in (seeds if many else seeds[:1])},
+            "seed": {s: f"seed {s}" for s in seeds},
             "cases": dict(enumerate(THIRDS)) if self.third is not None else {},
         }
 
@@ -292,7 +311,7 @@ class _Cube:
         if missed == "absent":
             kept = kept.reindex(frame.index).where(flag != "both_empty", float(METRICS[metric].higher_is_better))
         values, counts = np.full(self.shape, np.nan), np.zeros(self.shape, bool)
-        there = np.isin(frame.index, kept.index)
+        there = frame.index.isin(kept.index)
         place = tuple(of[there] for of in self.place)
         values[place], counts[place] = kept.to_numpy(), True
         return values, counts
@@ -317,7 +336,7 @@ class _Cube:
         part = np.where(tested[:, :, None], cell * weight, 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             of_run = (part.sum(axis=1) / weight.sum(axis=1)).mean(axis=1)
-        return _by(variant, of_run, len(self.variants)) / np.bincount(variant, minlength=len(self.variants))
+            return _by(variant, of_run, len(self.variants)) / np.bincount(variant, minlength=len(self.variants))
 
     def _kept(self, without: tuple[str, Any] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Which runs, cases and structures count, bool, and which targets of each run, (runs, domains)."""
@@ -350,10 +369,12 @@ class _Cube:
         total = _by(variant, np.where(counts, values, 0.0).sum(axis=2), len(self.variants))
         n = _by(variant, counts.sum(axis=2), len(self.variants))
         there = (n > 0).all(axis=0)
-        ranks = stats.rankdata(np.round(METRICS[metric].cost(1.0) * total[:, there] / n[:, there], 12), axis=0)
-        domain = self.domain[there]
+        cost = METRICS[metric].cost(1.0) * total[:, there] / n[:, there]
+        known, domain = ~np.isnan(cost).any(axis=1), self.domain[there]
         weight = 1 / np.bincount(domain)[domain] if self.study.protocol.mean == "domains" else np.ones(len(domain))
-        return ranks @ (weight / weight.sum())
+        ranks = np.full(len(known), np.nan)
+        ranks[known] = stats.rankdata(np.round(cost[known], 12), axis=0) @ (weight / weight.sum())
+        return ranks
 
 
 def _by(variant: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:

@@ -54,14 +54,16 @@ def _ranks(found: Multiverse) -> Table:
     for v, of in enumerate(found.board.ranked):
         ranks = found.ranks[:, v]
         known, kept = ~np.isnan(ranks), ranks == ranks[0]
-        texts = [_span(ranks[:1]), of.rank_text, _span(ranks), _percent(found.share(kept, known))]
-        rows.append([Cell(of.variant), *map(Cell, texts), *(Cell(_span(ranks[i])) for i in kinds.values())])
+        others = {kind: ranks[u] for kind, u in kinds.items() if (known[u] & ~kept[u]).any()}
+        told = "; ".join(f"{kind} {_span(these)}" for kind, these in others.items())
+        texts = [of.variant, _span(ranks[:1]), of.rank_text, _span(ranks), _percent(found.share(kept, known)), told]
+        rows.append([*map(Cell, texts)])
     study, n = found.board.study, len(found.universes)
     caption = (
         f"Rank by {heading(study, found.board.metric.name)}, task {study.task}, protocol {study.protocol.name}: on the "
-        f"leaderboard, over {counted(n, 'universe')}, and by kind of choice."
+        f"leaderboard, and over {counted(n, 'universe')}."
     )
-    header = ("variant", "rank", "95 %", "lowest to highest", "kept", *kinds)
+    header = ("variant", "rank", "95 %", "over all", "kept", "another rank with")
     return Table(_label(found, "ranks"), caption, header, [("", rows)], foot=" ".join(notes(found)))
 
 
@@ -78,7 +80,7 @@ def _pairs(found: Multiverse) -> Table | None:
     if len(changed) > PAIRS:
         foot = f"Not shown: {counted(len(changed) - PAIRS, 'pair')} more. {foot}"
     caption = "Pairs of variants whose order is not that of the leaderboard in every universe."
-    return Table(_label(found, "pairs"), caption, ("order", "universes", "kept", "other with"), [("", rows)], foot=foot)
+    return Table(_label(found, "pairs"), caption, ("order", "universes", "kept", "depends on"), [("", rows)], foot=foot)
 
 
 def _changed(found: Multiverse) -> list[Pair]:
@@ -114,45 +116,45 @@ def sentence(found: Multiverse, most: int = 3) -> str:
     first, changed = _first(found), _changed(found)
     if not changed:
         return f"{first} The order of all {len(variants)} variants is the same in all {n} universes."
-    told = [f"{p.one} is before {p.other} in {p.kept} of {p.known}: not with {_causes(p)}" for p in changed[:most]]
-    if len(changed) > most:
-        told.append(f"{counted(len(changed) - most, 'pair')} more")
+    told = [f"{p.one} is before {p.other} in {p.kept} of {p.known}: it depends on {_causes(p, 3)}" for p in changed]
+    more = f"; {counted(len(changed) - most, 'pair')} more" if len(changed) > most else ""
     keep = len(found.pairs) - len(changed)
-    return f"{first} {keep} of {counted(len(found.pairs), 'pair')} keep their order everywhere. {'; '.join(told)}."
+    held = [kind for kind in found.kinds if not any(kind in p.changed for p in changed)]
+    words = [first, f"{keep} of {counted(len(found.pairs), 'pair')} keep their order everywhere."]
+    words += [f"{'; '.join(told[:most])}{more}.", f"No order changes with: {', '.join(held)}." if held else ""]
+    return " ".join(filter(None, words))
 
 
 def _first(found: Multiverse) -> str:
     """How often the first of the leaderboard is first."""
     ranks = found.ranks[:, 0]
-    known, n = ~np.isnan(ranks), int((ranks == 1).sum())
-    lost = [found.universes[i].name for i in np.flatnonzero(known & (ranks != 1))]
-    name, of = found.variants[0], counted(int(known.sum()), "universe")
-    return f"{name} is first in all {of}." if not lost else f"{name} is first in {n} of {of}."
+    n, known = int((ranks == 1).sum()), int((~np.isnan(ranks)).sum())
+    return f"{found.variants[0]} is first in {f'all {n}' if n == known else f'{n} of {known}'} universes."
 
 
-def _causes(pair: Pair) -> str:
-    """What changes the order of a pair, by kind of choice."""
-    return "; ".join(f"{kind} {_listed(names)}" for kind, names in pair.changed.items())
+def _causes(pair: Pair, most: int = 9) -> str:
+    """What changes the order of a pair: kinds of choice, and at most so many of the choices of each."""
+    return ", ".join(f"{kind} ({_listed(names, most)})" for kind, names in pair.changed.items())
 
 
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _listed(names: Sequence[str], most: int) -> str:
+    return "; ".join(names[:most]) + (f"; {len(names) - most} more" if len(names) > most else "")
 
 
 def notes(found: Multiverse) -> list[str]:
     """What a universe is, how little their number says, what changes no number, what could not be looked at."""
     told = [
-        "A universe is the leaderboard under another choice: the same variants, ranked by the same rule; one whose mean "
-        "is not known there has no rank there. 95 %: the rank's bootstrap interval on the leaderboard, which no choice "
-        "changes.",
+        "A universe is the leaderboard under another choice: the same variants, ranked by the same rule; one without a "
+        "mean there has no rank there. 95 %: the rank's bootstrap interval on the leaderboard. over all: the lowest "
+        "and the highest.",
         HONEST,
         "left out: each target, source, seed, or third of every target's cases by the size of its references, one at a "
         "time; a seed of one variant has nothing in common with that of another.",
     ]
     for universe in found.universes:
         if universe.same:
-            whose = f"as with {universe.name}" if universe.parts else "as on the leaderboard"
-            told.append(f"The same numbers {whose}: {'; '.join(same.name for same in universe.same)}.")
+            whose = f"as with {universe.label}" if universe.parts else "as on the leaderboard"
+            told.append(f"The same numbers {whose}: {'; '.join(same.label for same in universe.same)}.")
     return [*told, *missing(found.missing)]
 
 

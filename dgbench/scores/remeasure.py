@@ -1,4 +1,4 @@
-"""Remeasured: the masks that runs stored, compared with the references in another way than their protocol's.
+"""Remeasure: the masks that runs stored, compared with the references in another way than their protocol's.
 
 What was stored is a mask after its threshold, on the slices and at the resolution of the run's protocol. Slices can be
 taken from it and none added; another resolution is reached by nearest neighbour, where a run of another protocol would
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,8 @@ def remeasured(study: Study, metric: Metric, task: Task | None) -> tuple[dict[tu
 
     The studies know `metric` alone. task: None where its images are not at hand.
     """
-    ways, missing = {}, {}
+    ways: dict[tuple[str, str], Protocol] = {}
+    missing: dict[str, str] = {}
     for field, others in OTHER.items():
         value = getattr(study.protocol, field)
         if field == "distances" and not _is_distance(metric):
@@ -46,7 +48,8 @@ def remeasured(study: Study, metric: Metric, task: Task | None) -> tuple[dict[tu
             missing[field] = "other slices than those of this protocol were not predicted"
             continue
         other, name = others[value]
-        ways[field, name] = dataclasses.replace(study.protocol, **{field: other}, metrics=(metric.name,))
+        change: dict[str, Any] = {field: other, "metrics": (metric.name,)}
+        ways[field, name] = dataclasses.replace(study.protocol, **change)
     scores_alone = sum(not r.has_predictions for r in study.records)
     try:
         if task is None:

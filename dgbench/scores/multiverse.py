@@ -37,7 +37,6 @@ KINDS = (  # of choices, in the order in which they are shown
     BOARD, "metric", MISSES, "mean", "slices", "resolution", "distances", ELSEWHERE, "structure left out",
     "target left out", "source left out", "seed left out", "cases left out", SEVERAL,
 )  # fmt: skip
-FEW = 100  # bootstrap draws where only the means are wanted
 Part = tuple[str, str]  # a kind of choice, and what is chosen
 
 
@@ -166,7 +165,7 @@ def multiverse(
     found = [_universe(cube, parts, choices) for parts, choices in _choices(cube, default, why)]
     found += [_universe(CaseCube(study, variants), (part,), default) for part, study in (remeasured or {}).items()]
     for name, study in (others or {}).items():
-        means = {of.variant: of.row.mean for of in rank(study, board.metric.name, draws=FEW).ranked}
+        means = {of.variant: of.row.mean for of in rank(study, board.metric.name).ranked}
         parts = ((ELSEWHERE, name),)
         found.append(_ranked(parts, board.metric, np.array([means.get(v, math.nan) for v in variants])))
     found.sort(key=lambda u: KINDS.index(u.kind))
@@ -222,13 +221,20 @@ def _ranked(parts: tuple[Part, ...], rule: Metric, means: np.ndarray) -> Univers
 
 
 def _merged(universes: Sequence[Universe]) -> list[Universe]:
-    """Each once: universes with the same means are kept in the first of them."""
-    kept: dict[tuple, Universe] = {}
+    """Each once: one whose means are those of another with fewer choices, as its last choice changes none, is that."""
+    kept: list[Universe] = []
     for u in universes:
-        key = (u.metric, *(None if math.isnan(m) else round(m, 12) for m in u.means))
-        first = kept.get(key)
-        kept[key] = dataclasses.replace(first, same=(*first.same, u)) if first else u
-    return list(kept.values())
+        for i, other in enumerate(kept):
+            if set(other.parts) < set(u.parts) and other.metric == u.metric and _alike(other.means, u.means):
+                kept[i] = dataclasses.replace(other, same=(*other.same, u))
+                break
+        else:
+            kept.append(u)
+    return kept
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    return np.allclose(one, other, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
 # --- which choices there are -----------------------------------------------------------------------------------------

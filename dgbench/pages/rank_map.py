@@ -42,7 +42,7 @@ def rank_map(found: Multiverse) -> Figure:
     colours = ScalarMappable(Normalize(-most, most), WORSE_TO_BETTER)
     for y, (_, universe) in enumerate(labels):
         if universe is not None:
-            _draw_ranks(axes, y, found.ranks[universe], colours.to_rgba(np.nan_to_num(shift[universe])))
+            _draw_ranks(axes, y, found.ranks[universe], shift[universe], colours)
     axes.add_patch(Rectangle((-0.5, -0.5), len(variants), 1, fill=False, linewidth=1.4, zorder=3, clip_on=False))
     axes.set(xlim=(-0.5, across / WIDTH - 0.5), ylim=(len(labels) - 0.5, -0.5))
     axes.set_xticks(range(len(variants)), variants, rotation=90, va="bottom")
@@ -65,12 +65,12 @@ def _labels(found: Multiverse) -> list[tuple[str, int | None]]:
     return rows
 
 
-def _draw_ranks(axes: Axes, y: int, ranks: np.ndarray, colours: np.ndarray) -> None:
-    for x, (rank, face) in enumerate(zip(ranks, colours, strict=True)):
+def _draw_ranks(axes: Axes, y: int, ranks: np.ndarray, shift: np.ndarray, colours: ScalarMappable) -> None:
+    for x, (rank, moved) in enumerate(zip(ranks, shift, strict=True)):
         if math.isnan(rank):
             continue
-        white = np.allclose(face[:3], 1)
-        ink = "black" if white else PALE if np.dot(face[:3], (0.299, 0.587, 0.114)) < 0.5 else INK
-        look: dict[str, Any] = {"facecolor": "white" if white else face, "edgecolor": "#cccccc", "linewidth": 0.5}
+        face = colours.to_rgba(np.array(moved)) if moved else (1.0, 1.0, 1.0, 1.0)
+        ink = "black" if not moved else PALE if np.dot(face[:3], (0.299, 0.587, 0.114)) < 0.5 else INK
+        look: dict[str, Any] = {"facecolor": face, "edgecolor": "#cccccc", "linewidth": 0.5}
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **look))
         axes.text(x, y, f"{rank:.0f}", fontsize=8, color=ink, ha="center", va="center")

@@ -71,6 +71,7 @@ class CaseCube:
         self.tested = np.array([[d in r.record["targets"] for d in self.domains] for r in self.runs])
         self.third = self._thirds()
         self.parts = self._parts()
+        self._values: dict[tuple[str, Missed], tuple[np.ndarray, np.ndarray]] = {}
 
     def _parts(self) -> dict[str, dict[Any, str]]:
         sources = [s for s in self.study.sources if any(r.source == s for r in self.runs)]
@@ -98,6 +99,11 @@ class CaseCube:
 
     def values(self, metric: str, missed: Missed) -> tuple[np.ndarray, np.ndarray]:
         """(values, which of them count), each (runs, cases, structures)."""
+        if (metric, missed) not in self._values:
+            self._values[metric, missed] = self._dense(metric, missed)
+        return self._values[metric, missed]
+
+    def _dense(self, metric: str, missed: Missed) -> tuple[np.ndarray, np.ndarray]:
         frame, flag = self.frame, self.frame["flag"]
         if missed == "found":
             kept = frame.loc[flag == "", metric].astype(float)

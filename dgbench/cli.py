@@ -242,6 +242,33 @@ def compare(
 
 
 @app.command()
+def multiverse(
+    task: Task,
+    metric: Metric = "dice",
+    format_: Annotated[Format, typer.Option("--format", help="On the terminal, or as text to copy.")] = "table",
+    data: Data = None,
+    protocol: Shown = None,
+    results: Results = face.RESULTS,
+    plugin: Plugins = None,
+) -> None:
+    """Would other defensible choices change the order? Each variant's rank in every one, as tables and a picture.
+
+    Example: dgbench multiverse --task phantom
+    """
+    looked = face.multiverse(task, metric=metric, data=data, protocol=protocol, results=results, plugin=plugin or ())
+    from dgbench.pages import multiverse as pages
+    from dgbench.pages.table import show
+
+    if format_ != "table":
+        print(pages.render(looked.found, format_), end="")
+        return
+    for table in pages.tables(looked.found):
+        show(table, console)
+    console.print(escape(looked.sentence), style="bold", highlight=False)
+    say(*(f"wrote {path}" for path in pages.write(looked.found, results / looked.found.board.study.task / protocol)))
+
+
+@app.command()
 def report(
     task: Task,
     data: Data = None,

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from dgbench.running.plan import Run
     from dgbench.running.status import Standing
     from dgbench.scores.comparison import Comparison
+    from dgbench.scores.multiverse import Multiverse
     from dgbench.scores.ranking import Ranking
     from dgbench.scores.study import Study
+    from dgbench.task import Task
 
 Names = str | Path | int | Iterable[str | Path | int]
 Rerun = Literal["missing", "failed", "all"]
@@ -310,6 +312,50 @@ def compare(
     return Compared((comparison.compare(study, str(one), str(other), metric, within),), tuple(study.left_out))
 
 
+@dataclass(frozen=True)
+class Universes:
+    """What became of a leaderboard under other choices. found: the universes, every pair, what could not be had."""
+
+    found: Multiverse
+
+    @property
+    def sentence(self) -> str:
+        """What holds under every choice, and what depends on which."""
+        from dgbench.pages.multiverse import sentence
+
+        return sentence(self.found)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per universe and variant: kind of choice, universe, same_as, metric, variant, mean, rank."""
+        return self.found.frame()
+
+
+def multiverse(
+    task: str | Path,
+    *,
+    metric: str = "dice",
+    data: str | Path | None = None,
+    protocol: str | None = None,
+    results: str | Path = RESULTS,
+    plugin: Names = (),
+) -> Universes:
+    """Would the order be another one under other defensible choices that need no training?
+
+    The metric, missed structures, how means are taken, and what is left out are chosen otherwise, one by one and some
+    together. Slices and resolution too, where the runs' predictions and the task's images are at hand.
+
+    >>> import dgbench
+    >>> print(dgbench.multiverse("phantom").sentence.partition(".")[0])
+    erm is first in 22 of 29 universes
+    """
+    from dgbench.scores.multiverse import of_folder
+
+    add_plugins(plugin)
+    board = ranking(task, metric, None, protocol, results)
+    return Universes(of_folder(board, _task_of(task, data), Path(results)))
+
+
 def report(
     task: str | Path,
     *,
@@ -328,15 +374,14 @@ def report(
     >>> print(dgbench.report("phantom", against="erm"))
     results/phantom/sdg/report.html
     """
-    from dgbench.images.find_task import get_task, is_folder
     from dgbench.pages import report as pages
+    from dgbench.scores.multiverse import of_folder
 
     add_plugins(plugin)
-    name = task_name(task)
-    known = is_folder(str(task)) or name in registry.TASKS.names()
     board = ranking(task, "dice", against, protocol, results, beside)
-    loaded = get_task(str(task), None if data is None else Path(data)) if known else None
-    return pages.write(loaded, board, Path(results) / name / board.study.protocol.name)
+    loaded = _task_of(task, data)
+    universes = of_folder(board, loaded, Path(results))
+    return pages.write(loaded, board, Path(results) / task_name(task) / board.study.protocol.name, universes)
 
 
 def import_scores(
@@ -432,6 +477,14 @@ def task_name(task: str | Path) -> str:
     from dgbench.images.find_task import get_task, is_folder
 
     return get_task(str(task)).name if is_folder(str(task)) else str(task)
+
+
+def _task_of(task: str | Path, data: str | Path | None) -> Task | None:
+    """The task itself; None for a name that only runs know."""
+    from dgbench.images.find_task import get_task, is_folder
+
+    known = is_folder(str(task)) or str(task) in registry.TASKS.names()
+    return get_task(str(task), None if data is None else Path(data)) if known else None
 
 
 def add_plugins(plugin: Names) -> None:

@@ -18,14 +18,16 @@ from dgbench import registry
 from dgbench.errors import DgbenchError
 from dgbench.files import make_folder, write_atomic
 from dgbench.metrics import METRICS
-from dgbench.pages import cards, drawing, figures, leaderboard, pictures, score_tables
+from dgbench.pages import cards, drawing, figures, leaderboard, pictures, rank_map, score_tables
+from dgbench.pages import multiverse as multiverse_pages
 from dgbench.pages.captions import ORDER_OF_MEANS, heading
 from dgbench.pages.pictures import Picture
 from dgbench.pages.score_tables import Scale
 from dgbench.pages.table import fill
 from dgbench.running.records import RunRecord
-from dgbench.scores import domain_shift, published
+from dgbench.scores import domain_shift, multiverse, published
 from dgbench.scores.domain_shift import Intensities
+from dgbench.scores.multiverse import Multiverse
 from dgbench.scores.ranking import Ranking
 from dgbench.scores.study import Study
 from dgbench.task import Task
@@ -54,19 +56,20 @@ class Worst(NamedTuple):
     where: str
 
 
-def write(task: Task | None, ranking: Ranking, folder: Path) -> Path:
+def write(task: Task | None, ranking: Ranking, folder: Path, universes: Multiverse | None = None) -> Path:
     """Write the page into a folder, as report.html. Everything else is as for `build`."""
-    page = build(task, ranking)
+    page = build(task, ranking, universes)
     path = make_folder(Path(folder)) / "report.html"
     write_atomic(path, page)
     return path
 
 
-def build(task: Task | None, ranking: Ranking) -> str:
+def build(task: Task | None, ranking: Ranking, universes: Multiverse | None = None) -> str:
     """The page: a function of its arguments, and of the task's images where there are any.
 
-    task: None where the images are not at hand; the page then has no pictures and says so. Runs that the ranking leaves
-    out, for want of a source, are in no part of the page.
+    task: None where the images are not at hand; the page then has no pictures and says so. universes: of the ranking,
+    by default those that its scores alone allow. Runs that the ranking leaves out, for want of a source, are in no part
+    of the page.
     """
     study = ranking.study
     links = {of.variant: f"#variant-{i}" for i, of in enumerate(ranking.every)}
@@ -91,6 +94,7 @@ def build(task: Task | None, ranking: Ranking) -> str:
         quoted={v: words for v in links if (words := study.row(v).published)},
         papers={r.variant: p for r in study.records if (p := r.record.get("paper", "")).startswith("https://")},
         **_tables(ranking, links, domains),
+        **_choices(universes or multiverse.multiverse(ranking)),
         **_shift(study, links, domains),
     )
 
@@ -128,6 +132,19 @@ def _tables(ranking: Ranking, links: Mapping[str, str], domains: Mapping[str, In
         "curves": _draw(figures.learning_curves(study, CURVE_POINTS), CURVES),
         "machines": score_tables.machines(study),
         "published": leaderboard.every_published_number(published.beside(quoted, study), list(quoted["citation"])),
+    }
+
+
+def _choices(found: Multiverse) -> dict[str, Any]:
+    """What other choices would change."""
+    alt = "The rank of each variant in every universe, as a number and as colour"
+    ranks, *pairs = multiverse_pages.tables(found)
+    return {
+        "choices": multiverse_pages.sentence(found),
+        "universes": len(found.universes),
+        "rank_map": _draw(rank_map.rank_map(found), alt) if len(found.variants) > 1 else None,
+        "choice_tables": [replace(ranks, foot=multiverse_pages.HONEST), *pairs],
+        "choice_notes": [n for n in multiverse_pages.notes(found) if n != multiverse_pages.HONEST],
     }
 
 

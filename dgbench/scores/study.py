@@ -102,12 +102,13 @@ class Matrix:
 class VariantRow:
     """One variant by one metric: what it reaches, what that rests on, and what it costs.
 
-    published: who published it, in words; "" of what was measured here. Dice is in [0, 1], distances are in the study's
-    unit; NaN is not known. targets: mean over sources, by target domain. worst: the target where it does worst, "" if
-    one is not known. found: the mean without missed structures. gap: how much worse it does on the targets than on the
-    source's validation cases. missed, false_positive, both_empty, tested: structures of target cases, over all runs.
-    train_seconds, test_seconds: mean over runs; memory_mb: the most. machines: what `machine` says of the runs. seen: as
-    from `provenance.overlap`. needed: names of `registry.NEEDS`. steps and batch_size: of the first run; 0 is not known.
+    published: who published it, in words; "" of what was measured here. Dice is in [0, 1], distances are in the
+    study's unit; NaN is not known. targets: mean over sources, by target domain. worst: the target where it does
+    worst, "" if one is not known. found: the mean without missed structures. gap: how much worse it does on the
+    targets than on the source's validation cases. missed, false_positive, both_empty, tested: structures of target
+    cases, over all runs. train_seconds, test_seconds: mean over runs; memory_mb: the most. machines: what `machine`
+    says of the runs. seen: as from `provenance.overlap`. needed: names of `registry.NEEDS`. steps and batch_size: of
+    the first run; 0 is not known.
     """
 
     variant: str

@@ -1,0 +1,320 @@
+"""The multiverse: its first universe is the leaderboard, and what hangs on one choice changes with that one alone."""
+
+import dataclasses
+import itertools
+import math
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgbench.protocol import PROTOCOLS
+from dgbench.running.records import RunRecord
+from dgbench.scores import multiverse as scores
+from dgbench.scores.case_cube import CaseCube, Choices
+from dgbench.scores.multiverse import Multiverse, multiverse, of_folder
+from dgbench.scores.ranking import rank
+from dgbench.scores.study import Study
+from tests.scores.test_study import on_disk
+from tests.toy_runs import changed, run
+
+SDG, DAPSAM = PROTOCOLS["sdg"], PROTOCOLS["dapsam"]
+DOMAINS, SEEDS = ("A", "B", "C"), (0, 1, 2)
+Levels = Callable[[str, str, int], Any]  # (source, target, seed) -> the scores of its cases
+
+
+def of(variant: str, levels: Levels, **record: Any) -> list[RunRecord]:
+    """Every source and seed of a variant; its own cases stand for the validation."""
+    return [
+        run(variant, s, {d: levels(s, d, seed) if d != s else [0.9] for d in DOMAINS}, seed, **record)
+        for s, seed in itertools.product(DOMAINS, SEEDS)
+    ]
+
+
+def look(*variants: list[RunRecord], protocol=SDG, metric: str = "dice", **more: Any) -> Multiverse:
+    study = Study([r for runs in variants for r in runs], protocol)
+    return multiverse(rank(study, metric, draws=500), **more)
+
+
+def drawn(variant: str, seed: int, flags: bool = True, **record: Any) -> list[RunRecord]:
+    """Scores at random, some structures missed, falsely found or in neither mask (these alike for every variant)."""
+    rng, empty = np.random.default_rng(seed), {("B", 1), ("C", 0)} if flags else set()
+
+    def case(d: str, i: int) -> float | str:
+        lost = flags and rng.random() < 0.15
+        return "both_empty" if (d, i) in empty else "missed" if lost else round(float(rng.random()), 3)
+
+    return of(variant, lambda s, d, n: [case(d, i) for i in range(5 + DOMAINS.index(d))], **record)
+
+
+# --- the leaderboard -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["phantom", "breast_us"])
+@pytest.mark.parametrize("metric", ["dice", "asd", "hd95"])
+def test_the_first_universe_is_the_committed_leaderboard(archives: Path, task: str, metric: str):
+    board = rank(Study.load(archives, task, "sdg"), metric, draws=20)
+    first = multiverse(board).universes[0]
+    assert first.means.tolist() == pytest.approx([r.row.mean for r in board.ranked], rel=1e-12)
+    assert first.ranks.tolist() == list(range(1, len(board.ranked) + 1)) and not first.parts
+
+
+@pytest.fixture(scope="module")
+def archives(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    for task in ("phantom", "breast_us"):
+        with tarfile.open(root / f"results/scores-{task}.tar.xz") as archive:
+            archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.mark.parametrize("metric", SDG.metrics)
+@pytest.mark.parametrize("missed", ["penalty", "nan"])
+@pytest.mark.parametrize("mean", ["domains", "cases"])
+def test_a_mean_under_other_choices_is_that_of_a_protocol_with_these_choices(metric: str, missed, mean):
+    """Two ways to one number: the arrays here, and the matrix of a study whose protocol says the same."""
+    runs = [*drawn("x", 0), *drawn("y", 1)]
+    found = CaseCube(Study(runs, SDG), ["x", "y"]).means(Choices(metric, missed, mean))
+    other = Study(runs, dataclasses.replace(SDG, missed=missed, mean=mean))
+    expected = [other.matrix(v, metric).mean for v in ("x", "y")]
+    assert found.tolist() == pytest.approx(expected, rel=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("what, part", [("seed", 1), ("source", "B")])
+def test_what_is_left_out_might_as_well_not_have_been_run(what: str, part):
+    runs = [*drawn("x", 0), *drawn("y", 1)]
+    found = CaseCube(Study(runs, SDG), ["x", "y"]).means(Choices("asd", "penalty", "domains", (what, part)))
+    rest = Study([r for r in runs if getattr(r, what) != part], SDG)
+    assert found.tolist() == pytest.approx([rest.matrix(v, "asd").mean for v in ("x", "y")], rel=1e-12)
+
+
+def test_a_target_that_is_left_out_might_as_well_not_have_been_tested():
+    runs = [*drawn("x", 0), *drawn("y", 1)]
+    found = CaseCube(Study(runs, SDG), ["x", "y"]).means(Choices("dice", "penalty", "domains", ("target", "B")))
+    rest = []
+    for r in runs:
+        told = {**r.record, "targets": [d for d in r.record["targets"] if d != "B"]}
+        kept = (r.cases["domain"] != "B") | (r.cases["role"] != "target")
+        rest.append(RunRecord(r.path, told))
+        vars(rest[-1])["cases"] = r.cases[kept]
+    assert found.tolist() == pytest.approx([Study(rest, SDG).matrix(v).mean for v in ("x", "y")], rel=1e-12)
+
+
+# --- one choice ------------------------------------------------------------------------------------------------------
+
+
+def with_sizes(runs: list[RunRecord], sizes=(10, 20, 30)) -> list[RunRecord]:
+    """The references of a domain's cases are of these sizes."""
+    return [changed(r, cases=r.cases.assign(n_reference=_numbers(r, sizes))) for r in runs]
+
+
+def _numbers(r: RunRecord, sizes) -> list[int]:
+    return [sizes[int(case.rpartition("-")[2])] for case in r.cases["case"]]
+
+
+def with_metric(runs: list[RunRecord], **values: float) -> list[RunRecord]:
+    """The found structures have these values of a metric."""
+    found = [(r, r.cases["flag"] == "") for r in runs]
+    return [changed(r, cases=r.cases.assign(**{m: r.cases[m].mask(f, v) for m, v in values.items()})) for r, f in found]
+
+
+def two(variant: str, **levels: float) -> list[RunRecord]:
+    """Every case scores so on two structures."""
+    each = {structure: [level] for structure, level in levels.items()}
+    scored = {d: each for d in DOMAINS}
+    return [run(variant, s, scored, seed, structures=list(levels)) for s in DOMAINS for seed in SEEDS]
+
+
+STEADY: Levels = lambda s, d, seed: [0.7]  # noqa: E731
+HANGS: Mapping[str, tuple[list[RunRecord], list[RunRecord], dict[str, tuple[str, ...]]]] = {
+    # x: a large HD95 though its Dice is better.
+    "the metric": (
+        with_metric(of("x", lambda s, d, seed: [0.8]), hd95=50.0),
+        of("y", STEADY),
+        {"metric": ("HD95",)},
+    ),
+    # x: 0.75, 0.5 and a miss: mean 0.417, of those found 0.625. y: 0.6 everywhere.
+    "missed structures": (
+        of("y", lambda s, d, seed: [0.6, 0.6, 0.6]),
+        of("x", lambda s, d, seed: [0.75, "missed", 0.5]),
+        {"missed structures": ("left out",)},
+    ),
+    # x is nearer to the reference where it finds the structure, by ASD alone, and overlaps less.
+    "a metric and missed structures together": (
+        of("y", lambda s, d, seed: [0.8, 0.81, 0.79]),
+        with_metric(of("x", lambda s, d, seed: [0.7, "missed", 0.7]), asd=1.0),
+        {"several at once": ("ASD, missed structures left out",)},
+    ),
+    # x: 0.9 in the one case of A, 0.68 in two of B and of C. From A 0.68, from B and from C (0.9 + 0.68) / 2 = 0.79:
+    # 0.753. Of cases pooled, from B and C (0.9 + 2 x 0.68) / 3 = 0.753: 0.729. y: 0.73 everywhere.
+    "the mean": (
+        of("x", lambda s, d, seed: [0.9] if d == "A" else [0.68, 0.68]),
+        of("y", lambda s, d, seed: [0.73] if d == "A" else [0.73, 0.73]),
+        {
+            "mean": ("cases pooled", "the worst target", "mean rank over cases"),
+            "target left out": ("A",),
+        },
+    ),
+    # x: disc 0.9, cup 0.54, mean 0.72; y: 0.7 and 0.7.
+    "a structure": (
+        two("x", disc=0.9, cup=0.54),
+        two("y", disc=0.7, cup=0.7),
+        {"structure left out": ("disc",)},
+    ),
+    # x: 0.6 from A, 0.74 from B and C, mean 0.693.
+    "a source": (
+        of("y", STEADY),
+        of("x", lambda s, d, seed: [0.6 if s == "A" else 0.74]),
+        {"source left out": ("A",)},
+    ),
+    # x: 0.72, 0.72 and 0.65 by seed, mean 0.697.
+    "a seed": (
+        of("y", STEADY),
+        of("x", lambda s, d, seed: [0.65 if seed == 2 else 0.72]),
+        {"seed left out": ("seed 2",)},
+    ),
+    # Without the smallest x has (0.6 + 0.5) / 2 and y (0.59 + 0.55) / 2; by median and by ranks x stays first.
+    "some cases": (
+        with_sizes(of("x", lambda s, d, seed: [0.9, 0.6, 0.5])),
+        with_sizes(of("y", lambda s, d, seed: [0.6, 0.59, 0.55])),
+        {"cases left out": ("smallest third",)},
+    ),
+}
+
+
+@pytest.mark.parametrize("choice", HANGS)
+def test_an_order_that_hangs_on_a_choice_changes_with_it_and_with_no_other(choice: str):
+    first, second, expected = HANGS[choice]
+    (pair,) = look(first, second).pairs
+    assert (pair.one, pair.other) == (first[0].variant, second[0].variant)
+    assert pair.changed == expected and pair.kept < pair.known
+
+
+def test_a_third_of_the_cases_is_left_out_by_size_where_sizes_are_known():
+    same = look(of("x", lambda s, d, seed: [0.9, 0.6, 0.5]), of("y", lambda s, d, seed: [0.6, 0.59, 0.55]))
+    assert same.missing["cases left out"] == scores.NO_THIRDS
+    assert "cases left out" not in same.kinds
+
+
+# --- which universes there are ---------------------------------------------------------------------------------------
+
+
+def test_universes_with_the_same_numbers_are_one_and_are_named():
+    """Targets of one size weigh the same when cases are pooled, by any metric; alike by accident is not the same."""
+    found = look(of("x", lambda s, d, seed: [0.8, 0.5]), of("y", lambda s, d, seed: [0.6, 0.7]))
+    same = {u.label: [s.label for s in u.same] for u in found.universes}
+    assert "cases pooled" in same["leaderboard"] and "cases pooled" not in same
+    assert same["ASD"] == ["ASD, cases pooled"]
+    found = look(*HANGS["a seed"][:2])  # without seed 0 or without seed 1 the same two numbers are left
+    assert [found.universes[i].name for i in found.kinds["seed left out"]] == ["seed 0", "seed 1", "seed 2"]
+
+
+def test_without_a_miss_no_rule_for_misses_is_tried():
+    found = look(of("x", STEADY), of("y", lambda s, d, seed: [0.6]))
+    assert found.missing["missed structures"] == "every structure was there and found"
+    assert not any("missed" in u.label for u in (*found.universes, *(s for u in found.universes for s in u.same)))
+
+
+def test_an_absent_structure_may_be_left_out_or_perfect():
+    """x finds 0.5; y 0.6, or with the empty pair as a perfect one: (0.6 + 1) / 2 against (0.5 + 1) / 2."""
+    found = look(
+        of("x", lambda s, d, seed: [0.5, "both_empty"]), of("y", lambda s, d, seed: [0.6, "both_empty"])
+    )
+    means = {u.label: u.means.tolist() for u in found.universes if u.metric == "dice"}
+    assert means["leaderboard"] == pytest.approx([0.6, 0.5])
+    assert means["missed structures absent from both masks count as perfect"] == pytest.approx([0.8, 0.75])
+
+
+def test_a_variant_without_a_mean_in_a_universe_has_no_rank_there_and_is_in_no_pair():
+    """z misses every structure of B: over those that it found nothing can be averaged."""
+    levels = {"x": STEADY, "y": lambda s, d, seed: [0.6], "z": lambda s, d, seed: ["missed" if d == "B" else 0.5]}
+    found = look(*(of(v, level) for v, level in levels.items()))
+    (left_out,) = (u for u in found.universes if u.parts == (("missed structures", "left out"),))
+    assert left_out.ranks.tolist()[:2] == [1, 2] and math.isnan(left_out.ranks[2])
+    known = {(p.one, p.other): p.known for p in found.pairs}
+    assert known["x", "z"] == known["y", "z"] < known["x", "y"] == len(found.universes)
+
+
+def test_where_fewer_than_two_have_a_mean_there_is_no_universe_and_it_is_said():
+    found = look(of("x", lambda s, d, seed: [0.8, "missed"]), of("y", lambda s, d, seed: [0.7, "missed"]))
+    assert found.missing["ASD, missed structures make the mean NaN"] == "fewer than two of the means are known"
+
+
+def test_equal_variants_share_their_rank_and_an_order_that_becomes_a_tie_is_not_kept():
+    found = look(of("x", STEADY), of("y", STEADY), of("z", lambda s, d, seed: [0.5]))
+    assert found.universes[0].ranks.tolist() == [1, 1, 3]
+    (pair,) = (p for p in found.pairs if (p.one, p.other) == ("x", "y"))
+    assert pair.kept == pair.known == len(found.universes)
+
+
+def test_every_kind_of_choice_weighs_the_same():
+    """The seed alone changes the order, in 1 of 3: the other kinds keep it, however many universes each has."""
+    first, second, _ = HANGS["a seed"]
+    found = look(first, second)
+    (pair,) = found.pairs
+    n = len(found.kinds)
+    assert pair.share == pytest.approx((n - 1 + 2 / 3) / n)
+    assert pair.kept == pair.known - 1
+
+
+def test_what_is_not_on_the_leaderboard_is_in_no_universe():
+    alone = [r for r in of("alone", lambda s, d, seed: [0.99]) if r.seed == 0]
+    assert look(of("x", STEADY), of("y", lambda s, d, seed: [0.6]), alone).variants == ["x", "y"]
+
+
+def test_a_board_of_nothing_has_one_universe_and_no_pair():
+    alone = [r for r in of("alone", STEADY) if r.seed == 0]
+    found = look(alone)
+    assert not found.pairs and found.variants == [] and len(found.universes) == 1 and found.frame().empty
+
+
+def test_the_frame_has_a_row_for_every_universe_and_variant():
+    found = look(*HANGS["a seed"][:2])
+    frame = found.frame()
+    assert len(frame) == 2 * len(found.universes)
+    seed_2 = frame[frame["universe"] == "seed 2"].set_index("variant")
+    assert seed_2["rank"].to_dict() == {"y": 2, "x": 1} and seed_2["mean"]["x"] == pytest.approx(0.72)
+
+
+@settings(max_examples=5, deadline=None)
+@given(order=st.permutations(["a", "b", "c", "d"]), seed=st.integers(0, 2**16))
+def test_the_names_of_the_variants_change_nothing(order: list[str], seed: int):
+    """Each keeps its ranks whatever it is called, and so whatever place it is read at."""
+    ranks = []
+    for names in (["a", "b", "c", "d"], order):
+        found = look(*(drawn(name, seed + i) for i, name in enumerate(names)))
+        at = [found.variants.index(name) for name in names]
+        ranks.append({u.label: u.ranks[at].tolist() for u in found.universes})
+    assert ranks[0].keys() == ranks[1].keys()
+    assert all(ranks[0][label] == pytest.approx(ranks[1][label], nan_ok=True) for label in ranks[0])
+
+
+# --- runs of another protocol ----------------------------------------------------------------------------------------
+
+
+def test_runs_of_another_protocol_are_a_universe_of_their_own(tmp_path: Path):
+    ours = [of("x", STEADY), of("y", lambda s, d, seed: [0.6])]
+    theirs = [of(v, lambda s, d, seed, a=a: [a], protocol="dapsam") for v, a in (("x", 0.5), ("y", 0.6), ("z", 0.9))]
+    on_disk(tmp_path, *itertools.chain(*ours, *theirs))
+    board = rank(Study.load(tmp_path, "toy", "sdg"), draws=20)
+    (pair,) = of_folder(board, None, tmp_path).pairs
+    assert pair.changed == {"runs of another protocol": ("dapsam",)}
+
+
+def test_runs_of_another_protocol_on_other_images_are_left_out_and_it_is_said(tmp_path: Path):
+    other = of("x", STEADY, protocol="dapsam", data={"A": "other"})
+    on_disk(tmp_path, *of("x", STEADY), *of("y", lambda s, d, seed: [0.6]), *other)
+    found = of_folder(rank(Study.load(tmp_path, "toy", "sdg"), draws=20), None, tmp_path)
+    assert found.missing["protocol dapsam"] == "its runs saw other images"
+    assert found.missing["slices"] == "the task's images are not at hand"
+
+
+def test_without_runs_of_another_protocol_it_is_said(tmp_path: Path):
+    on_disk(tmp_path, *of("x", STEADY), *of("y", lambda s, d, seed: [0.6]))
+    found = of_folder(rank(Study.load(tmp_path, "toy", "sdg"), draws=20), None, tmp_path)
+    assert "there is none" in found.missing["runs of another protocol"]

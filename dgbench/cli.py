@@ -265,7 +265,9 @@ def multiverse(
     for table in pages.tables(looked.found):
         show(table, console)
     console.print(escape(looked.sentence), style="bold", highlight=False)
-    say(*(f"wrote {path}" for path in pages.write(looked.found, results / looked.found.board.study.task / protocol)))
+    study = looked.found.board.study
+    _say_protocol(study, protocol)
+    say(*(f"wrote {path}" for path in pages.write(looked.found, results / study.task / study.protocol.name)))
 
 
 @app.command()

@@ -23,13 +23,13 @@ class Seen(NamedTuple):
 
 
 SAM = (Seen("SA-1B", "known", "Kirillov et al., ICCV 2023: 11 million photographs, no medical collection"),)
-PROSTATE = "Ma et al., Nature Communications 2024, train on public prostate MRI; their supplement names the sets"
-FUNDUS = "Ma et al. 2024 train on public fundus sets; which ones is in their supplement, not looked up"
+PROSTATE_SETS = "Ma et al., Nature Communications 2024, train on public prostate MRI; their supplement names the sets"
+FUNDUS_SETS = "Ma et al. 2024 train on public fundus sets; which ones is in their supplement, not looked up"
 MEDSAM = (
     *SAM,
     Seen("BUSI", "likely", "Ma et al. 2024 train on public breast ultrasound, of which BUSI is the usual set"),
-    *(Seen(name, "likely", PROSTATE) for name in ("NCI-ISBI 2013", "I2CVB", "PROMISE12")),
-    *(Seen(name, "not known", FUNDUS) for name in ("RIGA", "MESSIDOR")),
+    *(Seen(name, "likely", PROSTATE_SETS) for name in ("NCI-ISBI 2013", "I2CVB", "PROMISE12")),
+    *(Seen(name, "not known", FUNDUS_SETS) for name in ("RIGA", "MESSIDOR")),
     *(
         Seen(name, "not known", "public before MedSAM; its supplement was not looked up")
         for name in ("Data Science Bowl 2018", "TCIA Soft-tissue-Sarcoma")

@@ -22,6 +22,7 @@ VERBS = {
     "run": ["--method", "erm", "--task", "phantom"],
     "ranking": ["--task", "phantom"],
     "compare": ["one", "other", "--task", "phantom"],
+    "multiverse": ["--task", "phantom"],
     "report": ["--task", "phantom"],
     "import_scores": ["doe.csv", "--task", "phantom", "--citation", "Doe", "--protocol", "doe"],
 }

@@ -41,12 +41,6 @@ def prepare(net: nn.Module, kind: str) -> tuple[nn.Module, Callable[[nn.Module, 
     return net, step if kind != "prediction" else torch.inference_mode()(nn.Module.__call__)
 
 
-def seconds(act: Callable[[], object]) -> float:
-    start = time.process_time()
-    act()
-    return time.process_time() - start
-
-
 def main() -> None:
     size, repeats = [int(given) for given in (*sys.argv[1:], *(SIZE, REPEATS)[len(sys.argv) - 1 :])]
     torch.manual_seed(0)
@@ -61,13 +55,14 @@ def main() -> None:
     )
     for kind in ("trained", "adapted", "prediction"):
         image = torch.rand(SLICES, 3, size, size).requires_grad_(kind == "adapted")
-        least = dict.fromkeys(nets, float("inf"))
-        outs = {}
+        least, outs = dict.fromkeys(nets, float("inf")), {}
         for repeat in range(repeats + 1):  # the first warms up
             for name in nets:
                 net, act = prepare(nets[name], kind)
-                took = seconds(lambda net=net, act=act, name=name: outs.__setitem__(name, act(net, image)))
-                least[name] = min(least[name], took if repeat else float("inf"))
+                start = time.process_time()
+                outs[name] = act(net, image)
+                if repeat:
+                    least[name] = min(least[name], time.process_time() - start)
         apart = (outs[OURS] - outs[THEIRS]).abs().max().item()
         print(
             f"{kind:12}" + "".join(f"{name} {least[name]:6.2f} s   " for name in nets)

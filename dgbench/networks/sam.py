@@ -26,6 +26,7 @@ from dgbench.errors import UsageError, require
 from dgbench.losses import in_float32
 from dgbench.networks import tiny_vit
 from dgbench.networks.unet import normalise
+from dgbench.networks.windows import by_windows
 
 RELEASE_IMAGE_SIZE = 1024  # side of the images the release checkpoints were trained on
 RELEASE_MASKS = 4  # one for a clear prompt, three for an ambiguous one
@@ -83,17 +84,13 @@ class Block(package.Block):
 
     def attend(self, x: Tensor) -> Tensor:
         """What attention adds to the tokens: (N, H, W, C) -> (N, H, W, C)."""
-        attention, window, size = self.attn, self.window_size, x.shape[1:3]
-        qkv = attention.qkv(self.norm1(x))
-        if window:
-            # SAM fills the windows at the border with zero tokens before this projection. Projecting one such token
-            # spares the projection of all of them.
-            filler = attention.qkv(x.new_zeros(x.shape[-1]))
-            qkv, padded = package.window_partition(qkv - filler, window)
-            qkv = qkv + filler
-        out = _attention(qkv, attention.num_heads, attention.rel_pos_h, attention.rel_pos_w)
-        if window:
-            out = package.window_unpartition(out, window, padded, size)
+        attention, window = self.attn, self.window_size
+        qkv, places = attention.qkv(self.norm1(x)), (attention.rel_pos_h, attention.rel_pos_w)
+        if not window:
+            return attention.proj(_attention(qkv, attention.num_heads, *places))
+        # SAM fills the windows at the border with zero tokens before this projection.
+        filler = attention.qkv(x.new_zeros(x.shape[-1]))
+        out = by_windows(qkv, window, lambda windows: _in_window(windows, filler, attention.num_heads, *places))
         return attention.proj(out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,22 +109,57 @@ def _attention(qkv: Tensor, heads: int, rel_pos_h: Tensor, rel_pos_w: Tensor) ->
     n, height, width, _ = qkv.shape
     q, k, v = qkv.reshape(n, height * width, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind()
     d = q.shape[-1]
+    rows, columns = _places(q, height, width, rel_pos_h, rel_pos_w)
+    one_hot = _one_hot(qkv, height, width)
+    query, key = torch.cat((q * d**-0.5, rows, columns), -1), torch.cat((k, one_hot.expand(n, heads, -1, -1)), -1)
+    return _fused(query, key, v).transpose(1, 2).reshape(n, height, width, heads * d)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T) value, for values that may be shorter than keys."""
+    longer = F.pad(value, (0, key.shape[-1] - value.shape[-1]))
+    return F.scaled_dot_product_attention(query, key, longer, scale=1.0)[..., : value.shape[-1]]
+
+
+def _in_window(qkv: Tensor, filler: Tensor, heads: int, rel_pos_h: Tensor, rel_pos_w: Tensor) -> Tensor:
+    """`_attention` in windows of which the tokens inside the image are given: (M, h, w, 3C) -> (M, h, w, C).
+
+    Filler: (3C,), of each token that is not. Windows are small enough to store all pairs, which is less work on a CPU.
+    """
+    m, height, width, _ = qkv.shape
+    q, k, v = qkv.reshape(m, height * width, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind()
+    rows, columns = _places(q, height, width, rel_pos_h, rel_pos_w)
+    queries = [q * q.shape[-1] ** -0.5, rows[..., :height], columns[..., :width]]
+    one_hot = _one_hot(qkv, height, width)
+    if height < rows.shape[-1] or width < columns.shape[-1]:
+        below = rows[..., height:].logsumexp(-1) + columns[..., :width].logsumexp(-1)
+        beside = rows.logsumexp(-1) + columns[..., width:].logsumexp(-1)
+        queries.append(torch.logaddexp(below, beside)[..., None])
+        one_hot = torch.block_diag(one_hot, one_hot.new_ones(1, 1))
+        _, key, value = filler.reshape(3, heads, 1, -1).expand(m, -1, -1, -1, -1).unbind(1)
+        k, v = torch.cat((k, key), 2), torch.cat((v, value), 2)
+    query, key = torch.cat(queries, -1), torch.cat((k, one_hot.expand(m, heads, -1, -1)), -1)
+    out = _fused(query, key, v) if qkv.is_cuda else (query @ key.mT).softmax(-1) @ v
+    return out.transpose(1, 2).reshape(m, height, width, -1)
+
+
+def _places(q: Tensor, height: int, width: int, rel_pos_h: Tensor, rel_pos_w: Tensor) -> tuple[Tensor, Tensor]:
+    """What each query adds for each row and each column of its window: (N, heads, T, rows), (N, heads, T, columns)."""
     grid = q.unflatten(2, (height, width))
-    rows = torch.einsum("nayxd,ykd->nayxk", grid, _by_offset(rel_pos_h, height)).flatten(2, 3)
-    columns = torch.einsum("nayxd,xkd->nayxk", grid, _by_offset(rel_pos_w, width)).flatten(2, 3)
-    eye = partial(torch.eye, dtype=qkv.dtype, device=qkv.device)
-    one_hot = torch.cat((eye(height).repeat_interleave(width, 0), eye(width).repeat(height, 1)), 1)
-    out = F.scaled_dot_product_attention(
-        torch.cat((q * d**-0.5, rows, columns), -1),
-        torch.cat((k, one_hot.expand(n, heads, -1, -1)), -1),
-        F.pad(v, (0, height + width)),
-        scale=1.0,
-    )
-    return out[..., :d].transpose(1, 2).reshape(n, height, width, heads * d)
+    rows = torch.einsum("nayxd,ykd->nayxk", grid, _by_offset(rel_pos_h)[:height])
+    columns = torch.einsum("nayxd,xkd->nayxk", grid, _by_offset(rel_pos_w)[:width])
+    return rows.flatten(2, 3), columns.flatten(2, 3)
 
 
-def _by_offset(table: Tensor, size: int) -> Tensor:
+def _one_hot(like: Tensor, height: int, width: int) -> Tensor:
+    """(height * width, height + width): the row and the column of each token."""
+    eye = partial(torch.eye, dtype=like.dtype, device=like.device)
+    return torch.cat((eye(height).repeat_interleave(width, 0), eye(width).repeat(height, 1)), 1)
+
+
+def _by_offset(table: Tensor) -> Tensor:
     """(2 size - 1, d) -> (size, size, d): the entry of query minus key, for every pair."""
+    size = (len(table) + 1) // 2
     index = torch.arange(size, device=table.device)
     return table[index[:, None] - index + size - 1]
 

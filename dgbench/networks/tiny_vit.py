@@ -15,7 +15,7 @@ Everything can be built on the meta device, which counts parameters without memo
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ class ConvNorm(package.ConvNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
-        conv, norm = self.conv, self.bn
+        conv, norm = self.conv, cast(Any, self.bn)
         if norm.training:
             return norm(_convolve(x, conv, conv.weight, None))
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

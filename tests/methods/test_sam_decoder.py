@@ -99,6 +99,15 @@ def test_augmented_images_are_not_kept(released):
     assert not list(Path(os.environ["DGBENCH_CACHE"]).glob("embeddings/*/*.npy"))
 
 
+def test_tested_images_are_embedded_once_for_all_runs_whether_training_augments_or_not(released, monkeypatch):
+    image = drawn().image
+    first = build("sam_decoder", backbone=NAME, augmentation="base").eval()
+    kept = first.embed(image)  # type: ignore[operator]
+    other = build("sam_decoder", structures=2, backbone=NAME).eval()
+    monkeypatch.setattr(other, "encode", None)  # not called
+    assert torch.equal(other.embed(image), kept)  # type: ignore[operator]
+
+
 def test_two_processes_may_fill_one_cache(tmp_path, monkeypatch, root):
     monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path))
     code = (

@@ -43,6 +43,19 @@ def test_fused_attention_computes_what_the_package_computes(image_size):
         torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
 
 
+def test_windows_on_a_gpu_use_the_fused_kernel_with_one_key_for_all_tokens_beyond_the_border(monkeypatch):
+    """Asked of a CPU, where the kernel computes the same."""
+    ours, theirs = encoder_pair(20 * 16, sam.Backbone(1, 64, 2, ()))
+    fused = []
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(sam, "_fused", lambda *qkv, plain=sam._fused: fused.append(qkv[1].shape[2]) or plain(*qkv))
+    image = torch.randn(1, 3, 320, 320)
+    with torch.no_grad():
+        out = ours(image)
+        assert fused == [14 * 14, 14 * 6 + 1, 6 * 14 + 1, 6 * 6 + 1]
+        torch.testing.assert_close(out, theirs(image), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name, encoder", [("vit_b", 89_670_912), ("vit_l", 308_278_272), ("vit_h", 637_026_048)])
 def test_the_release_backbones_are_as_large_as_sam(name, encoder):
     backbone = sam.BACKBONES[name]

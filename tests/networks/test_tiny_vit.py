@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dgbench.errors import UsageError
 from dgbench.files import sha256
+from dgbench.networks import tiny_vit
 from dgbench.networks.checkpoints import load_state
 from dgbench.networks.tiny_vit import TinyViTEncoder, from_release
 
@@ -84,6 +85,31 @@ def test_with_lite_medsams_weights_it_sees_what_their_own_code_sees():
     image = waves(256)[:1] / 2 + 0.5
     with torch.no_grad():
         torch.testing.assert_close(ours(image), theirs.eval().image_encoder(image), atol=1e-4, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def ours_and_timms() -> list[TinyViTEncoder]:
+    """The encoder, and the same weights in timm's own blocks."""
+    pair = [encoder(4) for _ in "ab"]
+    for module in pair[1].modules():
+        module.__class__ = {o: package for package, o in tiny_vit.OURS.items()}.get(type(module), type(module))
+    return pair
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_it_computes_and_learns_what_timms_own_blocks_do_with_less(ours_and_timms, training):
+    """The windows of 14 x 14 tokens lie on a grid of 15 x 3, those of 7 x 7 on one of 30 x 6: none is whole."""
+    seen = []
+    for net in ours_and_timms:
+        net.train(training).zero_grad()
+        image = waves(60)[..., :12].clone().requires_grad_()
+        out = net(image)
+        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+        seen.append({"out": out.detach(), "image": image.grad, **{key: p.grad for key, p in net.named_parameters()}})
+        seen[-1] |= {f"{key}, a buffer": value.clone() for key, value in net.named_buffers()}
+    for key, value in seen[0].items():
+        error = (value - seen[1][key]).abs().max().item()
+        assert error <= 1e-3 * value.abs().max().item() + 1e-4, key
 
 
 CLASSIFIER = 2 * 320 + 1000 * 320 + 1000  # LayerNorm and linear layer for ImageNet's classes, which nothing reads

@@ -27,6 +27,7 @@ SLOW = (
     "tests/methods/test_desam.py::test_with_points_it_passes_the_checks_too",
     "tests/methods/test_sam_decoder.py::test_two_processes",
     "tests/methods/test_sam_family.py",
+    "tests/methods/test_sam_on_tiny_vit.py",
     "tests/methods/test_sam_prompted.py",
     "tests/networks/test_imagenet.py",
     "tests/networks/test_tiny_vit.py::test_with_lite_medsams_weights",

@@ -89,6 +89,7 @@ def run(
     jobs: int | None = None,
     per_device: int = 1,
     save_every: float = 60.0,
+    compile: bool = False,
     dry_run: bool = False,
     rerun: Rerun = "missing",
     plugin: Names = (),
@@ -108,6 +109,7 @@ def run(
     device: `cuda` for all GPUs, `cuda:1` for one; by default all GPUs, or the CPU where there is none.
     jobs: runs made at the same time; by default as many as there are free cores (one thread each), or places on GPUs.
     per_device: runs made at the same time on one GPU. save_every: seconds between two checkpoints of a run.
+    compile: networks by torch's compiler; the first step takes a minute, and rounding differs.
     dry_run: plan only. rerun: make also the failed runs again, or all.
     plugin: .py files with methods or tasks of your own. quiet: print neither progress nor tables.
 
@@ -137,7 +139,7 @@ def run(
     )
     if dry_run:
         return Ran(tuple(planned))
-    options = launchers.Options(device=device, jobs=jobs, per_device=per_device, save_every=save_every)
+    options = launchers.Options(device=device, jobs=jobs, per_device=per_device, save_every=save_every, compile=compile)
     with Progress(console) as progress:
         outcomes = launchers.launch(loaded, planned, rerun, options, progress.report)
     return Ran(tuple(planned), tuple(outcomes), tuple(show(loaded, planned, results, console)))

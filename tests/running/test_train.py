@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dgbench.errors import RunError
 from dgbench.images.folder_task import FolderTask
 from dgbench.images.preparation import prepare
+from dgbench.losses import dice_bce
 from dgbench.method import Batch, resolve_hparams
 from dgbench.running import train
 from tests.discs import write_discs
@@ -184,6 +185,9 @@ class Plain(Pixels):
 
     def configure(self):
         return torch.optim.SGD(self.net.parameters(), lr=1e-2)
+
+    def loss(self, batch):
+        return dice_bce(self.net(batch.image), batch.mask)
 
 
 class Reads(TorchDispatchMode):

@@ -238,9 +238,7 @@ def runs_an_hour(title: str, task: Task, steps: int, cases: int, device: str, si
     timed = medians({"step": step_of(method.train(), batch)}, sizes.repeats, device)
     timed |= medians({"images": lambda: predict(method, batch.image)}, sizes.repeats, device)
     seconds = steps * timed["step"] + cases / len(batch.image) * timed["images"]
-    print(
-        f"{title}: {3600 / seconds:,.0f} runs of ERM an hour, {steps} steps and {cases} cases of one image each, one at a time"
-    )
+    print(f"{title}: {3600 / seconds:,.0f} runs of ERM an hour, one at a time, {steps} steps and {cases} images each")
 
 
 def main() -> None:

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from dgbench.errors import UsageError
-from dgbench.method import resolve_hparams
+from dgbench.method import Hparams, Method, resolve_hparams
 from dgbench.registry import get_method
 from dgbench.running import train
 from dgbench.running.compiled import check_compiler, compile_network
 from dgbench.task import TaskInfo
-
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of the compiler's own modules
 
@@ -24,18 +23,32 @@ def nothing_compiled_before(tmp_path, monkeypatch):
     torch.compiler.reset()
 
 
-def test_without_a_compiler_there_is_a_line_with_the_remedy(monkeypatch):
-    inductor = pytest.importorskip("torch._inductor.config")
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(UsageError) as caught:
+class Small(Method):
+    """One convolution, as a compiler takes seconds for each."""
+
+    hparams: Hparams
+
+    def __init__(self, task, hparams):
+        super().__init__(task, hparams)
+        self.net = torch.nn.Conv2d(3, 1, 3, padding=1)
+
+    def logits(self, image):
+        return self.net(image).tanh() + 1
+
+
+TASK = TaskInfo("check", ("disc",), 16, 4)
+
+
+def test_without_a_compiler_there_is_a_line_with_the_remedy():
+    config = pytest.importorskip("torch._inductor.config")
+    with config.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(UsageError) as caught:
         check_compiler("cpu")
     assert "\n" not in caught.value.cause and "--compile" in caught.value.remedy and "g++" in caught.value.remedy
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_a_compiled_network_gives_the_same_logits_and_keeps_the_names_of_its_weights():
-    task = TaskInfo("check", ("disc",), 16, 4)
-    method, _ = train.build(get_method("erm"), task, resolve_hparams(get_method("erm"), "check", {"width": "2"}), 0)
+    method, _ = train.build(Small, TASK, Hparams(), 0)
     image, names = torch.rand(2, 3, 16, 16), list(method.state_dict())
     with torch.no_grad():
         expected = method.eval().predict(image)
@@ -45,6 +58,6 @@ def test_a_compiled_network_gives_the_same_logits_and_keeps_the_names_of_its_wei
 
 
 def test_a_method_without_logits_stays_as_it_is():
-    task = TaskInfo("check", ("disc",), 16, 4)
-    method, _ = train.build(get_method("constant"), task, resolve_hparams(get_method("constant"), "check"), 0)
+    constant = get_method("constant")
+    method, _ = train.build(constant, TASK, resolve_hparams(constant, "check"), 0)
     assert not compile_network(method)

@@ -88,6 +88,7 @@ def run(
     ] = None,
     per_device: Annotated[int, typer.Option("--per-device", min=1, help="Runs at the same time on one GPU.")] = 1,
     save_every: Annotated[float, typer.Option("--save-every", help="Seconds between checkpoints.")] = 60.0,
+    compile: Annotated[bool, typer.Option("--compile", help="Use torch's compiler; rounding differs.")] = False,
     launcher: Annotated[face.Launcher, typer.Option("--launcher", help="This host, or a SLURM cluster.")] = "local",
     slurm: Annotated[
         str, typer.Option("--slurm", help="For sbatch: partition=gpu,time=04:00:00,gres=gpu:1.", show_default=False)
@@ -107,8 +108,8 @@ def run(
             ran = face.run(
                 method, name, source=source or (), seed=seed or 0, protocol=protocol, data=data, results=results,
                 settings=_settings(settings or ()), checkpoint=checkpoint, device=device, jobs=jobs,
-                per_device=per_device, save_every=save_every, launcher=launcher, slurm=slurm, detach=detach,
-                dry_run=dry_run, rerun=rerun, plugin=plugin or (),
+                per_device=per_device, save_every=save_every, compile=compile, launcher=launcher, slurm=slurm,
+                detach=detach, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
             )  # fmt: skip
             if dry_run:
                 say(*(f"{planned.status:12} {planned}" for planned in ran.runs), *ran.arrays)

@@ -95,6 +95,7 @@ def run(
     jobs: int | None = None,
     per_device: int = 1,
     save_every: float = 60.0,
+    compile: bool = False,
     launcher: Launcher = "local",
     slurm: str = "",
     detach: bool = False,
@@ -118,6 +119,7 @@ def run(
     jobs: runs made at the same time; by default as many as there are free cores (one thread each), or places on GPUs,
     or as SLURM lets work. per_device: runs made at the same time on one GPU.
     save_every: seconds between two checkpoints of a run.
+    compile: networks by torch's compiler; the first step takes a minute, and rounding differs.
     launcher: this host, or a SLURM cluster. slurm: options of sbatch for it, by their long names:
     "partition=gpu,time=04:00:00,gres=gpu:1". detach: submit to the cluster, and do not wait.
     dry_run: plan only. rerun: make also the failed runs again, or all.
@@ -154,7 +156,7 @@ def run(
     if dry_run:
         due = [r for r in planned if launchers.due(r, rerun)]
         return Ran(tuple(planned), arrays=() if asked is None else tuple(cluster.proposal(due, jobs, asked)))
-    options = launchers.Options(device, jobs, per_device, save_every, slurm=asked, detach=detach)
+    options = launchers.Options(device, jobs, per_device, save_every, compile, slurm=asked, detach=detach)
     with Progress(console) as progress:
         outcomes = launchers.launch(loaded, planned, rerun, options, progress.report)
     return Ran(tuple(planned), tuple(outcomes), tuple(show(loaded, planned, results, console)))

@@ -26,7 +26,7 @@ def in_float32(function: Callable[Given, Result]) -> Callable[Given, Result]:
     @functools.wraps(function)
     def computed(*arguments: Given.args, **named: Given.kwargs) -> Result:
         device = next(a.device.type for a in (*arguments, *named.values()) if isinstance(a, Tensor))
-        if not torch.is_autocast_enabled(device):
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return function(*arguments, **named)
         with torch.autocast(device, enabled=False):
             return function(*map(_single, arguments), **{n: _single(a) for n, a in named.items()})

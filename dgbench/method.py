@@ -122,7 +122,8 @@ class Method(nn.Module):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One training step on an augmented batch; returns what the history shows, "loss" among it.
 
-        Override it to own the whole step: two optimizers, inner loops, two passes.
+        Override it to own the whole step: two optimizers, inner loops, two passes. Return scalars detached and on the
+        device: `.item()` would wait for a GPU at every step.
         """
         loss = self.loss(batch)
         for optimizer in self.optimizers:

@@ -54,10 +54,12 @@ class Composition:
     """A layer f' for features (N, channels, H, W), drawn at random; `parameters` are l, e and e', to be climbed."""
 
     def __init__(self, n: int, channels: int, alpha: float, device: torch.device):
-        self.partner = torch.randperm(n, device=device)
-        if torch.equal(self.partner, torch.arange(n, device=device)):
-            self.partner = self.partner.roll(1)
-        share = Beta(*torch.full((2,), alpha, device=device)).sample((n, 1, 1, 1))
+        partner = torch.randperm(n)
+        if torch.equal(partner, torch.arange(n)):
+            partner = partner.roll(1)
+        self.partner = partner.to(device)
+        shape = torch.full((), alpha, device=device)
+        share = Beta(shape, shape, validate_args=False).sample((n, 1, 1, 1))
         self.parameters = [share, *torch.randn(2, n, channels, 1, 1, device=device).unbind()]
         for parameter in self.parameters:
             parameter.requires_grad_()

@@ -41,7 +41,8 @@ class StyleMix(nn.Module):
         """(N, C, H, W) -> (N, C, H, W)."""
         if not (self.training and has_styles(x)) or torch.rand(()) >= self.p:
             return x
-        share = Beta(*torch.full((2,), self.alpha, device=x.device)).sample((len(x), 1, 1, 1))
+        alpha = torch.full((), self.alpha, device=x.device)
+        share = Beta(alpha, alpha, validate_args=False).sample((len(x), 1, 1, 1))
         return mixed(x, share, torch.randperm(len(x), device=x.device))
 
 

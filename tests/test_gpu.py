@@ -21,7 +21,7 @@ def trained(name: str, device: str) -> tuple[list[float], torch.Tensor]:
     method, _ = train.build(cls, TaskInfo("check", ("disc",), SIDE, 20), hparams, seed=0, device=device)
     train.configure(method)
     batch = Batch(*(part.to(device) for part in discs(method.neighbours)))
-    losses = [train.step(method.train(), batch, seed=0, t=t)["loss"] for t in range(2)]
+    losses = [float(train.step(method.train(), batch, seed=0, t=t)["loss"]) for t in range(2)]
     with torch.no_grad():
         return losses, method.eval().predict(batch.image).cpu()
 

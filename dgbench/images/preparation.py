@@ -70,6 +70,7 @@ class PreparedDomain:
         self.images = np.load(folder / "images.npy", mmap_mode="r")
         self.masks = np.load(folder / "masks.npy", mmap_mode="r")
         self._reference = np.load(folder / "reference.npy", mmap_mode="r")
+        self._kept: tuple[Tensor, Tensor] | None = None
         self._ends = np.array([(c.slices[0], c.slices[-1]) for c in self.cases.values() for _ in c.slices])
 
     def reference(self, case_id: str) -> np.ndarray:
@@ -94,17 +95,46 @@ class PreparedDomain:
         """
         shown: np.ndarray | slice = indices
         if neighbours:
-            near = np.arange(len(self.images))[indices][:, None] + np.arange(-neighbours, neighbours + 1)
+            near = np.arange(len(self._ends))[indices][:, None] + np.arange(-neighbours, neighbours + 1)
             shown = near.clip(self._ends[indices, :1], self._ends[indices, 1:])
-        image = torch.from_numpy(restored(self.images[shown])).to(device)
-        mask = torch.from_numpy(self.masks[indices].astype(np.float32)).to(device)
+        if self._kept is None:
+            image = _sent(restored(self.images[shown]), device)
+            mask = _sent(self.masks[indices].astype(np.float32), device)
+        else:
+            images, masks = self._kept
+            divisor = torch.full((), LEVELS, device=images.device)  # by a plain number a GPU multiplies, and rounds
+            image = (images[_index(shown, device)].int() & LEVELS) / divisor
+            mask = masks[_index(indices, device)].float()
         if neighbours:
             return Batch(side_by_side(image), mask)
         return Batch(image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image, mask)
 
+    def keep_on(self, device: torch.device | str, most: int) -> bool:
+        """Copy all slices to a device where `batch` takes them from then on, the same to the bit.
+
+        Nothing happens, and it is False, if they take more than `most` bytes.
+        """
+        if self.images.nbytes + self.masks.nbytes > most:
+            return False
+        images = torch.from_numpy(np.array(self.images).view(np.int16))  # torch knows little of uint16
+        self._kept = images.to(device), torch.from_numpy(np.array(self.masks)).to(device)
+        return True
+
     def case_of(self, index: int) -> str:
         """The id of the case that a slice belongs to."""
         return next(c.id for c in self.cases.values() if index in c.slices)
+
+
+def _sent(array: np.ndarray, device: torch.device | str) -> Tensor:
+    """An array on a device; the processor goes on while a GPU fetches it."""
+    tensor = torch.from_numpy(array)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor.to(device)
+    )
+
+
+def _index(indices: np.ndarray | slice, device: torch.device | str) -> Tensor | slice:
+    return indices if isinstance(indices, slice) else _sent(indices, device)
 
 
 def side_by_side(stack: Tensor) -> Tensor:

@@ -200,8 +200,9 @@ def _move(image: Tensor, mask: Tensor, drawn: _Draw) -> None:
             grid += elastic_shift(size, *(v[rows].to(device) for v in bend))
         both = torch.cat([planes[i] for i in rows.tolist() for planes in (image, mask)]).view(len(rows), -1, *size)
         both = F.grid_sample(both, grid.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=False)
-        image[rows] = both[:, :channels].clamp_(0, 1)
-        mask[rows] = (both[:, channels:] >= 0.5).to(mask.dtype)
+        there = rows.to(device)
+        image[there] = both[:, :channels].clamp_(0, 1)
+        mask[there] = (both[:, channels:] >= 0.5).to(mask.dtype)
     for planes in (image, mask):
         _change(planes, drawn.mirrored, lambda x, _: x.flip(-1))
         _change(planes, drawn.upside_down, lambda x, _: x.flip(-2))
@@ -293,8 +294,9 @@ def _change(planes: Tensor, drawn: Strength, change: Callable[[Tensor, Tensor], 
     """Rewrite those planes (N, C, H, W) that drew the transform, given their strengths as (n, 1, 1, 1)."""
     fires, value = drawn
     for rows in _parts(fires, planes.device):
-        drawing = planes.index_select(0, rows.to(planes.device))  # on a CPU ten times faster than planes[rows]
-        planes[rows] = change(drawing, value[rows].to(planes.device)[:, None, None, None])
+        there = rows.to(planes.device)
+        drawing = planes.index_select(0, there)  # on a CPU ten times faster than planes[rows]
+        planes[there] = change(drawing, value[rows].to(planes.device)[:, None, None, None])
 
 
 def _add_noise(image: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:

@@ -123,7 +123,7 @@ class _Subject:
             shown = train.step(method, batch, seed=0, t=t)
             if "loss" not in shown:
                 raise UsageError("update must return {'loss': ...} among what the history shows", "add it")
-            training.losses.append(shown["loss"])
+            training.losses.append(float(shown["loss"]))
             if t + 1 in (STEPS // 4, STEPS // 2):
                 training.states.append(train.learned_state(method, pretrained=True))
         return training

@@ -20,6 +20,7 @@ import psutil
 from dgbench.files import make_folder, read_json
 from dgbench.images.preparation import prepare
 from dgbench.running import slurm
+from dgbench.running.compiled import check_compiler
 from dgbench.running.device import all_devices, one_thread
 from dgbench.running.machine import free_cores, free_memory_mb
 from dgbench.running.plan import Rerun, Run
@@ -37,6 +38,7 @@ class Options:
     jobs: int | None = None  # None: as many as there are free cores, or places on GPUs, and as memory allows
     per_device: int = 1  # runs at the same time on one GPU
     save_every: float = 60.0
+    compile: bool = False  # networks by torch's compiler
     threads: int = 1  # more than one make a run faster on an idle machine only, and far slower on a busy one
     slurm: Mapping[str, str] | None = None  # what `slurm.parse` gives; None: processes on this host
     detach: bool = False
@@ -60,6 +62,8 @@ def launch(
     On KeyboardInterrupt the running ones write a checkpoint and stop before it is raised again.
     """
     devices = all_devices(options.device) if options.slurm is None else [options.device]  # a node has its own
+    if options.compile and options.slurm is None:
+        check_compiler(devices[0])
     outcomes: list[Outcome] = []
     waiting: list[Order] = []
 
@@ -76,7 +80,8 @@ def launch(
             domains = (run.source, *task.targets(run.source))
             with one_thread():
                 prepared = {d: prepare(task, d, size).folder for d in domains}
-            waiting.append(Order(run, prepared, rerun == "all", devices[0], options.threads, options.save_every))
+            how = options.threads, options.save_every, options.compile
+            waiting.append(Order(run, prepared, rerun == "all", devices[0], *how))
         elif failure := read_json(Path(run.folder) / "FAILED.json"):
             tell(Outcome(run, "failed", f"failed before: {failure['cause']}", "--rerun failed tries again"))
         else:

@@ -27,6 +27,7 @@ from dgbench.running.selection import BestOnSource, Selected
 from dgbench.seeding import batch_indices, generator, key
 from dgbench.task import TaskInfo
 
+GPU_SHARE = 0.25  # of a GPU's free memory that a domain's slices may take, for the rest is the network's
 HISTORY_LINES = 200  # a learning curve has about this many points, whatever the number of steps
 
 
@@ -48,6 +49,13 @@ class TrainingSlices:
     def positions(self, seed: int, step: int, batch_size: int) -> Any:
         """Which of the slices make up the batch of a step, (batch_size,)."""
         return batch_indices(seed, step, batch_size, len(self.indices))
+
+
+def keep_on_gpu(slices: TrainingSlices, device: torch.device) -> None:
+    """Have the batches taken from the GPU's own memory, if the domain fits into `GPU_SHARE` of what is free there."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        slices.domain.keep_on(device, int(GPU_SHARE * free))
 
 
 def build(
@@ -90,8 +98,11 @@ def configure(method: Method) -> None:
             group["initial_lr"] = group["lr"]
 
 
-def step(method: Method, batch: Batch, seed: int, t: int) -> dict[str, float]:
-    """One training step on an unaugmented batch. All randomness is a function of (seed, t)."""
+def step(method: Method, batch: Batch, seed: int, t: int) -> dict[str, Tensor]:
+    """One training step on an unaugmented batch. All randomness is a function of (seed, t).
+
+    What it shows stays on the device: reading a number would wait for a GPU to finish.
+    """
     torch.manual_seed(key(seed, "step", t))
     factor = method.schedule(t)
     for optimizer in method.optimizers:
@@ -100,7 +111,7 @@ def step(method: Method, batch: Batch, seed: int, t: int) -> dict[str, float]:
     batch = method.augment(batch, generator(seed, "augment", t))
     with autocast(method):
         shown = method.update(batch)
-    return {name: float(value) for name, value in shown.items()}
+    return {name: torch.as_tensor(value).detach().clone() for name, value in shown.items()}
 
 
 @dataclass
@@ -116,6 +127,13 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     selected: Selected = field(default_factory=Selected)
     best: dict[str, Tensor] = field(default_factory=dict)
+
+    def note(self, shown: list[dict[str, float]], since: float) -> float:
+        """Add what steps have shown, and the seconds since a time of the clock; returns its time now."""
+        now = time.monotonic()
+        self.pending += shown
+        self.seconds += now - since
+        return now
 
     def close_line(self) -> dict[str, float]:
         """Put the means of what is pending into the history; returns its new line."""
@@ -150,38 +168,43 @@ def fit(
 
     A checkpoint is written every `watch.save_every` seconds and when `watch.should_stop()` turns true (then
     `Interrupted` is raised). Raises `RunError` when the loss is not finite or memory runs out; the last checkpoint
-    stays.
+    stays. What steps show is read where it is needed only: for a line of the history, for a checkpoint, for an error.
     """
     device = device_of(method)
+    keep_on_gpu(slices, device)
     configure(method)
     method.train()
     progress = load_checkpoint(method, folder)
     curve = folder / "history.jsonl"
     write_atomic(curve, "".join(json.dumps(line) + "\n" for line in progress.history))
     batch_size, every = method.hparams.batch_size, max(1, method.steps // HISTORY_LINES)
+    unread = Unread(slices, seed, batch_size)
     saved = clock = time.monotonic()
+    first = progress.step
     while progress.step < method.steps:
         t = progress.step
-        with _clear_memory_errors(method):
-            shown = step(method, slices.batch(seed, t, batch_size, device, method.neighbours), seed, t)
-        if not all(map(math.isfinite, shown.values())):
-            raise _not_finite(shown, slices, seed, t, batch_size)
+        with _clear_memory_errors(method), unread.blamed():
+            batch = slices.batch(seed, t, batch_size, device, method.neighbours)
+            unread.steps.append((t, step(method, batch, seed, t)))
         progress.step += 1
-        progress.pending.append(shown)
-        now = time.monotonic()
-        progress.seconds, clock = progress.seconds + now - clock, now
+        if t == first:  # now it is known what memory it takes
+            watch.report("train", progress.step, method.steps, "")
         looks = selection is not None and selection.due(progress.step, method.steps)
-        if selection is not None and looks:
-            if selection.look(method, progress.selected, progress.step):
-                progress.best = learned_state(method, pretrained=True)
-            clock = time.monotonic()  # a look is no time of training
         if looks or progress.step % every == 0 or progress.step == method.steps:
+            clock = progress.note(unread.read(), clock)
+            if selection is not None and looks:
+                if selection.look(method, progress.selected, progress.step):
+                    progress.best = learned_state(method, pretrained=True)
+                clock = time.monotonic()  # a look is no time of training
             line = progress.close_line()
             with open(curve, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             watch.report("train", progress.step, method.steps, f"loss {line.get('loss', math.nan):.4f}")
         stop = watch.should_stop()
-        if (stop or now - saved > watch.save_every) and progress.step < method.steps:
+        if (stop or time.monotonic() - saved > watch.save_every) and progress.step < method.steps:
+            clock = progress.note(unread.read(), clock)
+            if not all(bool(p.isfinite().all()) for p in method.parameters()):
+                raise unread.not_finite("a weight is not finite after", t)
             save_checkpoint(method, progress, folder)
             saved = time.monotonic()
         if stop:
@@ -191,12 +214,43 @@ def fit(
     return progress
 
 
-def _not_finite(shown: dict[str, float], slices: TrainingSlices, seed: int, t: int, batch_size: int) -> RunError:
-    cases = sorted({slices.domain.case_of(i) for i in slices.indices[slices.positions(seed, t, batch_size)]})
-    return RunError(
-        f"the loss is {shown.get('loss')} at step {t} (batch from cases {', '.join(cases)})",
-        "lower learning_rate with --set, or look at these cases; the last checkpoint is kept",
-    )
+@dataclass
+class Unread:
+    """What steps have shown and nobody has looked at yet: (step, values on the device), in order."""
+
+    slices: TrainingSlices
+    seed: int
+    batch_size: int
+    steps: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
+
+    def read(self) -> list[dict[str, float]]:
+        """The values as numbers, a row for each step. Raises `RunError` for the first step with one not finite."""
+        rows = []
+        for t, shown in self.steps:
+            rows.append({name: float(value) for name, value in shown.items()})
+            if not all(map(math.isfinite, rows[-1].values())):
+                raise self.not_finite(f"the loss is {rows[-1].get('loss')} at", t)
+        self.steps = []
+        return rows
+
+    @contextlib.contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Where a step fails inside because one before it was not finite, that one is told."""
+        try:
+            yield
+        except Exception:
+            self.read()
+            raise
+
+    def not_finite(self, what: str, t: int) -> RunError:
+        """`what` happened at step `t`, and with which cases."""
+        slices = self.slices
+        positions = slices.positions(self.seed, t, self.batch_size)
+        cases = sorted({slices.domain.case_of(i) for i in slices.indices[positions]})
+        return RunError(
+            f"{what} step {t} (batch from cases {', '.join(cases)})",
+            "lower learning_rate with --set, or look at these cases; the last checkpoint is kept",
+        )
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from dgbench.method import Hparams, Method
 from dgbench.networks.checkpoints import load_into, load_state
 from dgbench.protocol import get_protocol
 from dgbench.running import flops, train
+from dgbench.running.compiled import compile_network
 from dgbench.running.description import describe, needs, now
 from dgbench.running.device import make_deterministic, peak_memory_mb
 from dgbench.running.notice import Notice
@@ -64,6 +65,7 @@ class Order:
     device: str
     threads: int
     save_every: float
+    compile: bool = False
 
 
 def work(connection: Connection, order: Order) -> None:
@@ -135,13 +137,18 @@ def make(order: Order, watch: train.Watch) -> None:
     """
     run, folder, task = order.run, Path(order.run.folder), order.run.load_task()
     before = _earlier(order)
-    make_deterministic(order.device)
-    if before:  # rounding depends on the number of threads: continue with the same
+    warned = make_deterministic(order.device)
+    compiling = order.compile
+    if before:  # rounding depends on the number of threads, and on the compiler: continue with the same
         torch.set_num_threads(before["environment"]["threads"])
+        compiling = before["environment"].get("compiled", False)
     cls, hparams = run.load_method()
     record = describe(run, task, cls, hparams, order.device, order.prepared)
+    record["environment"]["compiled"] = compiling
     write_json(folder / "run.json", record)
     method, files = _build(run, cls, task, hparams, order.device)
+    if compiling:
+        record["environment"]["compiled"] = compile_network(method)
     record |= {"needs": needs(method), "steps": method.steps}
     source = PreparedDomain(order.prepared[run.source])
     progress = train.Progress()
@@ -151,6 +158,7 @@ def make(order: Order, watch: train.Watch) -> None:
         record["selected"] = {"step": chosen, "validation_dice": progress.selected.dice}
     started = time.monotonic()
     tested = _test(order, method, task, source, watch)
+    record["environment"]["nondeterministic"] = sorted(warned)
     record["initialisation"] = files or "scratch"
     record["costs"] = {
         "parameters": sum(p.numel() for p in method.parameters()),

@@ -61,6 +61,29 @@ def test_a_gray_image_is_expanded_to_three_channels_without_a_copy(tmp_path):
     assert prepare(Drawn(), "A", 16, tmp_path).batch(slice(0, 2)).image.stride(1) == 0
 
 
+@pytest.mark.parametrize("neighbours", [0, 2])
+@pytest.mark.parametrize("chosen", [np.array([5, 0, 5]), slice(1, 4)])
+def test_slices_kept_on_a_device_are_those_of_the_files_bit_for_bit(tmp_path, chosen, neighbours):
+    domain = prepare(Drawn(), "A", 16, tmp_path)
+    read = domain.batch(chosen, neighbours=neighbours)
+    size = domain.images.nbytes + domain.masks.nbytes
+    assert not domain.keep_on("cpu", most=size - 1)
+    assert domain.keep_on("cpu", most=size)
+    domain.images = domain.masks = None  # no file is read any more
+    kept = domain.batch(chosen, neighbours=neighbours)
+    assert torch.equal(read.image, kept.image) and read.image.stride() == kept.image.stride()
+    assert torch.equal(read.mask, kept.mask) and kept.mask.dtype == torch.float32
+
+
+def test_every_intensity_that_can_be_stored_is_restored_on_a_device_as_on_the_processor(tmp_path):
+    domain = prepare(Drawn(), "A", 16, tmp_path)
+    domain.images = np.arange(2**16, dtype=np.uint16).reshape(256, 1, 16, 16)
+    domain.masks = np.zeros((256, 1, 16, 16), np.uint8)
+    read = domain.batch(slice(None)).image
+    domain.keep_on("cpu", most=10**9)
+    assert torch.equal(domain.batch(slice(None)).image, read) and read.max() == 1
+
+
 def test_the_reference_is_kept_at_the_image_s_own_resolution(tmp_path):
     task = Drawn(shape=(3, 20, 31))
     domain = prepare(task, "A", 16, tmp_path)

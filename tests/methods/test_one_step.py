@@ -37,3 +37,29 @@ def test_one_step_has_a_finite_loss_and_gives_probabilities(name: str):
         p = method.predict_prompted(*batch) if method.uses_target_masks else method.predict(batch.image)
     assert p.shape == batch.mask.shape
     assert p.min() >= 0 and p.max() <= 1
+
+
+READ_BACK = {  # what needs a number from the device in the midst of a step, and so waits for it
+    "cosam": "the largest region of a mask is found on the processor",
+    "med_persam": "whether a batch holds a better reference decides what comes next",
+    "sam_auto": "only masks that are not empty are asked for",
+    "sam_box": "only masks that are not empty are asked for",
+    "sam_point": "only masks that are not empty are asked for",
+    "mixstyle": "torch draws from Beta on real devices only",
+    "maxstyle": "torch draws from Beta on real devices only",
+}
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS.names() if n not in READ_BACK])
+def test_a_step_reads_nothing_back_so_that_none_waits_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch):
+    """On the meta device, which has shapes and no numbers, whatever reads one fails: `.item()`, `if`, `.cpu()`."""
+    real = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device="cpu": real("cpu"))  # there is none for meta
+    cls = get_method(name)
+    hparams = dataclasses.replace(resolve_hparams(cls, "check"), batch_size=SLICES, steps=None)
+    method, _ = train.build(cls, TaskInfo("check", ("disc",), SIDE, 20), hparams, seed=0, device="meta")
+    train.configure(method)
+    image, mask = discs(method.neighbours)
+    batch = Batch(image[:, :1].to("meta").expand_as(image), mask.to("meta"))
+    shown = train.step(method.train(), batch, seed=0, t=0)
+    assert shown["loss"].device.type == "meta"

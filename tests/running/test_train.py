@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgbench.errors import RunError
 from dgbench.images.folder_task import FolderTask
 from dgbench.images.preparation import prepare
+from dgbench.losses import dice_bce
 from dgbench.method import Batch, resolve_hparams
 from dgbench.running import train
 from tests.discs import write_discs
@@ -175,6 +178,86 @@ def test_weights_of_another_method_are_refused(slices):
     task, _ = slices
     with pytest.raises(RunError, match=r"missing \['net.0.bias'"):
         train.load_learned(build(task), {"other": torch.zeros(1)})
+
+
+class Plain(Pixels):
+    """Without dropout and an optimizer that reads numbers, so that every number read is the engine's."""
+
+    def configure(self):
+        return torch.optim.SGD(self.net.parameters(), lr=1e-2)
+
+    def loss(self, batch):
+        return dice_bce(self.net(batch.image), batch.mask)
+
+
+class Reads(TorchDispatchMode):
+    """At which forward pass a number is read from a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes, self.at = 0, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.passes += function is torch.ops.aten.native_batch_norm.default
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.at.append(self.passes)
+        return function(*args, **(kwargs or {}))
+
+
+def test_losses_are_read_when_a_line_of_the_history_closes_and_the_lines_stay_the_same(slices, tmp_path, monkeypatch):
+    task, data = slices
+    hparams = resolve_hparams(Plain, task.name, {})
+    every_step, _ = train.build(Plain, task.info, hparams, seed=0)
+    (tmp_path / "each").mkdir()
+    each = train.fit(every_step, data, 0, tmp_path / "each").history
+    monkeypatch.setattr(train, "HISTORY_LINES", 3)
+    method, _ = train.build(Plain, task.info, hparams, seed=0)
+    with Reads() as reads:
+        lines = train.fit(method, data, 0, tmp_path).history
+    assert set(reads.at) == {4, 8, 12}
+    assert same(state(method), state(every_step))
+    means = [sum(line["loss"] for line in each[i : i + 4]) / 4 for i in (0, 4, 8)]
+    assert [line["loss"] for line in lines] == means
+
+
+@pytest.mark.parametrize("consequence", ["goes on", "breaks"])
+def test_a_loss_that_is_read_late_is_still_blamed_on_its_own_step_and_leaves_no_poisoned_checkpoint(
+    slices, tmp_path, monkeypatch, consequence
+):
+    class Breaks(Pixels):
+        def update(self, batch):
+            if consequence == "breaks" and self.seen > 5:
+                raise ValueError("no index for NaN")
+            return super().update(batch)
+
+    task, data = slices
+    monkeypatch.setattr(train, "HISTORY_LINES", 1)
+    method, _ = train.build(Breaks, task.info, resolve_hparams(Breaks, task.name, {"fail_at": "5"}), seed=0)
+    watch = train.Watch(should_stop=lambda: int(method.seen) == 3)
+    with pytest.raises(train.Interrupted):
+        train.fit(method, data, 0, tmp_path, watch)
+    again, _ = train.build(Breaks, task.info, method.hparams, seed=0)
+    method = again
+    with pytest.raises(RunError, match=r"the loss is nan at step 5 \(batch from cases case"):
+        train.fit(again, data, 0, tmp_path)
+    assert [p.name for p in tmp_path.glob("*.safetensors")] == ["checkpoint-00000003.safetensors"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(slices, tmp_path):
+    class Explodes(Pixels):
+        """Its loss at step 3 is finite and its gradient is not; only the loss of step 4 would tell."""
+
+        def loss(self, batch):
+            loss = super().loss(batch)
+            return loss + (self.net[0].bias[0] * 0).sqrt() if self.seen == 4 else loss
+
+    task, data = slices
+    method, _ = train.build(Explodes, task.info, resolve_hparams(Explodes, task.name, {}), seed=0)
+    with pytest.raises(RunError, match=r"a weight is not finite after step 3 \(batch from cases case"):
+        train.fit(method, data, 0, tmp_path, train.Watch(save_every=0))
+    newest = sorted(tmp_path.glob("*.safetensors"))[-1]
+    assert newest.name == "checkpoint-00000003.safetensors"
+    assert all(t.isfinite().all() for t in safetensors.torch.load_file(newest).values())
 
 
 def test_the_same_step_draws_the_same_augmentation(slices):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dgbench.metrics import METRICS
 from dgbench.pages.captions import context, counted, heading, measured
-from dgbench.pages.score_tables import facts
+from dgbench.pages.score_tables import FOOT_OF_FLOPS, columns_of_flops, facts
 from dgbench.pages.table import Cell, Table, as_text, csv_text, groups
 from dgbench.scores.ranking import Ranked, Ranking
 from dgbench.scores.statistics import Verdict
@@ -76,7 +76,9 @@ def _against(ranking: Ranking, of: Ranked) -> str:
 def _costs(ranking: Ranking, links: Mapping[str, str]) -> Table:
     said = [facts(of.row, ranking.metric) for of in ranking.every]
     columns = ["seeds", "±", "validation", "gap", "missed", "trained", "parameters", "train s", "peak MB"]
-    foot = FOOT_OF_COSTS
+    counted_flops = columns_of_flops(of.row for of in ranking.every)
+    columns += counted_flops
+    foot = f"{FOOT_OF_COSTS} {FOOT_OF_FLOPS}" if counted_flops else FOOT_OF_COSTS
     for name in ("steps x batch", "initialisation", "device", "needs"):  # what all share stands in the foot
         if len({row[name] for row in said}) > 1:
             columns.append(name)

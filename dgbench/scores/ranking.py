@@ -23,7 +23,7 @@ from dgbench.metrics import Metric, get_metric
 from dgbench.running.records import RunRecord
 from dgbench.scores import statistics
 from dgbench.scores.statistics import CaseScores, Difference, Resampling
-from dgbench.scores.study import Study, TargetCases, VariantRow
+from dgbench.scores.study import FLOPS, Study, TargetCases, VariantRow
 
 
 @dataclass(frozen=True)
@@ -262,6 +262,7 @@ def _flat(ranking: Ranking, of: Ranked) -> dict[str, Any]:
         "trained": row.trained,
         "parameters": row.parameters,
         "train_seconds": row.train_seconds,
+        **{name: value for name in FLOPS if not math.isnan(value := getattr(row, name))},
         "device": row.device,
         "peak_memory_mb": row.memory_mb,
         **{name: getattr(row, name) for name in told},

@@ -26,8 +26,9 @@ from dgbench.scores.statistics import CaseScores
 
 TOLD = (  # columns of the summary that a row has by the same name
     "missed", "false_positive", "both_empty", "tested", "missed_rate", "initialisation", "needs", "parameters",
-    "trained", "train_seconds", "test_seconds",
+    "trained", "train_seconds", "test_seconds", "train_flops", "train_step_flops", "predict_image_flops",
 )  # fmt: skip
+FLOPS = ("train_flops", "train_step_flops", "predict_image_flops")
 APART, AGAIN = "make one table for each", "run the older ones again with --rerun all"
 
 
@@ -103,7 +104,8 @@ class VariantRow:
     domain. worst: the target where it does worst, "" if one is not known. found: the mean without missed structures.
     gap: how much worse it does on the targets than on the source's validation cases. missed, false_positive,
     both_empty, tested: structures of target cases, over all runs. train_seconds, test_seconds: mean over runs;
-    memory_mb: the most. needed: names of `registry.NEEDS`. steps and batch_size: of the first run.
+    memory_mb: the most. train_flops, train_step_flops, predict_image_flops: of all steps, of one step, of one image;
+    NaN where no run counted them. needed: names of `registry.NEEDS`. steps and batch_size: of the first run.
     """
 
     variant: str
@@ -126,6 +128,9 @@ class VariantRow:
     train_seconds: float
     test_seconds: float
     memory_mb: float
+    train_flops: float
+    train_step_flops: float
+    predict_image_flops: float
     device: str
     steps: int
     batch_size: int
@@ -551,6 +556,7 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
         train_seconds=float(np.mean([c["train_seconds"] for c in costs])),
         test_seconds=float(np.mean([c["test_seconds"] for c in costs])),
         memory_mb=max(c["peak_memory_mb"] for c in costs),
+        **{n: max((c[n] for c in costs if n in c), default=math.nan) for n in FLOPS},
         device=", ".join(sorted(devices)),
         steps=hparams.get("steps") or first.get("steps", 0),
         batch_size=hparams.get("batch_size", 0),

@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from dgbench import face, registry
 from dgbench.errors import DataError, DgbenchError, UsageError
+from dgbench.protocol import Budget
 
 app = typer.Typer(
     name="dgbench",
@@ -38,7 +39,9 @@ Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a fol
 TaskArgument = Annotated[str, typer.Argument(help="Task name or folder.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the task's files.", show_default="./data/TASK")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
-Protocol = Annotated[str, typer.Option("--protocol", help="sdg, or dapsam (as the paper's code).")]
+Protocol = Annotated[
+    str, typer.Option("--protocol", help="sdg, or dapsam (as the paper's code); with -compute: equal compute.")
+]
 Metric = Annotated[str, typer.Option("--metric", help="dice, asd, assd or hd95.")]
 Against = Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")]
 Format = Literal["table", "md", "csv", "tex", "html"]
@@ -64,6 +67,9 @@ def run(
     source: Annotated[list[str] | None, typer.Option("--source", help="Train on this domain only.")] = None,
     seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds, e.g. 0,1,2.", show_default="0")] = None,
     protocol: Protocol = "sdg",
+    budget: Annotated[
+        Budget | None, typer.Option("--budget", help="Of a training.", show_default="the protocol's")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value: a hyperparameter.")] = None,
     data: Data = None,
     results: Results = face.RESULTS,
@@ -83,9 +89,9 @@ def run(
     with _interruptible("without --rerun all the same command continues" if rerun == "all" else CONTINUES):
         for name in face.several(task, lambda text: Path(text).exists()):
             ran = face.run(
-                method, name, source=source or (), seed=seed or 0, protocol=protocol, data=data, results=results,
-                settings=_settings(settings or ()), checkpoint=checkpoint, device=device, jobs=jobs,
-                save_every=save_every, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
+                method, name, source=source or (), seed=seed or 0, protocol=protocol, budget=budget, data=data,
+                results=results, settings=_settings(settings or ()), checkpoint=checkpoint, device=device,
+                jobs=jobs, save_every=save_every, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
             )  # fmt: skip
             if dry_run:
                 say(*(f"{planned.status:12} {planned}" for planned in ran.runs))
@@ -132,12 +138,16 @@ def leaderboard(
     against: Against = None,
     protocol: Protocol = "sdg",
     results: Results = face.RESULTS,
+    cost: Annotated[bool, typer.Option("--cost", help="Also plot score against training FLOPs.")] = False,
 ) -> None:
     """Rank the finished runs of a task: intervals, tests, costs, and what papers report.
 
     Example: dgbench leaderboard --task phantom --against erm
     """
-    board = face.ranking(task, metric=metric, against=against, protocol=protocol, results=results)
+    board = face.ranking(task, metric=metric, against=against, protocol=protocol, results=results, cost=cost)
+    if cost:
+        plots = results / board.study.task / protocol / "plots"
+        errors.print(f"wrote {plots}/cost-{metric}.png and .pdf", highlight=False, soft_wrap=True)
     from dgbench.pages import leaderboard as pages
     from dgbench.pages.table import show
     from dgbench.scores import published

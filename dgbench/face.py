@@ -19,6 +19,7 @@ from rich.console import Console
 
 from dgbench import registry
 from dgbench.errors import UsageError
+from dgbench.protocol import Budget, budgeted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,6 +82,7 @@ def run(
     source: Names = (),
     seed: Names = 0,
     protocol: str = "sdg",
+    budget: Budget | None = None,
     settings: Mapping[str, Any] | None = None,
     data: str | Path | None = None,
     results: str | Path = RESULTS,
@@ -101,6 +103,8 @@ def run(
     ----------
     method: names; `a+b` puts the idea of b over a. task: a name, or the path of a folder of images.
     source: domains to train on, all by default. seed: whole numbers.
+    budget: "equal-compute" makes it the protocol of that name with "-compute" behind it: each method has as many steps
+    as compute what plain training does; `settings` cannot give steps then. None: the protocol's own.
     settings: hyperparameters that differ from a method's defaults: {"steps": 100}.
     data: the folder with the task's files, ./data/<task> by default. results: the folder that runs are written to.
     checkpoint: weights to test instead of training; `source` then names the domain they were trained on.
@@ -120,6 +124,7 @@ def run(
     from dgbench.running import launchers, plan
 
     add_plugins(plugin)
+    protocol = budgeted(protocol, budget)
     name, results, console = str(task), Path(results), Console(quiet=quiet)
     loaded = get_task(name, None if data is None else Path(data))
     planned = plan.plan(
@@ -150,11 +155,13 @@ def leaderboard(
     against: str | None = None,
     protocol: str = "sdg",
     results: str | Path = RESULTS,
+    cost: bool = False,
 ) -> pd.DataFrame:
     """Rank the finished runs of a task: one row per variant, with intervals, tests and costs, in full precision.
 
     Dice is in [0, 1], distances are in the unit of the row. What cannot be ranked has no rank, and its reason.
     against: the variant to test all others against; the first of the ranking by default.
+    cost: draw the mean against the FLOPs of training, too: cost-<metric>.png and .pdf among the plots.
 
     >>> import dgbench
     >>> dgbench.leaderboard("phantom", against="erm")[["variant", "verdict", "mean"]].round(3)
@@ -162,7 +169,7 @@ def leaderboard(
     0       erm                0.466
     1  maxstyle  not resolved  0.424
     """
-    return ranking(task, metric, against, protocol, results).frame()
+    return ranking(task, metric, against, protocol, results, cost).frame()
 
 
 def ranking(
@@ -171,12 +178,19 @@ def ranking(
     against: str | None = None,
     protocol: str = "sdg",
     results: str | Path = RESULTS,
+    cost: bool = False,
 ) -> Ranking:
     """What `leaderboard` makes its table of, for tables and statistics of one's own."""
     from dgbench.scores.ranking import rank
     from dgbench.scores.study import Study
 
-    return rank(Study.load(Path(results), task_name(task), protocol), metric, against)
+    name = task_name(task)
+    ranked = rank(Study.load(Path(results), name, protocol), metric, against)
+    if cost:
+        from dgbench.pages.figures import write_cost
+
+        write_cost(ranked, Path(results) / name / protocol / "plots")
+    return ranked
 
 
 @dataclass(frozen=True)

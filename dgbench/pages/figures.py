@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +19,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
 from dgbench.errors import UsageError
+from dgbench.files import make_folder
 from dgbench.metrics import METRICS
 from dgbench.pages.captions import counted, heading, measured
-from dgbench.pages.drawing import COLOURS, GRAY, LINE, panels, row_per_name, set_title, settled, styled, wrap
+from dgbench.pages.drawing import COLOURS, GRAY, LINE, panels, row_per_name, save, set_title, settled, styled, wrap
 from dgbench.pages.score_tables import Scale, places
 from dgbench.scores.ranking import Ranked, Ranking
 from dgbench.scores.statistics import Resampling, estimate
@@ -208,7 +210,7 @@ def forest(ranking: Ranking) -> Figure:
 
 def pareto(ranking: Ranking) -> list[Ranked]:
     """Of the ranked variants those than which no cheaper one, and no equally cheap one, has a better mean."""
-    order, front = ranking.metric.order, []
+    order, front = ranking.metric.order, list[Ranked]()
     known = [of for of in ranking.ranked if math.isfinite(of.row.train_flops)]
     for of in sorted(known, key=lambda of: (of.row.train_flops, order(of.row.mean))):
         if not front or order(of.row.mean) < order(front[-1].row.mean):
@@ -259,6 +261,12 @@ def cost(ranking: Ranking) -> Figure:
     return settled(figure)
 
 
+def write_cost(ranking: Ranking, folder: Path) -> list[Path]:
+    """Write `cost` into a folder, as .png and .pdf."""
+    figure, name = cost(ranking), f"cost-{ranking.metric.name}"
+    return [save(figure, make_folder(folder) / f"{name}.{kind}") for kind in ("png", "pdf")]
+
+
 def _name_at_the_right(
     axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], bold: Container[int]
 ) -> None:
@@ -267,7 +275,7 @@ def _name_at_the_right(
     axes.set_ylim(low, high)
     line_to: dict[str, Any] = {"arrowstyle": "-", "shrinkB": 3, "relpos": (0, 0.5)}
     order = sorted(range(len(names)), key=lambda i: (points[i][1], points[i][0]))
-    line = 0.15 / axes.figure.get_figheight() * 1.25  # of the axes' height
+    line = 0.19 / axes.figure.get_size_inches()[1]  # of the axes' height, which is a little less than the figure's
     room = np.array([line * (names[i].count("\n") + 1.1) for i in order])
     before = np.cumsum(room) - room / 2
     wanted = np.array([(points[i][1] - low) / (high - low) for i in order]) - before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,6 +115,7 @@ def _tables(ranking: Ranking, links: Mapping[str, str], domains: Mapping[str, In
         },
         "reached": replace(reached, foot=""),  # the notes stand at the end of the page
         "costs": costs,
+        "spent": _draw(figures.cost(ranking), f"{about} against the FLOPs of training") if _counted(ranking) else None,
         "forest": _draw(figures.forest(ranking), f"{about} of each variant, its mean and each target, with intervals"),
         "heat": {
             v: [score_tables.matrix_table(study.matrix(v, m), "", heading(study, m), scales[m]) for m in metrics]
@@ -128,6 +130,11 @@ def _tables(ranking: Ranking, links: Mapping[str, str], domains: Mapping[str, In
         "machines": score_tables.machines(study),
         "published": leaderboard.every_published_number(published.beside(quoted, study), list(quoted["citation"])),
     }
+
+
+def _counted(ranking: Ranking) -> bool:
+    """Is there any variant whose training is counted in FLOPs?"""
+    return any(math.isfinite(of.row.train_flops) and math.isfinite(of.row.mean) for of in ranking.every)
 
 
 def _draw(figure: Figure, alt: str) -> Drawing:

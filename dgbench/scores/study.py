@@ -556,13 +556,20 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
         train_seconds=float(np.mean([c["train_seconds"] for c in costs])),
         test_seconds=float(np.mean([c["test_seconds"] for c in costs])),
         memory_mb=max(c["peak_memory_mb"] for c in costs),
-        **{n: max((c[n] for c in costs if n in c), default=math.nan) for n in FLOPS},
+        train_flops=_counted(costs, "train_flops"),
+        train_step_flops=_counted(costs, "train_step_flops"),
+        predict_image_flops=_counted(costs, "predict_image_flops"),
         device=", ".join(sorted(devices)),
         steps=hparams.get("steps") or first.get("steps", 0),
         batch_size=hparams.get("batch_size", 0),
         initialisation=initialisation(records),
         needed=frozenset().union(*(r.needs for r in records)),
     )
+
+
+def _counted(costs: Iterable[dict[str, Any]], name: str) -> float:
+    """What the runs that counted it agree on; NaN where none did."""
+    return max((float(c[name]) for c in costs if name in c), default=math.nan)
 
 
 def initialisation(records: Iterable[RunRecord]) -> str:

@@ -68,7 +68,8 @@ def run(
     seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds, e.g. 0,1,2.", show_default="0")] = None,
     protocol: Protocol = "sdg",
     budget: Annotated[
-        Budget | None, typer.Option("--budget", help="Of a training.", show_default="the protocol's")
+        Budget | None,
+        typer.Option("--budget", help="equal-steps, or equal-compute: what erm computes.", show_default="the protocol's"),
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value: a hyperparameter.")] = None,
     data: Data = None,

@@ -275,7 +275,9 @@ def _name_at_the_right(
     axes.set_ylim(low, high)
     line_to: dict[str, Any] = {"arrowstyle": "-", "shrinkB": 3, "relpos": (0, 0.5)}
     order = sorted(range(len(names)), key=lambda i: (points[i][1], points[i][0]))
-    line = 0.19 / axes.figure.get_size_inches()[1]  # of the axes' height, which is a little less than the figure's
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    line = 0.19 / figure.get_figheight()  # of the axes' height, which is a little less than the figure's
     room = np.array([line * (names[i].count("\n") + 1.1) for i in order])
     before = np.cumsum(room) - room / 2
     wanted = np.array([(points[i][1] - low) / (high - low) for i in order]) - before

@@ -69,7 +69,7 @@ def run(
     protocol: Protocol = "sdg",
     budget: Annotated[
         Budget | None,
-        typer.Option("--budget", help="equal-steps, or equal-compute: what erm computes.", show_default="the protocol's"),
+        typer.Option("--budget", help="equal-steps, or equal-compute: as erm's.", show_default="the protocol's"),
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value: a hyperparameter.")] = None,
     data: Data = None,

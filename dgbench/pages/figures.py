@@ -277,7 +277,7 @@ def _name_at_the_right(
     order = sorted(range(len(names)), key=lambda i: (points[i][1], points[i][0]))
     figure = axes.figure
     assert isinstance(figure, Figure)
-    line = 0.19 / figure.get_figheight()  # of the axes' height, which is a little less than the figure's
+    line = 0.155 / (figure.get_figheight() - 1.1)  # of the axes' height: title and ticks take the other inch
     room = np.array([line * (names[i].count("\n") + 1.1) for i in order])
     before = np.cumsum(room) - room / 2
     wanted = np.array([(points[i][1] - low) / (high - low) for i in order]) - before

@@ -20,6 +20,7 @@ from rich.markup import escape
 from dgbench import face, registry
 from dgbench.errors import DataError, DgbenchError, StillQueued, UsageError
 from dgbench.protocol import DEFAULT as PROTOCOL
+from dgbench.protocol import Budget
 
 if TYPE_CHECKING:
     from dgbench.scores.study import Study
@@ -43,7 +44,10 @@ Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a fol
 TaskArgument = Annotated[str, typer.Argument(help="Task name or folder.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the task's files.", show_default="./data/TASK")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
-Protocol = Annotated[str, typer.Option("--protocol", help="sdg, dapsam (as the paper's code), or audit.")]
+Protocol = Annotated[
+    str,
+    typer.Option("--protocol", help="sdg, dapsam (as the paper's code), or audit; with -compute: equal compute."),
+]
 Shown = Annotated[
     str | None,
     typer.Option("--protocol", help="sdg, dapsam, or that of published scores.", show_default="sdg, or what there is"),
@@ -77,6 +81,10 @@ def run(
     source: Annotated[list[str] | None, typer.Option("--source", help="Train on this domain only.")] = None,
     seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds, e.g. 0,1,2.", show_default="0")] = None,
     protocol: Protocol = "sdg",
+    budget: Annotated[
+        Budget | None,
+        typer.Option("--budget", help="equal-steps, or equal-compute: as erm's.", show_default="the protocol's"),
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value: a hyperparameter.")] = None,
     data: Data = None,
     results: Results = face.RESULTS,
@@ -106,8 +114,8 @@ def run(
     with _interruptible("without --rerun all the same command continues" if rerun == "all" else CONTINUES):
         for name in face.several(task, lambda text: Path(text).exists()):
             ran = face.run(
-                method, name, source=source or (), seed=seed or 0, protocol=protocol, data=data, results=results,
-                settings=_settings(settings or ()), checkpoint=checkpoint, device=device, jobs=jobs,
+                method, name, source=source or (), seed=seed or 0, protocol=protocol, budget=budget, data=data,
+                results=results, settings=_settings(settings or ()), checkpoint=checkpoint, device=device, jobs=jobs,
                 per_device=per_device, save_every=save_every, compile=compile, launcher=launcher, slurm=slurm,
                 detach=detach, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
             )  # fmt: skip
@@ -189,6 +197,7 @@ def leaderboard(
     without_contaminated: Annotated[
         bool, typer.Option("--without-contaminated", help="Rank no row whose weights saw the task's images.")
     ] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Also plot score against training FLOPs.")] = False,
 ) -> None:
     """Rank the finished runs of a task: intervals, tests, costs, and what papers report.
 
@@ -196,9 +205,12 @@ def leaderboard(
     """
     board = face.ranking(
         task, metric=metric, against=against, protocol=protocol, results=results, beside=beside or (),
-        without_contaminated=without_contaminated,
+        without_contaminated=without_contaminated, cost=cost,
     )  # fmt: skip
     _say_protocol(board.study, protocol)
+    if cost:
+        plots = results / board.study.task / board.study.protocol.name / "plots"
+        errors.print(f"wrote {plots}/cost-{metric}.png and .pdf", highlight=False, soft_wrap=True)
     from dgbench.pages import leaderboard as pages
     from dgbench.pages.table import show
     from dgbench.scores import published

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from dgbench import registry
 from dgbench.errors import UsageError
+from dgbench.protocol import Budget, budgeted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +88,7 @@ def run(
     source: Names = (),
     seed: Names = 0,
     protocol: str = "sdg",
+    budget: Budget | None = None,
     settings: Mapping[str, Any] | None = None,
     data: str | Path | None = None,
     results: str | Path = RESULTS,
@@ -112,6 +114,8 @@ def run(
     ----------
     method: names; `a+b` puts the idea of b over a. task: a name, or the path of a folder of images.
     source: domains to train on, all by default. seed: whole numbers.
+    budget: "equal-compute" makes it the protocol of that name with "-compute" behind it: each method has as many steps
+    as compute what plain training does; `settings` cannot give steps then. None: the protocol's own.
     settings: hyperparameters that differ from a method's defaults: {"steps": 100}.
     data: the folder with the task's files, ./data/<task> by default. results: the folder that runs are written to.
     checkpoint: weights to test instead of training; `source` then names the domain they were trained on.
@@ -141,6 +145,7 @@ def run(
         raise UsageError("--slurm and --detach are for a cluster", "add --launcher slurm")
     asked = cluster.parse(slurm) if launcher == "slurm" else None
     add_plugins(plugin)
+    protocol = budgeted(protocol, budget)
     name, results, console = str(task), Path(results), Console(quiet=quiet)
     loaded = get_task(name, None if data is None else Path(data))
     planned = plan.plan(
@@ -220,6 +225,7 @@ def leaderboard(
     results: str | Path = RESULTS,
     beside: Names = (),
     without_contaminated: bool = False,
+    cost: bool = False,
 ) -> pd.DataFrame:
     """Rank the finished runs of a task: one row per variant, with intervals, tests and costs, in full precision.
 
@@ -228,6 +234,7 @@ def leaderboard(
     run of it was made, that of the first board which was published for the task.
     beside: folders of results that others made; their rows are ranked where what both made agrees.
     without_contaminated: rank no row whose weights were trained on the task's images, or likely so.
+    cost: draw the mean against the FLOPs of training, too: cost-<metric>.png and .pdf among the plots.
 
     >>> import dgbench
     >>> dgbench.leaderboard("phantom", against="erm")[["variant", "verdict", "mean"]].round(3)
@@ -235,7 +242,7 @@ def leaderboard(
     0       erm                0.466
     1  maxstyle  not resolved  0.424
     """
-    return ranking(task, metric, against, protocol, results, beside, without_contaminated).frame()
+    return ranking(task, metric, against, protocol, results, beside, without_contaminated, cost).frame()
 
 
 def ranking(
@@ -246,13 +253,19 @@ def ranking(
     results: str | Path = RESULTS,
     beside: Names = (),
     without_contaminated: bool = False,
+    cost: bool = False,
 ) -> Ranking:
     """What `leaderboard` makes its table of, for tables and statistics of one's own."""
     from dgbench.scores.ranking import rank
     from dgbench.scores.study import Study
 
     study = Study.load(Path(results), task_name(task), protocol, beside=_paths(beside))
-    return rank(study, metric, against, without_contaminated=without_contaminated)
+    ranked = rank(study, metric, against, without_contaminated=without_contaminated)
+    if cost:
+        from dgbench.pages.figures import write_cost
+
+        write_cost(ranked, Path(results) / study.task / study.protocol.name / "plots")
+    return ranked
 
 
 @dataclass(frozen=True)

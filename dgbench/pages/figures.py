@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from scipy.optimize import isotonic_regression
 
+from dgbench.errors import UsageError
+from dgbench.files import make_folder
 from dgbench.metrics import METRICS
-from dgbench.pages.captions import heading, measured
-from dgbench.pages.drawing import COLOURS, GRAY, LINE, panels, row_per_name, set_title, settled, styled, wrap
+from dgbench.pages.captions import counted, heading, measured
+from dgbench.pages.drawing import COLOURS, GRAY, LINE, panels, row_per_name, save, set_title, settled, styled, wrap
 from dgbench.pages.score_tables import Scale, places
-from dgbench.scores.ranking import Ranking
+from dgbench.scores.ranking import Ranked, Ranking
 from dgbench.scores.statistics import Resampling, estimate
 from dgbench.scores.study import Matrix, Study
 
@@ -198,6 +203,91 @@ def forest(ranking: Ranking) -> Figure:
     for axes in grid:  # an interval may leave the range of its metric, and then says nothing there
         axes.set_xlim(max(low, least - room), min(high, most + room))
     return settled(figure)
+
+
+# --- costs -----------------------------------------------------------------------------------------------------------
+
+
+def pareto(ranking: Ranking) -> list[Ranked]:
+    """Of the ranked variants those than which no cheaper one, and no equally cheap one, has a better mean."""
+    order, front = ranking.metric.order, list[Ranked]()
+    known = [of for of in ranking.ranked if math.isfinite(of.row.train_flops)]
+    for of in sorted(known, key=lambda of: (of.row.train_flops, order(of.row.mean))):
+        if not front or order(of.row.mean) < order(front[-1].row.mean):
+            front.append(of)
+    return front
+
+
+@styled
+def cost(ranking: Ranking) -> Figure:
+    """Mean and 95 % interval of every variant against the FLOPs of its training, and the ranked ones' Pareto front.
+
+    Ranked variants are filled, the others hollow. Names stand at the right, each as high as its point as far as there
+    is room. Without any training FLOPs a variant stands at the left end. Raises `UsageError` where no run counted them.
+    """
+    known = [of for of in ranking.every if math.isfinite(of.row.train_flops) and math.isfinite(of.row.mean)]
+    if not known:
+        raise UsageError("no run of these counted its FLOPs", "make them again: dgbench run --rerun all ...")
+    spent = [of.row.train_flops for of in known if of.row.train_flops]
+    least, most = (min(spent), max(spent)) if spent else (1e12, 1e12)
+    ends = least / 2, most * 2
+    names = [wrap(of.variant + (" (0)" if not of.row.train_flops else ""), 2.4) for of in known]
+    lines = sum(name.count("\n") + 1.25 for name in names)
+    side = 0.085 * max(len(line) for name in names for line in name.split("\n"))
+    figure, (axes,), _ = panels(1, (4.6, max(2.8, 0.16 * lines)), (side + 1.0, 0.7))
+    scale, front = ranking.metric.scale, pareto(ranking)
+    # What computes nothing that is counted has no place on a logarithmic axis.
+    at = {of.variant: ((of.row.train_flops or ends[0]) / 1e12, scale * of.row.mean) for of in known}
+    if front:
+        corners = [*(at[of.variant] for of in front), (ends[1] / 1e12, at[front[-1].variant][1])]
+        axes.plot(*zip(*corners, strict=True), drawstyle="steps-post", color=GRAY, linewidth=0.9)
+    for of in known:
+        look: dict[str, Any] = {"color": COLOURS[0] if of.rank else GRAY, "zorder": 3}
+        x, y = at[of.variant]
+        axes.plot([x, x], [scale * of.low, scale * of.high], linewidth=1.2, alpha=0.45, **look)
+        axes.plot([x], [y], "o", markersize=5, markerfacecolor=None if of.rank else "white", **look)
+    axes.set(xscale="log", xlim=(ends[0] / 1.25e12, ends[1] / 1e12), xlabel="training, TFLOP (logarithmic)")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 50 * least else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tflop, _: f"{tflop:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel(measured(ranking.study, ranking.metric.name))
+    axes.grid()
+    _name_at_the_right(axes, list(at.values()), names, {i for i, of in enumerate(known) if of in front})
+    note = f"{ranking.study.task}, protocol {ranking.study.protocol.name}; line and bold: no cheaper ranked variant is "
+    note += "better; hollow: not ranked"
+    left_out = len(ranking.every) - len(known)
+    note += f"; {counted(left_out, 'variant')} without counted FLOPs left out" if left_out else ""
+    set_title(figure, heading(ranking.study, ranking.metric.name), note)
+    return settled(figure)
+
+
+def write_cost(ranking: Ranking, folder: Path) -> list[Path]:
+    """Write `cost` into a folder, as .png and .pdf."""
+    figure, name = cost(ranking), f"cost-{ranking.metric.name}"
+    return [save(figure, make_folder(folder) / f"{name}.{kind}") for kind in ("png", "pdf")]
+
+
+def _name_at_the_right(
+    axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], bold: Container[int]
+) -> None:
+    """Name points beside the axes, each as near to the height of its point as leaves every name its lines."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    line_to: dict[str, Any] = {"arrowstyle": "-", "shrinkB": 3, "relpos": (0, 0.5)}
+    order = sorted(range(len(names)), key=lambda i: (points[i][1], points[i][0]))
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    line = 0.155 / (figure.get_figheight() - 1.1)  # of the axes' height: title and ticks take the other inch
+    room = np.array([line * (names[i].count("\n") + 1.1) for i in order])
+    before = np.cumsum(room) - room / 2
+    wanted = np.array([(points[i][1] - low) / (high - low) for i in order]) - before
+    found = isotonic_regression(wanted).x.clip(0, max(0.0, 1 - room.sum())) + before
+    for i, height in zip(order, found, strict=True):
+        axes.annotate(
+            names[i], points[i], (1.04, height), textcoords="axes fraction", va="center", fontsize=8,
+            weight="bold" if i in bold else "normal", annotation_clip=False,
+            arrowprops=line_to | {"color": GRAY, "linewidth": 0.4, "alpha": 0.6},
+        )  # fmt: skip
 
 
 # --- domain shift ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pandas as pd
 from dgbench.metrics import METRICS
 from dgbench.networks.provenance import Certainty
 from dgbench.pages.captions import context, counted, heading, measured
-from dgbench.pages.score_tables import facts
+from dgbench.pages.score_tables import FOOT_OF_FLOPS, columns_of_flops, facts
 from dgbench.pages.table import Cell, Table, as_text, csv_text, groups
 from dgbench.scores import agreement
 from dgbench.scores.published import ROWS_OF_MEANS
@@ -82,7 +82,9 @@ def _costs(ranking: Ranking, links: Mapping[str, str]) -> Table:
     said = [facts(of.row, ranking.metric) for of in ranking.every]
     columns = ["seeds", "±", "validation", "gap", "missed", "trained", "parameters", "train s", "peak MB"]
     columns = [c for c in columns if any(row[c] for row in said)]  # of published runs, costs may not be known
-    foot = FOOT_OF_COSTS
+    counted_flops = columns_of_flops(of.row for of in ranking.every)
+    columns += counted_flops
+    foot = f"{FOOT_OF_COSTS} {FOOT_OF_FLOPS}" if counted_flops else FOOT_OF_COSTS
     for name in ("steps x batch", "initialisation", "made on", "needs"):  # what all share stands in the foot
         if len({row[name] for row in said}) > 1:
             columns.append(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,6 +120,7 @@ def _tables(ranking: Ranking, links: Mapping[str, str], domains: Mapping[str, In
         },
         "reached": replace(reached, foot=""),  # the notes stand at the end of the page
         "costs": costs,
+        "spent": _draw(figures.cost(ranking), f"{about} against the FLOPs of training") if _counted(ranking) else None,
         "forest": _draw(figures.forest(ranking), f"{about} of each variant, its mean and each target, with intervals"),
         "heat": {
             v: [score_tables.matrix_table(study.matrix(v, m), "", heading(study, m), scales[m]) for m in metrics]
@@ -146,6 +148,9 @@ def _choices(found: Multiverse) -> dict[str, Any]:
         "choice_tables": [replace(ranks, foot=multiverse_pages.HONEST), *pairs],
         "choice_notes": [n for n in multiverse_pages.notes(found) if n != multiverse_pages.HONEST],
     }
+def _counted(ranking: Ranking) -> bool:
+    """Is there any variant whose training is counted in FLOPs?"""
+    return any(math.isfinite(of.row.train_flops) and math.isfinite(of.row.mean) for of in ranking.every)
 
 
 def _draw(figure: Figure, alt: str) -> Drawing:

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 HARDEST, COLUMNS = 12, 8  # rows and variants of the table of hardest cases
 ORACLES = "oracles, not ranked"
 COSTS = ("initialisation", "needs", "parameters", "trained", "train s", "test s", "peak MB")
+FLOPS = {  # by the head of the column: what of a row, and the FLOPs of one unit
+    "train TFLOP": ("train_flops", 1e12),
+    "step GFLOP": ("train_step_flops", 1e9),
+    "image GFLOP": ("predict_image_flops", 1e9),
+}
+FOOT_OF_FLOPS = (
+    "train TFLOP, step GFLOP, image GFLOP: of all steps, of one, and of one predicted image, in matrix products, "
+    "convolutions and attention."
+)
 
 
 # --- source x target -------------------------------------------------------------------------------------------------
@@ -139,12 +148,25 @@ def facts(row: VariantRow, metric: Metric) -> dict[str, str]:
         "train s": _known(row.train_seconds, ".0f"),
         "test s": _known(row.test_seconds, ".1f"),
         "peak MB": _known(row.memory_mb, ".0f"),
+        **{head: _digits(getattr(row, name) / unit) for head, (name, unit) in FLOPS.items()},
         "steps x batch": "" if row.published and not row.steps else f"{row.steps} x {row.batch_size}",
         "initialisation": row.initialisation,
         "device": row.device,
         "made on": "; ".join(row.machines),
         "needs": row.needs,
     }
+
+
+def _digits(value: float) -> str:
+    """Three of them at least, without an exponent; "-" for NaN."""
+    if math.isnan(value) or not value:
+        return "-" if value else "0"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
+def columns_of_flops(rows: Iterable[VariantRow]) -> list[str]:
+    """The heads of `FLOPS`, unless no run counted any."""
+    return [] if all(math.isnan(row.train_flops) and math.isnan(row.predict_image_flops) for row in rows) else [*FLOPS]
 
 
 def summary_tables(study: Study, metrics: Sequence[str], name: str = "", caption: str = "") -> tuple[Table, Table]:
@@ -155,7 +177,7 @@ def summary_tables(study: Study, metrics: Sequence[str], name: str = "", caption
     best = {m: METRICS[m].best([row.mean for row in of[:ranked]]) for m, of in rows.items()}
     best["worst"] = dice.best([row.worst_value for row in main[:ranked]])
     distance = next((m for m in metrics if math.isinf(METRICS[m].limits[1])), None)
-    results, costs = [], []
+    results, costs, spent = [], [], (*COSTS, *columns_of_flops(main))
     for i, row in enumerate(main):
         said = facts(row, dice) | {"train s": _known(row.train_seconds, ".1f")}
         numbers = {m: METRICS[m].number(of[i].mean, of[i].seed_std) for m, of in rows.items()}
@@ -164,13 +186,14 @@ def summary_tables(study: Study, metrics: Sequence[str], name: str = "", caption
         missed = "" if math.isnan(row.missed) else f"{row.missed} ({row.missed_rate:.1%})" if row.missed else "0"
         cells = [Cell(text, "best" if i in best.get(column, ()) else "") for column, text in numbers.items()]
         results.append([Cell(row.variant), *cells, Cell(said["gap"]), Cell(missed), Cell(row.seeds_text)])
-        costs.append([Cell(row.variant), *(Cell(said[column]) for column in COSTS)])
+        costs.append([Cell(row.variant), *(Cell(said[column]) for column in spent)])
     found = [f"found ({study.unit(distance)})"] if distance else []
     header = ("variant", *(measured(study, m) for m in metrics), *found, "worst target", "gap", "missed", "seeds")
-    spent = "Costs of a run: parameters in millions, mean seconds, highest peak memory."
+    note = "Costs of a run: parameters in millions, mean seconds, highest peak memory."
+    note += f" {FOOT_OF_FLOPS}" if len(spent) > len(COSTS) else ""
     return (
         Table(f"{name}-results", caption, header, groups(results, ranked, ORACLES)),
-        Table(f"{name}-costs", spent, ("variant", *COSTS), groups(costs, ranked, ORACLES)),
+        Table(f"{name}-costs", note, ("variant", *spent), groups(costs, ranked, ORACLES)),
     )
 
 

@@ -24,7 +24,7 @@ from dgbench.running.records import RunRecord
 from dgbench.scores import agreement, statistics
 from dgbench.scores.agreement import Machines
 from dgbench.scores.statistics import CaseScores, Difference, Resampling
-from dgbench.scores.study import Study, TargetCases, VariantRow
+from dgbench.scores.study import FLOPS, Study, TargetCases, VariantRow
 
 
 @dataclass(frozen=True)
@@ -270,6 +270,7 @@ def _flat(ranking: Ranking, of: Ranked) -> dict[str, Any]:
         "trained": row.trained,
         "parameters": row.parameters,
         "train_seconds": row.train_seconds,
+        **{name: value for name in FLOPS if not math.isnan(value := getattr(row, name))},
         "device": row.device,
         "machine": "; ".join(row.machines),
         "contaminated": row.contaminated,

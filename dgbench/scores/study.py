@@ -28,8 +28,9 @@ from dgbench.scores.statistics import CaseScores
 
 TOLD = (  # columns of the summary that a row has by the same name
     "missed", "false_positive", "both_empty", "tested", "missed_rate", "initialisation", "needs", "parameters",
-    "trained", "train_seconds", "test_seconds",
+    "trained", "train_seconds", "test_seconds", "train_flops", "train_step_flops", "predict_image_flops",
 )  # fmt: skip
+FLOPS = ("train_flops", "train_step_flops", "predict_image_flops")
 APART, AGAIN = "make one table for each", "run the older ones again with --rerun all"
 
 
@@ -106,9 +107,10 @@ class VariantRow:
     study's unit; NaN is not known. targets: mean over sources, by target domain. worst: the target where it does
     worst, "" if one is not known. found: the mean without missed structures. gap: how much worse it does on the
     targets than on the source's validation cases. missed, false_positive, both_empty, tested: structures of target
-    cases, over all runs. train_seconds, test_seconds: mean over runs; memory_mb: the most. machines: what `machine`
-    says of the runs. seen: as from `provenance.overlap`. needed: names of `registry.NEEDS`. steps and batch_size: of
-    the first run; 0 is not known.
+    cases, over all runs. train_seconds, test_seconds: mean over runs; memory_mb: the most. train_flops,
+    train_step_flops, predict_image_flops: of all steps, of one step, of one image; NaN where no run counted them.
+    machines: what `machine` says of the runs. seen: as from `provenance.overlap`. needed: names of `registry.NEEDS`.
+    steps and batch_size: of the first run; 0 is not known.
     """
 
     variant: str
@@ -132,6 +134,9 @@ class VariantRow:
     train_seconds: float
     test_seconds: float
     memory_mb: float
+    train_flops: float
+    train_step_flops: float
+    predict_image_flops: float
     device: str
     machines: tuple[str, ...]
     steps: int
@@ -615,6 +620,9 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
         train_seconds=float(np.mean([c["train_seconds"] for c in costs])),
         test_seconds=float(np.mean([c["test_seconds"] for c in costs])),
         memory_mb=max(c["peak_memory_mb"] for c in costs),
+        train_flops=_counted(costs, "train_flops"),
+        train_step_flops=_counted(costs, "train_step_flops"),
+        predict_image_flops=_counted(costs, "predict_image_flops"),
         device=", ".join(sorted(devices)),
         machines=tuple(sorted({machine(r.record) for r in records})),
         steps=hparams.get("steps") or first.get("steps", 0),
@@ -630,6 +638,9 @@ def machine(record: Mapping[str, Any]) -> str:
     told = record.get("environment", {})
     device, torch = str(told.get("device", "")).partition(":")[0], told.get("packages", {}).get("torch")
     return ", ".join(filter(None, (told.get("hardware"), device, torch and f"torch {torch}")))
+def _counted(costs: Iterable[dict[str, Any]], name: str) -> float:
+    """What the runs that counted it agree on; NaN where none did."""
+    return max((float(c[name]) for c in costs if name in c), default=math.nan)
 
 
 def initialisation(records: Iterable[RunRecord]) -> str:

@@ -1,5 +1,6 @@
 """Figures are looked at through their artists: what is drawn where, and in which colour."""
 
+import itertools
 import math
 from collections.abc import Iterable
 
@@ -8,14 +9,16 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from dgbench.errors import UsageError
 from dgbench.pages import drawing, figures
 from dgbench.protocol import PROTOCOLS
 from dgbench.running.records import RunRecord
 from dgbench.scores.study import Study
 from tests.scores.test_ranking import BAD, GOOD, board, runs_of
 from tests.scores.test_study import DAPSAM, SDG, UNEQUAL, several
-from tests.toy_runs import run
+from tests.toy_runs import COSTS, run
 
 
 def heat_map(records: Iterable[RunRecord], metric: str = "dice", protocol=SDG) -> Figure:
@@ -171,6 +174,56 @@ def test_all_panels_share_one_scale_which_ends_where_the_metric_does():
     for metric, ends in (("dice", (-2, 102)), ("asd", (0, math.inf))):
         (low, high), *others = {axes.get_xlim() for axes in figures.forest(board(wide, metric=metric)).axes}
         assert not others and ends[0] <= low and high <= ends[1]
+
+
+# --- costs -----------------------------------------------------------------------------------------------------------
+
+
+def priced(variant: str, level: float, tflop: float | None, seeds=(0, 1, 2)) -> list[RunRecord]:
+    """Runs whose training computed so much; None: nobody counted."""
+    known = {} if tflop is None else {"train_flops": tflop * 1e12, "train_step_flops": 1e9, "predict_image_flops": 1e6}
+    return runs_of(variant, level, seeds, costs=dict.fromkeys(COSTS, 1) | known)
+
+
+PRICED = board(
+    priced("free", 0.3, 0), priced("cheap", 0.6, 1), priced("worse", 0.5, 2), priced("dear", 0.8, 9),
+    priced("one_seed", 0.9, 4, seeds=(0,)), priced("old", 0.7, None),
+)  # fmt: skip
+
+
+def test_of_the_ranked_variants_those_are_on_the_front_that_no_cheaper_one_beats():
+    assert [of.variant for of in figures.pareto(PRICED)] == ["free", "cheap", "dear"]
+    figure = figures.cost(PRICED)
+    bold = {t.get_text() for t in figure.axes[0].texts if t.get_fontweight() == "bold"}
+    assert bold == {"free (0)", "cheap", "dear"}
+    assert "1 variant without counted FLOPs left out" in figure.get_suptitle().replace("\n", " ")
+
+
+def test_a_point_stands_over_what_its_training_computed_and_hollow_if_it_is_not_ranked():
+    points = {}
+    for line in figures.cost(PRICED).axes[0].lines:
+        if line.get_marker() == "o":
+            points[round(line.get_xdata()[0], 6)] = line.get_ydata()[0], line.get_markerfacecolor() == "white"
+    means = {of.row.train_flops / 1e12: 100 * of.row.mean for of in PRICED.every if of.variant != "old"}
+    assert {x: y for x, (y, _) in points.items() if x >= 1} == pytest.approx({x: y for x, y in means.items() if x})
+    assert [x for x, (_, hollow) in points.items() if hollow] == [4]
+    assert points[0.5][0] == pytest.approx(means[0]), "without any FLOPs: left of all others"
+
+
+@pytest.mark.parametrize("n", [1, 2, 30])
+def test_names_of_points_never_overlap(n: int):
+    records = [priced(f"method[encoder=resnet34;steps={i}]", 0.5 + 0.0001 * i, 1 + i) for i in range(n)]
+    figure = figures.cost(board(*records, draws=50))
+    figure.draw_without_rendering()
+    boxes = sorted((Text.get_window_extent(t) for t in figure.axes[0].texts), key=lambda box: box.y0)
+    assert len(boxes) == n and boxes[0].y0 >= 0 and boxes[-1].y1 <= figure.bbox.y1
+    assert all(below.y1 <= above.y0 for below, above in itertools.pairwise(boxes))
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1
+
+
+def test_where_nothing_was_counted_it_says_what_to_do():
+    with pytest.raises(UsageError, match="no run of these counted its FLOPs"):
+        figures.cost(board(GOOD, BAD))
 
 
 # --- domain shift ----------------------------------------------------------------------------------------------------

@@ -212,3 +212,15 @@ def test_the_order_of_the_runs_changes_nothing(tmp_path: Path):
 
 if __name__ == "__main__":
     score_tables.write(Study(several(), SHORT), GOLDEN)
+
+
+def test_flops_stand_in_units_that_one_can_read_and_a_dash_where_nobody_counted():
+    costs = run("erm", "A", UNEQUAL).record["costs"]
+    counted_ones = {"train_flops": 1.2413e12, "train_step_flops": 4.965138432e9, "predict_image_flops": 0}
+    new = run("new", "A", UNEQUAL, costs=costs | counted_ones)
+    old = run("old", "A", UNEQUAL)
+    _, table = score_tables.summary_tables(Study([new, old], SDG), ("dice",))
+    assert table.header[-3:] == ("train TFLOP", "step GFLOP", "image GFLOP") and "matrix products" in table.caption
+    assert {row[0]: row[-3:] for row in texts(table)} == {"new": ["1.24", "4.97", "0"], "old": ["-", "-", "-"]}
+    _, table = score_tables.summary_tables(Study([old], SDG), ("dice",))
+    assert table.header[-1] == "peak MB", "no column that says nothing"

@@ -10,11 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgbench.errors import UsageError
+from dgbench.images.find_task import get_task
 from dgbench.method import Batch, Hparams, Method
 from dgbench.networks.embeddings import EmbeddingCache
+from dgbench.protocol import PROTOCOLS, budgeted
 from dgbench.registry import budget_method, get_method
 from dgbench.running import flops
+from dgbench.running.plan import Run, plan
 from dgbench.task import TaskInfo
+from tests.discs import write_discs
 
 N, SIDE, INFO = 2, 8, TaskInfo("drawn", ("disc", "cup"), 8, 10)
 PIXELS = N * SIDE * SIDE
@@ -180,3 +185,33 @@ def test_a_count_is_kept_and_a_damaged_one_made_again(tmp_path: Path):
 
 def test_plain_training_sets_the_budget():
     assert budget_method() is get_method("erm")
+
+
+# --- equal compute ---------------------------------------------------------------------------------------------------
+
+
+def test_equal_compute_gives_as_many_steps_as_pay_for_what_plain_training_computes(tmp_path: Path):
+    """Of discs it has 12 steps with 8 images each: as many as 24 with 4; of 104 images not one could be paid."""
+    discs = get_task(str(write_discs(tmp_path / "discs")))
+
+    def planned(method: str, protocol: str = "sdg-compute", **settings: str) -> Run:
+        return plan(discs, [method], sources=["dim"], protocol=protocol, settings=settings, results=tmp_path)[0]
+
+    assert [planned("erm", batch_size=n).steps for n in ("8", "4", "104")] == [12, 24, 1]
+    half = planned("erm", batch_size="4")
+    cls, hparams = half.load_method()
+    assert cls(discs.info, hparams).steps == 24, "schedules end with the last step"
+    assert str(half) == "discs/sdg-compute/erm[batch_size=4]/dim-seed0"
+    assert planned("constant").steps is None, "nothing that is counted: the task's number of steps"
+    usual = planned("erm", "sdg")
+    assert usual.steps is None and usual.fingerprint != planned("erm").fingerprint
+    with pytest.raises(UsageError, match="the steps follow from it"):
+        planned("erm", steps="5")
+
+
+def test_a_budget_of_compute_is_a_protocol_of_its_own():
+    assert budgeted("dapsam", "equal-compute") == budgeted("dapsam-compute", None) == "dapsam-compute"
+    assert budgeted("sdg", "equal-steps") == budgeted("sdg", None) == "sdg"
+    assert "may compute what plain training does" in PROTOCOLS["sdg-compute"].caption()
+    with pytest.raises(UsageError, match="one of equal compute"):
+        budgeted("sdg-compute", "equal-steps")

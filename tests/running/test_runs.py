@@ -58,6 +58,9 @@ def test_a_run_leaves_a_folder_that_verifies_and_reads_back(discs, tmp_path):
     costs = record.record["costs"]
     assert costs["parameters"] == costs["trained"] == 8 * 75 + 8 + 16 + 200 + 1
     assert costs["peak_memory_mb"] > 50
+    forward = 2 * 4 * 48**2 * (8 * 75 + 200)  # of four images; the first layer's input has no gradient
+    assert costs["train_flops"] == 12 * costs["train_step_flops"] == 12 * (2 * forward + forward // 4)
+    assert costs["predict_image_flops"] == forward // 4
 
 
 def test_a_program_read_from_standard_input_makes_runs_once_and_without_a_guard(discs, tmp_path):

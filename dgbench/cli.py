@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from dgbench import face, registry
 from dgbench.errors import DataError, DgbenchError, StillQueued, UsageError
+from dgbench.files import make_folder
 from dgbench.protocol import DEFAULT as PROTOCOL
 from dgbench.protocol import Budget
 
@@ -198,11 +199,14 @@ def leaderboard(
         bool, typer.Option("--without-contaminated", help="Rank no row whose weights saw the task's images.")
     ] = False,
     cost: Annotated[bool, typer.Option("--cost", help="Also plot score against training FLOPs.")] = False,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Also draw it: a .png or .pdf file.")] = None,
 ) -> None:
     """Rank the finished runs of a task: intervals, tests, costs, and what papers report.
 
     Example: dgbench leaderboard --task phantom --against erm
     """
+    if picture and picture.suffix not in (".png", ".pdf"):
+        raise UsageError(f"a picture cannot be written as '{picture.suffix}'", "name a .png or a .pdf file")
     board = face.ranking(
         task, metric=metric, against=against, protocol=protocol, results=results, beside=beside or (),
         without_contaminated=without_contaminated, cost=cost,
@@ -215,6 +219,11 @@ def leaderboard(
     from dgbench.pages.table import show
     from dgbench.scores import published
 
+    if picture:
+        from dgbench.pages import drawing, figures
+
+        make_folder(picture.parent)
+        drawing.save(figures.forest(board), picture)
     beside = published.beside(published.load(board.study.task), board.study)
     if format_ != "table":
         print(pages.render(board, format_, beside), end="")

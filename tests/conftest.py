@@ -33,6 +33,8 @@ SLOW = (
     "tests/networks/test_tiny_vit.py::test_with_lite_medsams_weights",
     "tests/running/test_predict.py",
     "tests/running/test_runs.py",
+    "tests/running/test_selection.py::test_a_run_killed",
+    "tests/scores/test_importing.py::test_what_comes_in",
     "tests/scores/test_reproduce.py",
     "tests/scores/test_verify.py",
     "tests/test_fingerprint.py",

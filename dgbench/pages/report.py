@@ -106,7 +106,7 @@ def _tables(ranking: Ranking, links: Mapping[str, str], domains: Mapping[str, In
     metrics = ("dice", *(m for m in study.metrics if m != "dice"))[:2]
     scales = {m: Scale.of([study.matrix(v, m) for v in variants]) for m in metrics}
     reached, costs = leaderboard.board_tables(ranking, links=links)
-    quoted = published.load(study.task)
+    quoted, made = published.load(study.task), [v for v in variants if not study.row(v).published]
     about = heading(study, ranking.metric.name)
     boxes = {m: f"{heading(study, m)}: a box for each variant and target" for m in metrics}
     return {
@@ -131,7 +131,7 @@ def _tables(ranking: Ranking, links: Mapping[str, str], domains: Mapping[str, In
         "hardest": score_tables.hardest(study, variants),
         "intensities": score_tables.intensities(domains),
         "distances": score_tables.distances(domains),
-        "curves": _draw(figures.learning_curves(study, CURVE_POINTS), CURVES),
+        "curves": _draw(figures.learning_curves(study.only(made), CURVE_POINTS), CURVES) if made else None,
         "machines": score_tables.machines(study),
         "published": leaderboard.every_published_number(published.beside(quoted, study), list(quoted["citation"])),
     }

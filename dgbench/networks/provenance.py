@@ -22,14 +22,14 @@ class Seen(NamedTuple):
     source: str
 
 
-SAM = (Seen("SA-1B", "known", "Kirillov et al., ICCV 2023: 11 million photographs, no medical collection"),)
-PROSTATE_SETS = "Ma et al., Nature Communications 2024, train on public prostate MRI; their supplement names the sets"
-FUNDUS_SETS = "Ma et al. 2024 train on public fundus sets; which ones is in their supplement, not looked up"
-MEDSAM = (
-    *SAM,
+OF_SAM = (Seen("SA-1B", "known", "Kirillov et al., ICCV 2023: 11 million photographs, no medical collection"),)
+PUBLIC_MRI = "Ma et al., Nature Communications 2024, train on public prostate MRI; their supplement names the sets"
+PUBLIC_FUNDUS = "Ma et al. 2024 train on public fundus sets; which ones is in their supplement, not looked up"
+OF_MEDSAM = (
+    *OF_SAM,
     Seen("BUSI", "likely", "Ma et al. 2024 train on public breast ultrasound, of which BUSI is the usual set"),
-    *(Seen(name, "likely", PROSTATE_SETS) for name in ("NCI-ISBI 2013", "I2CVB", "PROMISE12")),
-    *(Seen(name, "not known", FUNDUS_SETS) for name in ("RIGA", "MESSIDOR")),
+    *(Seen(name, "likely", PUBLIC_MRI) for name in ("NCI-ISBI 2013", "I2CVB", "PROMISE12")),
+    *(Seen(name, "not known", PUBLIC_FUNDUS) for name in ("RIGA", "MESSIDOR")),
     *(
         Seen(name, "not known", "public before MedSAM; its supplement was not looked up")
         for name in ("Data Science Bowl 2018", "TCIA Soft-tissue-Sarcoma")
@@ -38,7 +38,7 @@ MEDSAM = (
     Seen("BUS-UC", "not known", "a smaller public set; MedSAM's supplement was not looked up"),
 )
 CHALLENGE = "the training set of the challenge that LiteMedSAM is the baseline of (CVPR 2024, MedSAM on Laptop)"
-LITE_MEDSAM = (
+OF_LITE_MEDSAM = (
     Seen("BUSI", "likely", f"{CHALLENGE} holds US/Breast-Ultrasound, its files named benign (1) ... as BUSI's"),
     Seen(
         "Data Science Bowl 2018",
@@ -51,14 +51,14 @@ LITE_MEDSAM = (
         f"{CHALLENGE} holds other PET, autoPET, and does not name this collection",
     ),
 )
-TAUGHT = tuple(s for s in MEDSAM if s.collection not in {own.collection for own in LITE_MEDSAM})
+TAUGHT = tuple(s for s in OF_MEDSAM if s.collection not in {own.collection for own in OF_LITE_MEDSAM})
 SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and what timm publishes as "imagenet"
-    "sam_vit_b": SAM,
-    "sam_vit_l": SAM,
-    "sam_vit_h": SAM,
-    "mobile_sam": SAM,
-    "medsam_vit_b": MEDSAM,
-    "lite_medsam": (*LITE_MEDSAM, *TAUGHT),  # its encoder imitates MedSAM's
+    "sam_vit_b": OF_SAM,
+    "sam_vit_l": OF_SAM,
+    "sam_vit_h": OF_SAM,
+    "mobile_sam": OF_SAM,
+    "medsam_vit_b": OF_MEDSAM,
+    "lite_medsam": (*OF_LITE_MEDSAM, *TAUGHT),  # its encoder imitates MedSAM's
     "imagenet": (Seen("ImageNet", "known", "as timm publishes them: photographs, no medical collection"),),
 }
 

@@ -137,9 +137,11 @@ def test_task_toml_names_structures_and_all_the_rest(two):
     task = toml(
         two,
         'name = "mine"\nstructures = ["disc"]\nspacing = [0.2, 0.3]\nimage_size = 64\nsteps = 7\nsources = ["B"]\n'
-        'citation = "Me, 2026"\nlicence = "CC0"\nempty_masks = true\nintensity = [50, 150]\n',
+        'citation = "Me, 2026"\nlicence = "CC0"\nempty_masks = true\nintensity = [50, 150]\n'
+        'collections = ["BUSI", "BUS-BRA"]\n',
     )
     assert (task.name, task.structures, task.image_size, task.steps) == ("mine", ("disc",), 64, 7)
+    assert task.collections == ("BUSI", "BUS-BRA")
     assert (task.source_domains, task.citation, task.licence, task.empty_masks) == (("B",), "Me, 2026", "CC0", True)
     case = task.load("A", "x")
     assert case.spacing == (1.0, 0.2, 0.3) and task.unit == "mm" and "50" in task.intensity

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dgbench.networks.weights import WEIGHTS
 from dgbench.pages import leaderboard
 from dgbench.protocol import PROTOCOLS
 from dgbench.scores import published
@@ -136,3 +137,17 @@ def test_published_numbers_stand_below_and_are_never_ranked():
     assert row[5].text == "60.00"  # measured here
     assert float(row[4].text) + float(row[6].text) == pytest.approx(60, abs=0.011)
     assert leaderboard.published_table(ranking, beside.iloc[:0]) is None
+
+def test_a_contaminated_row_is_marked_in_every_format_with_what_is_known_under_it():
+    seen_by = {"collections": ["BUSI", "BUS-BRA"], "initialisation": {"m.pth": WEIGHTS["lite_medsam"].sha256}}
+    ranking = board(runs_of("tuned", 0.9, **seen_by), GOOD, BAD)
+    for kind in ("md", "tex", "html"):
+        text = leaderboard.render(ranking, kind)
+        assert "tuned †" in text and "good †" not in text, kind
+        assert "been trained on the task" in text and "US/Breast-Ultrasound" in text, kind
+    assert "lite\\_medsam on BUSI" in leaderboard.render(ranking, "md").replace("lite_medsam", "lite\\_medsam")
+    assert "Not known whether weights saw the task's images: lite_medsam on BUS-BRA (" in said(ranking)
+    assert "lite_medsam on BUSI (likely)" in leaderboard.render(ranking, "csv")
+    apart = board(runs_of("tuned", 0.9, **seen_by), GOOD, BAD, without_contaminated=True)
+    assert "contaminated: lite_medsam on BUSI (likely)" in leaderboard.render(apart, "md").replace("\\", "")
+    assert "†" not in said(board(GOOD, BAD))

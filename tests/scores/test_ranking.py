@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from dgbench.errors import DataError, UsageError
+from dgbench.networks.weights import WEIGHTS
 from dgbench.protocol import PROTOCOLS
 from dgbench.scores.ranking import rank
 from dgbench.scores.study import Study
@@ -224,3 +225,23 @@ def test_a_row_made_by_two_versions_of_its_code_is_pointed_out():
     newer = runs_of("good", 0.8, seeds=(1, 2), code={"method": "2e"})
     assert board(older, newer).mixed_code == ["good"]
     assert board(GOOD, BAD).mixed_code == []
+
+
+# --- contaminated ----------------------------------------------------------------------------------------------------
+
+
+SEEN_BY = {"collections": ["BUSI", "BUS-BRA"], "initialisation": {"m.pth": WEIGHTS["lite_medsam"].sha256}}
+
+
+def test_a_row_whose_weights_saw_the_images_is_marked_and_ranked():
+    b = board(runs_of("tuned", 0.9, **SEEN_BY), GOOD, BAD)
+    assert [r.variant for r in b.ranked] == ["tuned", "good", "bad"]
+    marks = b.frame().set_index("variant")["contaminated"]
+    assert marks.to_dict() == {"tuned": "lite_medsam on BUSI (likely)", "good": "", "bad": ""}
+
+
+def test_such_rows_can_be_left_out_of_the_ranking_and_what_is_not_known_stays():
+    unknown = runs_of("other", 0.85, **{**SEEN_BY, "collections": ["BUS-BRA"]})
+    b = board(runs_of("tuned", 0.9, **SEEN_BY), unknown, GOOD, without_contaminated=True)
+    assert [r.variant for r in b.ranked] == ["other", "good"]
+    assert [(r.variant, r.why) for r in b.apart] == [("tuned", "contaminated: lite_medsam on BUSI (likely)")]

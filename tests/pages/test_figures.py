@@ -222,7 +222,7 @@ def test_names_of_points_never_overlap(n: int):
 
 
 def test_where_nothing_was_counted_it_says_what_to_do():
-    with pytest.raises(UsageError, match="no run of these counted its FLOPs"):
+    with pytest.raises(UsageError, match="no variant has both a mean and counted FLOPs"):
         figures.cost(board(GOOD, BAD))
 
 

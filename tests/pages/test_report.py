@@ -153,7 +153,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_scores_stand_against_the_flops_of_training_where_these_were_counted(bare: str):
     costs = dict.fromkeys(COSTS, 1) | {"train_flops": 2e12, "train_step_flops": 1e9, "predict_image_flops": 1e6}
-    page, words = page_of(None, runs(Squares(), {"good": 0.9}, seeds=(0,), costs=costs)), "against the FLOPs of training"
+    page = page_of(None, runs(Squares(), {"good": 0.9}, seeds=(0,), costs=costs))
+    words = "against the FLOPs of training"
     assert words in page and "train TFLOP" in page
     assert words not in bare and "train TFLOP" not in bare
 

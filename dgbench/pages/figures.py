@@ -223,11 +223,12 @@ def cost(ranking: Ranking) -> Figure:
     """Mean and 95 % interval of every variant against the FLOPs of its training, and the ranked ones' Pareto front.
 
     Ranked variants are filled, the others hollow. Names stand at the right, each as high as its point as far as there
-    is room. Without any training FLOPs a variant stands at the left end. Raises `UsageError` where no run counted them.
+    is room. Without any training FLOPs a variant stands at the left end. Raises `UsageError` where none has both.
     """
     known = [of for of in ranking.every if math.isfinite(of.row.train_flops) and math.isfinite(of.row.mean)]
     if not known:
-        raise UsageError("no run of these counted its FLOPs", "make them again: dgbench run --rerun all ...")
+        remedy = "finish the runs of a variant; those of earlier versions count none: dgbench run --rerun all ..."
+        raise UsageError("no variant has both a mean and counted FLOPs", remedy)
     spent = [of.row.train_flops for of in known if of.row.train_flops]
     least, most = (min(spent), max(spent)) if spent else (1e12, 1e12)
     ends = least / 2, most * 2

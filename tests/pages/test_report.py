@@ -23,7 +23,7 @@ from dgbench.scores import domain_shift
 from dgbench.scores.ranking import rank
 from dgbench.scores.study import Study
 from dgbench.task import Case, Task
-from tests.toy_runs import run
+from tests.toy_runs import COSTS, run
 
 SDG = PROTOCOLS["sdg"]
 HOSTILE = '"><script>alert(1)<b onmouseover=alert(2)>'
@@ -149,6 +149,14 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------
+
+
+def test_scores_stand_against_the_flops_of_training_where_these_were_counted(bare: str):
+    costs = dict.fromkeys(COSTS, 1) | {"train_flops": 2e12, "train_step_flops": 1e9, "predict_image_flops": 1e6}
+    page = page_of(None, runs(Squares(), {"good": 0.9}, seeds=(0,), costs=costs))
+    words = "against the FLOPs of training"
+    assert words in page and "train TFLOP" in page
+    assert words not in bare and "train TFLOP" not in bare
 
 
 def test_the_page_leads_with_what_the_statistics_conclude(usual: str):

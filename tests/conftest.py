@@ -32,6 +32,7 @@ SLOW = (
     "tests/networks/test_tiny_vit.py::test_with_lite_medsams_weights",
     "tests/running/test_predict.py",
     "tests/running/test_runs.py",
+    "tests/running/test_slurm.py",
     "tests/scores/test_reproduce.py",
     "tests/scores/test_verify.py",
     "tests/test_fingerprint.py",

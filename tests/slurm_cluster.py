@@ -7,10 +7,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+
+from tests.patient import until
 
 CONFIG = """
 ClusterName=toy
@@ -66,7 +66,8 @@ class Cluster:
         self._start_munge()
         self._daemon("slurmctld", "slurmctld", "-D", "-i")
         self.start_nodes()
-        self.wait_for(lambda: self.call("sinfo", "-h", "-N", "-o", "%N %T").split() == ["n1", "idle", "n2", "idle"])
+        idle = ["n1", "idle", "n2", "idle"]
+        until(lambda: self.call("sinfo", "-h", "-N", "-o", "%N %T").split() == idle, self.logs, 60)
 
     def _start_munge(self) -> None:
         place = self.folder / "munge"  # of its own user, and open to nobody else's writing, or munged refuses
@@ -78,7 +79,7 @@ class Cluster:
         files = [f"--{name}-file={place}/{name}" for name in ("key", "pid", "log", "seed")]
         user = ["--reuid=munge", "--regid=munge", "--clear-groups"]
         self._daemon("munged", *user, "munged", "--foreground", f"--socket={place}/socket", *files)
-        self.wait_for((place / "socket").exists)
+        until((place / "socket").exists, self.logs, 60)
 
     def _daemon(self, name: str, *command: str) -> None:
         """One that ends with these tests, however they end: two controllers of one folder would fight."""
@@ -107,12 +108,9 @@ class Cluster:
         done = subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True)
         return done.stdout
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 200.0) -> None:
-        """Until it holds; on failure, with the last that the daemons wrote."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "".join(p.read_text()[-2000:] for p in self.folder.glob("*.log"))
-            time.sleep(0.1)
+    def logs(self) -> str:
+        """The last that the daemons wrote."""
+        return "".join(path.read_text()[-2000:] for path in self.folder.glob("*.log"))
 
     def stop(self) -> None:
         """End every task, then the daemons."""

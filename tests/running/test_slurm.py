@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from dgbench import registry
+from dgbench import cli, registry
 from dgbench.errors import UsageError
 from dgbench.files import sha256
 from dgbench.images.folder_task import FolderTask
 from dgbench.running import launchers, plan, slurm, squeue
 from tests.discs import write_discs
+from tests.patient import PIXELS, patient, until
 from tests.slurm_cluster import LARGEST_ARRAY, Cluster, why_not
 
-PIXELS = Path(__file__).parents[1] / "pixels.py"
 STEPS = {"steps": "30"}
-HOLD = """self.seen += 1
-        import pathlib, time
-        while self.seen == 10 and pathlib.Path({hold!r}).exists():
-            time.sleep(0.05)"""
+ASKED = "mem=1G,time=10"
 
 
 @pytest.fixture(scope="session")
@@ -42,13 +38,12 @@ def cluster():
 
 @pytest.fixture
 def here(cluster, tmp_path, monkeypatch):
-    """Three domains, and a method that waits in its tenth step for as long as a file `hold` is there."""
+    """Three domains and the patient method."""
     monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     monkeypatch.setenv("COLUMNS", "200")
-    plugin = tmp_path / "patient.py"
-    plugin.write_text(PIXELS.read_text().replace("self.seen += 1", HOLD.format(hold=str(tmp_path / "hold"))))
-    registry.add_plugin(plugin)
+    monkeypatch.chdir(tmp_path)
+    registry.add_plugin(patient(tmp_path))
     registry.add_plugin(PIXELS)
     return Scene(cluster, tmp_path, FolderTask(write_discs(tmp_path / "discs")))
 
@@ -61,21 +56,29 @@ class Scene:
     def plan(self, method="patient", **options):
         return plan.plan(self.task, [method], settings=STEPS, **{"results": self.results, **options})
 
-    def dgbench(self, *arguments, **options):
-        command = [sys.executable, "-m", "dgbench", *arguments]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True, **options).stdout
+    def dgbench(self, *arguments):
+        done = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
 
     def submit(self, *more):
         arguments = ["--method", "patient", "--plugin", "patient.py", "--task", "discs", "--set", "steps=30"]
-        asked = ["--launcher", "slurm", "--slurm", "mem=1G,time=10", "--save-every", "0"]
+        asked = ["--launcher", "slurm", "--slurm", ASKED, "--save-every", "0", "--device", "cpu"]
         return self.dgbench("run", *arguments, *asked, *more)
+
+    def wait(self, runs):
+        """What the same command without --detach does, before it draws its tables."""
+        told = []
+        options = launchers.Options(device="cpu", slurm=slurm.parse(ASKED))
+        outcomes = launchers.launch(self.task, runs, options=options, report=told.append)
+        return [outcome.status for outcome in outcomes], [text for text in told if isinstance(text, str)]
 
     def step(self, run):
         curve = Path(run.folder) / "history.jsonl"
         return curve.read_text().count("\n") if curve.exists() else 0
 
     def until_held(self, *runs):
-        self.cluster.wait_for(lambda: all(self.step(run) == 9 for run in runs))
+        until(lambda: all(self.step(run) == 9 for run in runs), self.cluster.logs)
 
     def queued(self, run):
         return squeue.living(self.results)[Path(run.folder)][1]
@@ -108,10 +111,9 @@ def test_neither_a_dead_node_nor_a_time_limit_changes_a_byte(here, made_here):
     here.cluster.kill_node(here.queued(dim).node)
     here.cluster.call("scancel", "--signal=USR2", here.queued(bright).job)  # as SLURM does before the time limit
     here.hold.unlink()
-    here.cluster.wait_for(lambda: here.queued(bright).state == "PENDING" or here.step(bright) > 10)
+    until(lambda: here.queued(bright).state == "PENDING" or here.step(bright) > 10)
     here.cluster.start_nodes()
-    told = here.submit()  # is waited for, not submitted again
-    assert "submitted" not in told and told.count("done patient") == 3
+    assert here.wait(runs) == (["done"] * 3, []), "they are waited for and not submitted again"
     assert {run.source: bytes_of(run) for run in runs} == made_here
     assert not list(here.results.glob(f"{squeue.PLACE}/*")), "what finished arrays printed is swept away"
 
@@ -126,7 +128,7 @@ def test_cancelled_runs_can_be_continued_anywhere(here, made_here):
     assert re.search(rf"running discs/sdg/{re.escape(run.variant)}/dim-seed0 train [1-9]/30 .*{node}, job", shown)
     assert "cancelled 1 runs" in here.dgbench("cancel", "--task", "discs", "--yes")
     here.hold.unlink()
-    here.cluster.wait_for(lambda: not squeue.living(here.results))
+    until(lambda: not squeue.living(here.results))
     assert run.status == "interrupted" and "checkpoint at step 10" in " ".join(here.dgbench("status").split())
     (outcome,) = launchers.launch(here.task, [run], options=launchers.Options(device="cpu", threads=1))
     assert (outcome.status, bytes_of(run)) == ("done", made_here["dim"])
@@ -139,9 +141,9 @@ def test_two_people_who_submit_one_run_make_it_once(here, made_here):
     os.chown(first, 65534, -1)  # whoever else submits does not see it
     (run,) = here.plan(sources=["dim"])
     here.until_held(run)
-    assert "skipped" in here.submit("--source", "dim")
+    assert here.wait([run])[0] == ["skipped"]
     here.hold.unlink()
-    here.cluster.wait_for(lambda: run.status == "done")
+    until(lambda: run.status == "done")
     assert bytes_of(run) == made_here["dim"]
     assert not list(Path(run.folder).parent.glob(".*.old*")), "it was made once"
 

@@ -93,7 +93,7 @@ def run(
     jobs: int | None = None,
     save_every: float = 60.0,
     launcher: Launcher = "local",
-    slurm: str = "",
+    slurm: str | None = None,
     detach: bool = False,
     dry_run: bool = False,
     rerun: Rerun = "missing",
@@ -131,7 +131,7 @@ def run(
 
     if launcher == "local" and (slurm or detach):
         raise UsageError("--slurm and --detach are for a cluster", "add --launcher slurm")
-    asked = cluster.parse(slurm) if launcher == "slurm" else None
+    asked = cluster.parse(slurm or "") if launcher == "slurm" else None
     add_plugins(plugin)
     name, results, console = str(task), Path(results), Console(quiet=quiet)
     loaded = get_task(name, None if data is None else Path(data))
@@ -162,7 +162,7 @@ def status(task: str | Path | None = None, *, results: str | Path = RESULTS) -> 
 
     >>> import dgbench
     >>> dgbench.status("phantom")["state"].value_counts().to_dict()
-    {'done': 8}
+    {'done': 24}
     """
     import pandas as pd
 

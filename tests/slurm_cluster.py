@@ -97,11 +97,22 @@ class Cluster:
                 self._daemon(node, "slurmd", "-D", "-N", node)
 
     def kill_node(self, node: str) -> None:
-        """As a power cut does: the daemon, and everything that it started."""
+        """As a power cut does: the daemon and all that it started, before any of them can report that another ended."""
         daemon = self.daemons.pop(node)
-        daemon.kill()
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in self._processes(node):
+                os.kill(process, number)
         daemon.wait()
-        _kill_all_of(node)
+
+    def _processes(self, node: str) -> list[int]:
+        """Those that write the node's log or run in its jobs."""
+        log, found = str(self.folder / f"slurmd-{node}.log"), []
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                job = f"SLURMD_NODENAME={node}".encode() in (place / "environ").read_bytes().split(b"\0")
+                if job or any(os.readlink(file) == log for file in (place / "fd").iterdir()):
+                    found.append(int(place.name))
+        return found
 
     def call(self, *command: str) -> str:
         """What a command of SLURM prints."""
@@ -113,12 +124,14 @@ class Cluster:
         return "".join(path.read_text()[-2000:] for path in self.folder.glob("*.log"))
 
     def stop(self) -> None:
-        """End every task, then the daemons."""
+        """End everything."""
         self.call("scancel", "--user=root")
-        for daemon in reversed(self.daemons.values()):
-            daemon.terminate()
-        for daemon in self.daemons.values():
-            daemon.wait(timeout=30)
+        for name, daemon in reversed(list(self.daemons.items())):
+            if name in ("n1", "n2"):
+                self.kill_node(name)
+            else:
+                daemon.terminate()
+                daemon.wait(timeout=60)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -127,13 +140,6 @@ def _free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
-
-
-def _kill_all_of(node: str) -> None:
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if f"SLURMD_NODENAME={node}".encode() in (place / "environ").read_bytes().split(b"\0"):
-                os.kill(int(place.name), signal.SIGKILL)
 
 
 def why_not() -> str:

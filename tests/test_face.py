@@ -23,7 +23,10 @@ VERBS = {
     "ranking": ["--task", "phantom"],
     "compare": ["one", "other", "--task", "phantom"],
     "report": ["--task", "phantom"],
+    "standings": [],
+    "queued": [],
 }
+CALLED = {"ranking": "leaderboard", "standings": "status", "queued": "cancel"}
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def test_it_has_the_defaults_of_the_command_line(monkeypatch: pytest.MonkeyPatch
         raise UsageError("seen enough")
 
     monkeypatch.setattr(face, verb, called)
-    CliRunner().invoke(cli.app, ["leaderboard" if verb == "ranking" else verb, *VERBS[verb]])
+    CliRunner().invoke(cli.app, [CALLED.get(verb, verb), *VERBS[verb]])
     optional = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
     assert passed.keys() >= optional.keys() - {"quiet"}, "an argument that no option sets"
     for name in passed.keys() & optional.keys():
@@ -82,6 +85,11 @@ def test_it_has_the_defaults_of_the_command_line(monkeypatch: pytest.MonkeyPatch
 
 def test_leaderboard_takes_what_ranking_takes():
     assert inspect.signature(face.leaderboard).parameters.keys() == inspect.signature(face.ranking).parameters.keys()
+
+
+def test_status_takes_what_standings_take_and_cancel_what_is_queued():
+    assert inspect.signature(face.status).parameters.keys() == inspect.signature(face.standings).parameters.keys()
+    assert inspect.signature(face.cancel).parameters.keys() == inspect.signature(face.queued).parameters.keys()
 
 
 def test_names_come_in_lists_and_with_commas_and_a_known_name_is_not_torn():

@@ -3,8 +3,8 @@
     python benchmarks/many_runs.py [RUNS] [--running 1000] [--calls] [--report]
 
 One real run of the phantom is made and its folder copied under other variants, sources and seeds, with other scores;
-other folders are left as runs leave them while they are made. Counted: files, bytes, seconds and memory of each command in a
-process of its own, and with `--calls` its system calls that touch files (by `strace`). RUNS is 10,000 by default.
+other folders are left as runs leave them while they are made. Counted: files, bytes, seconds and memory of each command
+in a process of its own, and with `--calls` its system calls that touch files (by `strace`). RUNS is 10,000 by default.
 """
 
 import argparse

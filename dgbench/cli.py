@@ -100,8 +100,8 @@ def run(
     compile: Annotated[bool, typer.Option("--compile", help="Use torch's compiler; rounding differs.")] = False,
     launcher: Annotated[face.Launcher, typer.Option("--launcher", help="This host, or a SLURM cluster.")] = "local",
     slurm: Annotated[
-        str, typer.Option("--slurm", help="For sbatch: partition=gpu,time=04:00:00,gres=gpu:1.", show_default=False)
-    ] = "",
+        str | None, typer.Option("--slurm", help="Options of sbatch: partition=gpu,time=04:00:00,gres=gpu:1.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Submit to the cluster, and do not wait.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
     rerun: Annotated[face.Rerun, typer.Option("--rerun", help="Make also the failed runs again, or all.")] = "missing",

@@ -99,7 +99,7 @@ def run(
     save_every: float = 60.0,
     compile: bool = False,
     launcher: Launcher = "local",
-    slurm: str = "",
+    slurm: str | None = None,
     detach: bool = False,
     dry_run: bool = False,
     rerun: Rerun = "missing",
@@ -143,7 +143,7 @@ def run(
 
     if launcher == "local" and (slurm or detach):
         raise UsageError("--slurm and --detach are for a cluster", "add --launcher slurm")
-    asked = cluster.parse(slurm) if launcher == "slurm" else None
+    asked = cluster.parse(slurm or "") if launcher == "slurm" else None
     add_plugins(plugin)
     protocol = budgeted(protocol, budget)
     name, results, console = str(task), Path(results), Console(quiet=quiet)

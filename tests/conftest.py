@@ -34,6 +34,7 @@ SLOW = (
     "tests/running/test_predict.py",
     "tests/running/test_runs.py",
     "tests/running/test_selection.py::test_a_run_killed",
+    "tests/running/test_slurm.py",
     "tests/scores/test_importing.py::test_what_comes_in",
     "tests/scores/test_reproduce.py",
     "tests/scores/test_verify.py",

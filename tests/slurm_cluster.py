@@ -7,10 +7,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+
+from tests.patient import until
 
 CONFIG = """
 ClusterName=toy
@@ -66,7 +66,8 @@ class Cluster:
         self._start_munge()
         self._daemon("slurmctld", "slurmctld", "-D", "-i")
         self.start_nodes()
-        self.wait_for(lambda: self.call("sinfo", "-h", "-N", "-o", "%N %T").split() == ["n1", "idle", "n2", "idle"])
+        idle = ["n1", "idle", "n2", "idle"]
+        until(lambda: self.call("sinfo", "-h", "-N", "-o", "%N %T").split() == idle, self.logs, 60)
 
     def _start_munge(self) -> None:
         place = self.folder / "munge"  # of its own user, and open to nobody else's writing, or munged refuses
@@ -78,7 +79,7 @@ class Cluster:
         files = [f"--{name}-file={place}/{name}" for name in ("key", "pid", "log", "seed")]
         user = ["--reuid=munge", "--regid=munge", "--clear-groups"]
         self._daemon("munged", *user, "munged", "--foreground", f"--socket={place}/socket", *files)
-        self.wait_for((place / "socket").exists)
+        until((place / "socket").exists, self.logs, 60)
 
     def _daemon(self, name: str, *command: str) -> None:
         """One that ends with these tests, however they end: two controllers of one folder would fight."""
@@ -96,31 +97,41 @@ class Cluster:
                 self._daemon(node, "slurmd", "-D", "-N", node)
 
     def kill_node(self, node: str) -> None:
-        """As a power cut does: the daemon, and everything that it started."""
+        """As a power cut does: the daemon and all that it started, before any of them can report that another ended."""
         daemon = self.daemons.pop(node)
-        daemon.kill()
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in self._processes(node):
+                os.kill(process, number)
         daemon.wait()
-        _kill_all_of(node)
+
+    def _processes(self, node: str) -> list[int]:
+        """Those that write the node's log or run in its jobs."""
+        log, found = str(self.folder / f"slurmd-{node}.log"), []
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                job = f"SLURMD_NODENAME={node}".encode() in (place / "environ").read_bytes().split(b"\0")
+                if job or any(os.readlink(file) == log for file in (place / "fd").iterdir()):
+                    found.append(int(place.name))
+        return found
 
     def call(self, *command: str) -> str:
         """What a command of SLURM prints."""
         done = subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True)
         return done.stdout
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 200.0) -> None:
-        """Until it holds; on failure, with the last that the daemons wrote."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "".join(p.read_text()[-2000:] for p in self.folder.glob("*.log"))
-            time.sleep(0.1)
+    def logs(self) -> str:
+        """The last that the daemons wrote."""
+        return "".join(path.read_text()[-2000:] for path in self.folder.glob("*.log"))
 
     def stop(self) -> None:
-        """End every task, then the daemons."""
+        """End everything."""
         self.call("scancel", "--user=root")
-        for daemon in reversed(self.daemons.values()):
-            daemon.terminate()
-        for daemon in self.daemons.values():
-            daemon.wait(timeout=30)
+        for name, daemon in reversed(list(self.daemons.items())):
+            if name in ("n1", "n2"):
+                self.kill_node(name)
+            else:
+                daemon.terminate()
+                daemon.wait(timeout=60)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -129,13 +140,6 @@ def _free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
-
-
-def _kill_all_of(node: str) -> None:
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if f"SLURMD_NODENAME={node}".encode() in (place / "environ").read_bytes().split(b"\0"):
-                os.kill(int(place.name), signal.SIGKILL)
 
 
 def why_not() -> str:

@@ -25,7 +25,10 @@ VERBS = {
     "multiverse": ["--task", "phantom"],
     "report": ["--task", "phantom"],
     "import_scores": ["doe.csv", "--task", "phantom", "--citation", "Doe", "--protocol", "doe"],
+    "standings": [],
+    "queued": [],
 }
+CALLED = {"ranking": "leaderboard", "import_scores": "import", "standings": "status", "queued": "cancel"}
 
 
 @pytest.fixture
@@ -75,8 +78,7 @@ def test_it_has_the_defaults_of_the_command_line(monkeypatch: pytest.MonkeyPatch
         raise UsageError("seen enough")
 
     monkeypatch.setattr(face, verb, called)
-    command = {"ranking": "leaderboard", "import_scores": "import"}.get(verb, verb)
-    CliRunner().invoke(cli.app, [command, *VERBS[verb]])
+    CliRunner().invoke(cli.app, [CALLED.get(verb, verb), *VERBS[verb]])
     optional = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
     assert passed.keys() >= optional.keys() - {"quiet"}, "an argument that no option sets"
     for name in passed.keys() & optional.keys():
@@ -85,6 +87,11 @@ def test_it_has_the_defaults_of_the_command_line(monkeypatch: pytest.MonkeyPatch
 
 def test_leaderboard_takes_what_ranking_takes():
     assert inspect.signature(face.leaderboard).parameters.keys() == inspect.signature(face.ranking).parameters.keys()
+
+
+def test_status_takes_what_standings_take_and_cancel_what_is_queued():
+    assert inspect.signature(face.status).parameters.keys() == inspect.signature(face.standings).parameters.keys()
+    assert inspect.signature(face.cancel).parameters.keys() == inspect.signature(face.queued).parameters.keys()
 
 
 def test_names_come_in_lists_and_with_commas_and_a_known_name_is_not_torn():

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -390,6 +390,8 @@ class _Desk:
         import submitit
 
         handle: submitit.SlurmJob[Outcome] = submitit.SlurmJob(folder, job)
+        with suppress(OSError):  # a folder that is changed from here is read anew by NFS
+            folder.chmod(folder.stat().st_mode)
         if handle.paths.result_pickle.exists():
             try:
                 return handle.result()

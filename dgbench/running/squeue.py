@@ -15,7 +15,7 @@ from dgbench.files import read_json
 
 PLACE = ".slurm"  # in the folder of results: a folder for each array, with its tasks, what they print, and runs.json
 HELP = "see `sinfo` and `sbatch --help` for what this cluster takes"
-ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+ENDED = ("CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT")  # after NODE_FAIL: queued again
 
 
 @dataclass(frozen=True)

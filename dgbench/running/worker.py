@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from dgbench.errors import DataError, DgbenchError, RunError
-from dgbench.files import Taken, lock, read_json, sha256, write_atomic, write_json
+from dgbench.files import Taken, lock, make_folder, read_json, sha256, write_atomic, write_json
 from dgbench.images.preparation import PreparedDomain
 from dgbench.method import Hparams, Method
 from dgbench.networks.checkpoints import load_into, load_state
@@ -97,6 +97,7 @@ def attempt(
 
     try:
         with lock(folder, patience):
+            make_folder(folder)  # which changes it: until then NFS may hide what another host has just written there
             if not order.again and run.status == "done":  # by another process, since it was planned
                 return Outcome(run, "kept")
             try:

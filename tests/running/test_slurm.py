@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import subprocess
-import sys
+import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from dgbench import registry
-from dgbench.errors import UsageError
+from dgbench import cli, registry
+from dgbench.errors import StillQueued, UsageError
 from dgbench.files import sha256
+from dgbench.images.find_task import get_task
 from dgbench.images.folder_task import FolderTask
 from dgbench.running import launchers, plan, slurm, squeue
+from dgbench.running.slurm import Array, Needs
 from tests.discs import write_discs
+from tests.patient import PIXELS, patient, until
 from tests.slurm_cluster import LARGEST_ARRAY, Cluster, why_not
 
-PIXELS = Path(__file__).parents[1] / "pixels.py"
 STEPS = {"steps": "30"}
-HOLD = """self.seen += 1
-        import pathlib, time
-        while self.seen == 10 and pathlib.Path({hold!r}).exists():
-            time.sleep(0.05)"""
+ASKED = "mem=1G,time=10"
 
 
 @pytest.fixture(scope="session")
@@ -42,13 +44,12 @@ def cluster():
 
 @pytest.fixture
 def here(cluster, tmp_path, monkeypatch):
-    """Three domains, and a method that waits in its tenth step for as long as a file `hold` is there."""
+    """Three domains and the patient method."""
     monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     monkeypatch.setenv("COLUMNS", "200")
-    plugin = tmp_path / "patient.py"
-    plugin.write_text(PIXELS.read_text().replace("self.seen += 1", HOLD.format(hold=str(tmp_path / "hold"))))
-    registry.add_plugin(plugin)
+    monkeypatch.chdir(tmp_path)
+    registry.add_plugin(patient(tmp_path))
     registry.add_plugin(PIXELS)
     return Scene(cluster, tmp_path, FolderTask(write_discs(tmp_path / "discs")))
 
@@ -61,21 +62,29 @@ class Scene:
     def plan(self, method="patient", **options):
         return plan.plan(self.task, [method], settings=STEPS, **{"results": self.results, **options})
 
-    def dgbench(self, *arguments, **options):
-        command = [sys.executable, "-m", "dgbench", *arguments]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True, **options).stdout
+    def dgbench(self, *arguments):
+        done = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
 
     def submit(self, *more):
         arguments = ["--method", "patient", "--plugin", "patient.py", "--task", "discs", "--set", "steps=30"]
-        asked = ["--launcher", "slurm", "--slurm", "mem=1G,time=10", "--save-every", "0"]
+        asked = ["--launcher", "slurm", "--slurm", ASKED, "--save-every", "0", "--device", "cpu"]
         return self.dgbench("run", *arguments, *asked, *more)
+
+    def wait(self, runs):
+        """What the same command without --detach does, before it draws its tables."""
+        told = []
+        options = launchers.Options(device="cpu", slurm=slurm.parse(ASKED))
+        outcomes = launchers.launch(self.task, runs, options=options, report=told.append)
+        return [outcome.status for outcome in outcomes], [text for text in told if isinstance(text, str)]
 
     def step(self, run):
         curve = Path(run.folder) / "history.jsonl"
         return curve.read_text().count("\n") if curve.exists() else 0
 
     def until_held(self, *runs):
-        self.cluster.wait_for(lambda: all(self.step(run) == 9 for run in runs))
+        until(lambda: all(self.step(run) == 9 for run in runs), self.cluster.logs)
 
     def queued(self, run):
         return squeue.living(self.results)[Path(run.folder)][1]
@@ -108,10 +117,9 @@ def test_neither_a_dead_node_nor_a_time_limit_changes_a_byte(here, made_here):
     here.cluster.kill_node(here.queued(dim).node)
     here.cluster.call("scancel", "--signal=USR2", here.queued(bright).job)  # as SLURM does before the time limit
     here.hold.unlink()
-    here.cluster.wait_for(lambda: here.queued(bright).state == "PENDING" or here.step(bright) > 10)
+    until(lambda: here.queued(bright).state == "PENDING" or here.step(bright) > 10)
     here.cluster.start_nodes()
-    told = here.submit()  # is waited for, not submitted again
-    assert "submitted" not in told and told.count("done patient") == 3
+    assert here.wait(runs) == (["done"] * 3, []), "they are waited for and not submitted again"
     assert {run.source: bytes_of(run) for run in runs} == made_here
     assert not list(here.results.glob(f"{squeue.PLACE}/*")), "what finished arrays printed is swept away"
 
@@ -126,7 +134,7 @@ def test_cancelled_runs_can_be_continued_anywhere(here, made_here):
     assert re.search(rf"running discs/sdg/{re.escape(run.variant)}/dim-seed0 train [1-9]/30 .*{node}, job", shown)
     assert "cancelled 1 runs" in here.dgbench("cancel", "--task", "discs", "--yes")
     here.hold.unlink()
-    here.cluster.wait_for(lambda: not squeue.living(here.results))
+    until(lambda: not squeue.living(here.results))
     assert run.status == "interrupted" and "checkpoint at step 10" in " ".join(here.dgbench("status").split())
     (outcome,) = launchers.launch(here.task, [run], options=launchers.Options(device="cpu", threads=1))
     assert (outcome.status, bytes_of(run)) == ("done", made_here["dim"])
@@ -139,9 +147,9 @@ def test_two_people_who_submit_one_run_make_it_once(here, made_here):
     os.chown(first, 65534, -1)  # whoever else submits does not see it
     (run,) = here.plan(sources=["dim"])
     here.until_held(run)
-    assert "skipped" in here.submit("--source", "dim")
+    assert here.wait([run])[0] == ["skipped"]
     here.hold.unlink()
-    here.cluster.wait_for(lambda: run.status == "done")
+    until(lambda: run.status == "done")
     assert bytes_of(run) == made_here["dim"]
     assert not list(Path(run.folder).parent.glob(".*.old*")), "it was made once"
 
@@ -156,8 +164,99 @@ def test_what_slurm_would_refuse_is_refused_before_anything_is_written(here):
 
 
 def test_a_dry_run_says_what_would_be_submitted(here):
+    before = squeue.queue().keys()
     told = here.submit("--dry-run", "--jobs", "1").splitlines()
     assert len([line for line in told if line.startswith("missing")]) == 3
     assert told[3].startswith("array of 2 tasks, 1 at once: sbatch --time=10 --mem=1G --cpus-per-task=1")
     assert told[4].startswith("array of 1 tasks, 1 at once, after array 1: sbatch")
-    assert squeue.array_limit() == LARGEST_ARRAY and not squeue.queue()
+    assert squeue.array_limit() == LARGEST_ARRAY and squeue.queue().keys() == before
+
+
+def test_what_a_cluster_takes_in_smaller_parts_only_is_handed_in_so(here, monkeypatch):
+    """A user may have few tasks in the queue: there, sbatch refuses whole arrays, and each run goes by itself."""
+    wrapper = here.folder / "sbatch"
+    refuse = 'grep -qs -e "--array" "$1" && { echo "sbatch: error: AssocMaxSubmitJobLimit" >&2; exit 1; }'
+    wrapper.write_text(f'#!/bin/sh\n{refuse}\nexec {shutil.which("sbatch")} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here.folder}:{os.environ['PATH']}")
+    told = here.submit("--detach", "--source", "dim,bright")
+    assert told.count("submitted 1 runs as job") == 2
+    assert "cancelled 2 runs" in here.dgbench("cancel", "--yes")
+    until(lambda: not squeue.living(here.results))
+
+
+def test_after_ctrl_c_the_tasks_go_on_where_nobody_can_be_asked(monkeypatch):
+    def interrupted(*arguments, **options):
+        raise StillQueued(["7_0", "7_1"])
+
+    monkeypatch.setattr(cli.face, "run", interrupted)
+    done = CliRunner().invoke(cli.app, ["run", "--method", "erm", "--task", "phantom", "--launcher", "slurm"])
+    assert done.exit_code == 130 and "2 runs go on" in " ".join(done.output.split())
+
+
+A, B = Needs(30, 2, 1), Needs(60, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "limit", "expected"),
+    [
+        (None, 10, [(A, (0, 2, 4), 3, None), (B, (1, 3), 2, None)]),
+        (None, 2, [(A, (0, 2), 2, None), (A, (4,), 1, None), (B, (1, 3), 2, None)]),
+        (4, 2, [(A, (0, 2), 2, None), (A, (4,), 1, None), (B, (1, 3), 1, None)]),  # 4 = 2 + 1 + 1
+        (2, 2, [(A, (0, 2), 1, None), (A, (4,), 1, None), (B, (1, 3), 1, 0)]),
+        (1, 2, [(A, (0, 2), 1, None), (A, (4,), 1, 0), (B, (1, 3), 1, 1)]),  # one after the other
+    ],
+)
+def test_runs_with_the_same_needs_share_an_array_and_all_share_the_jobs(jobs, limit, expected):
+    assert slurm.arrays([A, B, A, B, A], jobs, limit) == [Array(*each) for each in expected]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.sampled_from([A, B]), min_size=1, max_size=40), st.integers(1, 9), st.integers(1, 9))
+def test_every_run_is_in_one_array_and_never_do_more_work_than_jobs(asking, jobs, limit):
+    made = slurm.arrays(asking, jobs, limit)
+    assert sorted(place for array in made for place in array.places) == list(range(len(asking)))
+    assert all(len(array.places) <= limit for array in made)
+    chains = {}  # arrays that wait for each other, by the first of them: one works at a time
+    for number, array in enumerate(made):
+        chains[number] = chains[array.after] if array.after is not None else number
+    most = {first: max(a.at_once for n, a in enumerate(made) if chains[n] == first) for first in chains.values()}
+    assert sum(most.values()) <= jobs
+
+
+def test_options_of_sbatch_are_taken_as_they_are():
+    assert slurm.parse("") == {}
+    assert slurm.parse("partition=gpu,time=1-04:00:00,gres=gpu:1") == {
+        "partition": "gpu", "time": "1-04:00:00", "gres": "gpu:1",
+    }  # fmt: skip
+    assert slurm.parse("exclude=n1,n2,mem-per-cpu=2G") == {"exclude": "n1,n2", "mem_per_cpu": "2G"}
+    assert Needs().options({"mem_per_cpu": "2G"}).keys() >= {"time", "cpus_per_task", "requeue", "mem_per_cpu"}
+    assert "mem" not in Needs().options({"mem_per_cpu": "2G"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("gpu", "'gpu' has no value"), ("array=0-3", "not to be chosen\neach run is a task"), ("nodes=2", "one node")],
+)
+def test_options_that_make_no_sense_are_refused(text, words):
+    with pytest.raises(UsageError) as error:
+        slurm.parse(text)
+    assert words in str(error.value)
+
+
+def test_a_task_asks_for_what_finished_runs_of_its_method_took(tmp_path):
+    run = plan.plan(get_task("phantom"), ["constant"], sources=["A"], results=tmp_path)[0]
+    assert slurm.needs(run, cores=1) == Needs(240, 8, 1)
+
+    def finished(variant, seconds, memory, device="cpu"):
+        costs = {"train_seconds": seconds, "test_seconds": 60, "peak_memory_mb": memory}
+        folder = tmp_path / "phantom" / "sdg" / variant / "B-seed0"
+        folder.mkdir(parents=True)
+        (folder / "RESULT.json").write_text("{}")
+        (folder / "run.json").write_text(json.dumps({"costs": costs, "environment": {"device": device}}))
+
+    finished("constant_too", 1, 1)  # another method
+    finished("constant[image_size=32]", 2640, 3000)
+    assert slurm.needs(run, cores=1) == Needs(120, 8, 1)  # 2 x 45 + 5 = 95 minutes; 4.4 GB
+    finished("constant", 60, 1000, "cuda")
+    assert slurm.needs(run, cores=1) == Needs(30, 8, 1)  # its own variant; what a GPU held says nothing of the host

@@ -1,0 +1,107 @@
+"""Runs that several hosts make in one folder, and what whoever looks at it is told: by locks, never by a clock."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dgbench import face, registry
+from dgbench.files import is_locked, lock
+from dgbench.images.folder_task import FolderTask
+from dgbench.running import plan
+from dgbench.running.notice import Notice
+from dgbench.running.status import look
+from tests.discs import write_discs
+from tests.patient import patient, until
+
+HOST = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']  # a process that believes to be on that host
+
+
+def folder(results: Path, name: str, **files: str) -> Path:
+    made = results / "toy" / "sdg" / "erm" / name
+    made.mkdir(parents=True)
+    for file, text in files.items():
+        (made / file.replace("_", ".")).write_text(text)
+    return made
+
+
+def test_a_folder_tells_where_its_run_stands(tmp_path):
+    folder(tmp_path, "A-seed0", RESULT_json="{}")
+    folder(tmp_path, "B-seed0", FAILED_json='{"cause": "the loss is nan"}', run_json="{}")
+    stopped = folder(tmp_path, "C-seed0", run_json="{}")
+    (stopped / "checkpoint-00000040.safetensors").touch()
+    folder(tmp_path, "D-seed0")
+    folder(tmp_path, ".A-seed0.old1", RESULT_json="{}")  # was moved aside
+    with lock(folder(tmp_path, "E-seed0", run_json="{}")):
+        told = [(s.run.rpartition("/")[2], s.state, s.detail) for s in look(tmp_path)]
+    assert told == [
+        ("E-seed0", "running", "begins"),
+        ("B-seed0", "failed", "the loss is nan"),
+        ("C-seed0", "interrupted", "checkpoint at step 40"),
+        ("D-seed0", "not begun", ""),
+        ("A-seed0", "done", ""),
+    ]
+    assert list(face.status(results=tmp_path)["state"]) == [state for _, state, _ in told]
+    assert look(tmp_path, "other") == []
+
+
+def test_looking_whether_a_folder_is_locked_neither_takes_nor_loses_it(tmp_path):
+    assert not is_locked(tmp_path) and not (tmp_path / ".lock").exists()
+    with lock(tmp_path):
+        assert is_locked(tmp_path)
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+    with lock(tmp_path):
+        pass
+
+
+def test_a_notice_holds_rate_and_time_left_and_is_written_now_and_then(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("dgbench.running.notice.time.monotonic", lambda: now[0])
+    notice = Notice(tmp_path)
+
+    def told():
+        return json.loads((tmp_path / "status.json").read_text())
+
+    notice.write("train", 10, 100, "loss 1")
+    assert told()["done"] == 10 and "rate" not in told()
+    now[0] += 2
+    notice.write("train", 20, 100, "loss 1")
+    assert told()["done"] == 10, "two seconds later the first one stands"
+    now[0] += 8
+    notice.write("train", 30, 100, "loss 1")  # 20 steps in 10 s, 70 to go
+    assert (told()["done"], told()["rate"], told()["left"]) == (30, 2.0, 35)
+    notice.write("test", 1, 4, "B")
+    assert told()["phase"] == "test" and "left" not in told()
+    notice.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_hosts_with_one_folder_share_the_runs(tmp_path, monkeypatch):
+    """The same command on both, as by ssh: each run is made once, and one host says what the other does."""
+    if subprocess.run([*HOST, "host-a", "true"], capture_output=True).returncode:
+        pytest.skip("no process may have a host name of its own here (unshare --uts)")
+    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    registry.add_plugin(patient(tmp_path))
+    task = FolderTask(write_discs(tmp_path / "discs"))
+    held, *others = plan.plan(task, ["patient"], results=tmp_path / "results")
+    dgbench = [sys.executable, "-m", "dgbench"]
+    command = [*dgbench, "run", "--method", "patient", "--plugin", "patient.py", "--task", "discs", "--device", "cpu"]
+    options = {"cwd": tmp_path, "text": True, "stdout": subprocess.PIPE}
+    (tmp_path / "hold").touch()
+    with subprocess.Popen([*HOST, "host-a", *command], **options) as first:
+        until(lambda: (Path(held.folder) / "status.json").exists())
+        second = subprocess.run([*HOST, "host-b", *command], check=True, **options).stdout
+        assert second.count("skipped patient bright") == 1 and second.count("done patient") == 2
+        assert [run.status for run in others] == ["done", "done"]
+        shown = subprocess.run([*dgbench, "status"], check=True, **options).stdout
+        assert "host-a" in next(line for line in shown.splitlines() if line.startswith("running"))
+        (tmp_path / "hold").unlink()
+        told = first.communicate(timeout=300)[0]
+    assert told.count("done patient") == 1 and held.status == "done"
+    assert not list((tmp_path / "results").glob("*/*/*/.*.old*")), "nothing was made twice"

@@ -22,12 +22,12 @@ from typing import Any
 import filelock
 
 from dgbench.errors import DgbenchError, StillQueued, UsageError
-from dgbench.files import Taken, cache_folder, lock, make_folder, read_json, write_json
+from dgbench.files import Taken, cache_folder, make_folder, read_json, write_json
 from dgbench.images.preparation import prepare
 from dgbench.running import squeue
 from dgbench.running.device import choose_device
 from dgbench.running.plan import Run, plan
-from dgbench.running.worker import News, Order, Outcome, attempt, move_aside
+from dgbench.running.worker import News, Order, Outcome, attempt, start_over
 
 # Options of sbatch that are not the user's, and how to get what they are wanted for.
 OURS = {
@@ -290,8 +290,7 @@ def _make_room(orders: Sequence[Order], tell: Callable[[str], None]) -> list[Ord
     for order in orders:
         if order.again:
             try:
-                with lock(Path(order.run.folder)):
-                    move_aside(Path(order.run.folder))
+                start_over(Path(order.run.folder))
             except Taken as taken:  # its task finds the same, or the run done
                 tell(f"{order.run} is not started over: {taken}")
     return [replace(order, again=False) for order in orders]

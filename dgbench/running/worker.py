@@ -182,14 +182,14 @@ def _earlier(order: Order) -> dict[str, Any] | None:
     record = read_json(folder / "run.json")
     differs = record is not None and record.get("fingerprint") != order.run.fingerprint
     if order.again or differs or (folder / "RESULT.json").exists():
-        move_aside(folder)
+        _move_aside(folder)
         record = None
     for name in ("FAILED.json", "traceback.txt"):
         (folder / name).unlink(missing_ok=True)
     return record
 
 
-def move_aside(folder: Path) -> None:
+def _move_aside(folder: Path) -> None:
     """Keep what lies in a run's folder beside it, under a name that no table reads."""
     content = [p for p in folder.iterdir() if p.name != ".lock"]
     if not content:
@@ -200,6 +200,12 @@ def move_aside(folder: Path) -> None:
     aside.mkdir()
     for path in content:
         shutil.move(path, aside / path.name)
+
+
+def start_over(folder: Path) -> None:
+    """Have the next process that makes the run begin anew; raises `Taken` when one is making it."""
+    with lock(folder):
+        _move_aside(folder)
 
 
 def _build(run: Run, cls: type[Method], task: Task, hparams: Hparams, device: str) -> tuple[Method, dict[str, str]]:

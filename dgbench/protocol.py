@@ -61,7 +61,7 @@ class Protocol:
                 "best-on-source": ", weights with the best Dice on the source's validation cases, of those of every "
                 f"{self.every} steps",
             }[self.selection]
-            + (f"; {self.steps} steps of batch {self.batch_size}" if self.steps and self.batch_size else "")
+            + (f"; {self.steps} steps of batch {self.batch_size} but for variants of them" if self.training else "")
             + (f"; {self.beside}" if self.beside else "")
         )
 

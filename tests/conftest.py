@@ -35,6 +35,7 @@ SLOW = (
     "tests/running/test_runs.py",
     "tests/running/test_selection.py::test_a_run_killed",
     "tests/running/test_slurm.py",
+    "tests/running/test_status.py::test_two_hosts",
     "tests/scores/test_importing.py::test_what_comes_in",
     "tests/scores/test_reproduce.py",
     "tests/scores/test_verify.py",

@@ -66,6 +66,7 @@ def launch(
         check_compiler(devices[0])
     outcomes: list[Outcome] = []
     waiting: list[Order] = []
+    places: dict[tuple[str, int], Path] = {}  # where a domain lies prepared at a size: verified once, not for each run
 
     def tell(news: News | Outcome | str) -> None:
         if isinstance(news, Outcome):
@@ -78,8 +79,10 @@ def launch(
             _, hparams = run.load_method()
             size = hparams.image_size or task.image_size
             domains = (run.source, *task.targets(run.source))
-            with one_thread():
-                prepared = {d: prepare(task, d, size).folder for d in domains}
+            for domain in (d for d in domains if (d, size) not in places):
+                with one_thread():
+                    places[domain, size] = prepare(task, domain, size).folder
+            prepared = {d: places[d, size] for d in domains}
             how = options.threads, options.save_every, options.compile
             waiting.append(Order(run, prepared, rerun == "all", devices[0], *how))
         elif failure := read_json(Path(run.folder) / "FAILED.json"):
@@ -89,10 +92,10 @@ def launch(
     if waiting and options.slurm is not None:
         slurm.work_off(waiting, options.jobs, options.slurm, options.detach, tell)
     elif waiting:
-        places = _places(devices, options, len(waiting))
+        slots = _places(devices, options, len(waiting))
         if len(waiting) > 1:
-            tell(f"{len(waiting)} runs to make, {len(places)} at a time")
-        _work_off(waiting, places, _Memory(bounded=options.jobs is None), tell)
+            tell(f"{len(waiting)} runs to make, {len(slots)} at a time")
+        _work_off(waiting, slots, _Memory(bounded=options.jobs is None), tell)
     return outcomes
 
 

@@ -89,19 +89,20 @@ def test_two_hosts_with_one_folder_share_the_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     registry.add_plugin(patient(tmp_path))
     task = FolderTask(write_discs(tmp_path / "discs"))
-    held, *others = plan.plan(task, ["patient"], results=tmp_path / "results")
+    runs = plan.plan(task, ["patient"], results=tmp_path / "results")
+    notices = [Path(run.folder) / "status.json" for run in runs]
     dgbench = [sys.executable, "-m", "dgbench"]
     command = [*dgbench, "run", "--method", "patient", "--plugin", "patient.py", "--task", "discs", "--device", "cpu"]
     options = {"cwd": tmp_path, "text": True, "stdout": subprocess.PIPE}
     (tmp_path / "hold").touch()
     with subprocess.Popen([*HOST, "host-a", *command], **options) as first:
-        until(lambda: (Path(held.folder) / "status.json").exists())
-        second = subprocess.run([*HOST, "host-b", *command], check=True, **options).stdout
-        assert second.count("skipped patient bright") == 1 and second.count("done patient") == 2
-        assert [run.status for run in others] == ["done", "done"]
-        shown = subprocess.run([*dgbench, "status"], check=True, **options).stdout
-        assert "host-a" in next(line for line in shown.splitlines() if line.startswith("running"))
-        (tmp_path / "hold").unlink()
-        told = first.communicate(timeout=300)[0]
-    assert told.count("done patient") == 1 and held.status == "done"
+        until(notices[0].exists)
+        with subprocess.Popen([*HOST, "host-b", *command], **options) as second:
+            until(notices[1].exists)
+            standings = look(tmp_path / "results")
+            assert [(s.state, s.where) for s in standings[:2]] == [("running", "host-a"), ("running", "host-b")]
+            (tmp_path / "hold").unlink()
+            told = [process.communicate(timeout=300)[0] for process in (first, second)]
+    assert told[1].count("skipped patient bright") == 1 and sum(text.count("done patient") for text in told) == 3
+    assert [run.status for run in runs] == ["done"] * 3
     assert not list((tmp_path / "results").glob("*/*/*/.*.old*")), "nothing was made twice"

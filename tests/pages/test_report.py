@@ -341,7 +341,7 @@ def test_every_picture_and_figure_is_described(usual: str):
     assert all(image["alt"] for image in page.all("img"))
     assert len(page.all("img")) == 3 * report.OF_VARIANT
     drawings = [a for _, a in page.elements if a.get("role") == "img"]
-    assert len(drawings) == 5 and all(a["aria-label"] for a in drawings)
+    assert len(drawings) == 6 and all(a["aria-label"] for a in drawings)
 
 
 def test_every_table_has_a_caption_and_its_headers_say_what_they_head(usual: str):
@@ -354,7 +354,7 @@ def test_what_scrolls_can_be_reached_by_the_keyboard_and_has_a_name(usual: str):
     page = Page(usual)
     ids = [a["id"] for _, a in page.elements if "id" in a]
     regions = [a for _, a in page.elements if a.get("class") == "scroll"]
-    assert len(regions) == len(page.all("table")) + 5
+    assert len(regions) == len(page.all("table")) + 6
     for region in regions:
         assert region["tabindex"] == "0" and region["role"] == "region"
         assert region.get("aria-label") or region["aria-labelledby"] in ids

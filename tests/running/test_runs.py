@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,10 @@ def test_ctrl_c_writes_a_checkpoint_and_says_which_command_continues(discs, tmp_
     command = [sys.executable, "-m", "dgbench", "run", "--method", "pixels", "--plugin", str(PLUGIN)]
     command += ["--task", str(discs.root), "--source", "dim", "--results", str(tmp_path / "r"), "--set", "steps=100000"]
     command += options
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # What runs in the background of a shell is deaf to Ctrl-C, and so would its children be.
+    hearing = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    how = {"start_new_session": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "preexec_fn": hearing}
+    process = subprocess.Popen(command, **how)
     (run,) = plan_pixels(discs, tmp_path / "r", sources=["dim"], settings={"steps": "100000"})
     folder = Path(run.folder)
     while not (folder / "history.jsonl").exists() or not (folder / "history.jsonl").read_text():

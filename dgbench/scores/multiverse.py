@@ -180,7 +180,8 @@ def of_folder(board: Ranking, task: Task | None, results: Path) -> Multiverse:
 
     task: None where its images are not at hand. results: where runs of other protocols may lie.
     """
-    again, not_again = remeasured(board.study.only(of.variant for of in board.ranked), board.metric, task)
+    ranked = [of.variant for of in board.ranked]
+    again, not_again = remeasured(board.study.only(ranked), board.metric, task) if ranked else ({}, {})
     others, not_others = other_protocols(board.study, board.metric.name, results)
     return multiverse(board, again, others, not_again | not_others)
 

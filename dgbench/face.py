@@ -123,7 +123,7 @@ def run(
     jobs: runs made at the same time; by default as many as there are free cores (one thread each), or places on GPUs,
     or as SLURM lets work. per_device: runs made at the same time on one GPU.
     save_every: seconds between two checkpoints of a run.
-    compile: networks by torch's compiler; the first step takes a minute, and rounding differs.
+    compile: networks by torch's compiler; the first step takes much longer, and rounding differs.
     launcher: this host, or a SLURM cluster. slurm: options of sbatch for it, by their long names:
     "partition=gpu,time=04:00:00,gres=gpu:1". detach: submit to the cluster, and do not wait.
     dry_run: plan only. rerun: make also the failed runs again, or all.

@@ -23,16 +23,15 @@ class Seen(NamedTuple):
 
 
 OF_SAM = (Seen("SA-1B", "known", "Kirillov et al., ICCV 2023: 11 million photographs, no medical collection"),)
-PUBLIC_MRI = "Ma et al., Nature Communications 2024, train on public prostate MRI; their supplement names the sets"
-PUBLIC_FUNDUS = "Ma et al. 2024 train on public fundus sets; which ones is in their supplement, not looked up"
 OF_MEDSAM = (
     *OF_SAM,
-    Seen("BUSI", "likely", "Ma et al. 2024 train on public breast ultrasound, of which BUSI is the usual set"),
-    *(Seen(name, "likely", PUBLIC_MRI) for name in ("NCI-ISBI 2013", "I2CVB", "PROMISE12")),
-    *(Seen(name, "not known", PUBLIC_FUNDUS) for name in ("RIGA", "MESSIDOR")),
+    Seen("BUSI", "likely", "the usual public set of breast ultrasound, older than MedSAM; its list was not read"),
     *(
-        Seen(name, "not known", "public before MedSAM; its supplement was not looked up")
-        for name in ("Data Science Bowl 2018", "TCIA Soft-tissue-Sarcoma")
+        Seen(name, "not known", "public before MedSAM; the list in its supplement was not looked up")
+        for name in (
+            *("NCI-ISBI 2013", "I2CVB", "PROMISE12", "RIGA", "MESSIDOR"),
+            *("Data Science Bowl 2018", "TCIA Soft-tissue-Sarcoma"),
+        )
     ),
     *(Seen(name, "not known", "published in 2023 and 2024, about as MedSAM was") for name in ("BrEaST", "BUS-BRA")),
     Seen("BUS-UC", "not known", "a smaller public set; MedSAM's supplement was not looked up"),

@@ -46,7 +46,12 @@ class ERM(Method):
     paper = "https://arxiv.org/abs/1505.04597"
     pretrained = "ImageNet by --set initialisation"
     sets_budget = True
-    per_task: ClassVar = {"phantom": {"width": 8}, "prostate": {"width": 32}, "fundus": {"width": 32}}
+    per_task: ClassVar = {
+        "check": {"width": 8, "image_size": 32},
+        "phantom": {"width": 8},
+        "prostate": {"width": 32},
+        "fundus": {"width": 32},
+    }
 
     def __init__(self, task: TaskInfo, hparams: ERMHparams):
         super().__init__(task, hparams)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from dgbench.images import preparation
-
 if TYPE_CHECKING:
     from dgbench.scores.study import Matrix
     from dgbench.task import Task
@@ -44,6 +42,8 @@ class Intensities:
 
 def intensities(task: Task, domain: str) -> Intensities:
     """Count a domain's prepared images. Raises `DataError` when they are not there or cannot be used."""
+    from dgbench.images import preparation  # and torch: tables of scores need neither
+
     prepared = preparation.prepare(task, domain, task.image_size)
     inside: list[np.ndarray] = []
     outside: list[np.ndarray] = []

@@ -1,5 +1,8 @@
 """A SAM release in miniature: a checkpoint with the keys of a release, known to dgbench under a name of its own."""
 
+import functools
+import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -8,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgbench.files import sha256
 from dgbench.method import Method
 from dgbench.networks import checkpoints, sam, tiny_vit, weights
 from dgbench.task import TaskInfo
@@ -21,6 +23,20 @@ MOBILE_SAM = Path(__file__).parent / "golden" / "tiny_vit_mobile_sam.npz"
 
 def release(folder: Path, monkeypatch: pytest.MonkeyPatch, backbone: sam.Backbone = NARROW) -> dict[str, Tensor]:
     """Write a checkpoint of `backbone` at 1024 px, drawn at random, and make it the backbone "narrow"."""
+    content, checksum = drawn(backbone)
+    path = folder / "narrow.pth"
+    path.write_bytes(content)
+    monkeypatch.setenv("DGBENCH_WEIGHTS", str(folder))
+    monkeypatch.setenv("DGBENCH_CACHE", str(folder / "cache"))
+    known = weights.Weights(path.name, "https://host/narrow.pth", checksum, len(content), "")
+    monkeypatch.setitem(weights.WEIGHTS, NAME, known)
+    monkeypatch.setitem(sam.BACKBONES, NAME, backbone)
+    return checkpoints.load_state(path)
+
+
+@functools.cache
+def drawn(backbone: sam.Backbone) -> tuple[bytes, str]:
+    """The file's content and its sha256; drawn once, for many tests start from it."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
         parts = {
@@ -31,15 +47,9 @@ def release(folder: Path, monkeypatch: pytest.MonkeyPatch, backbone: sam.Backbon
     states = {name: part.state_dict() for name, part in parts.items()}
     if not backbone.depth:
         states["image_encoder"] = with_mobile_sams_keys(states["image_encoder"])
-    state = {f"{name}.{key}": value for name, part in states.items() for key, value in part.items()}
-    path = folder / "narrow.pth"
-    torch.save(state, path)
-    monkeypatch.setenv("DGBENCH_WEIGHTS", str(folder))
-    monkeypatch.setenv("DGBENCH_CACHE", str(folder / "cache"))
-    known = weights.Weights(path.name, "https://host/narrow.pth", sha256(path), path.stat().st_size, "")
-    monkeypatch.setitem(weights.WEIGHTS, NAME, known)
-    monkeypatch.setitem(sam.BACKBONES, NAME, backbone)
-    return checkpoints.load_state(path)
+    content = io.BytesIO()
+    torch.save({f"{name}.{key}": value for name, part in states.items() for key, value in part.items()}, content)
+    return content.getvalue(), hashlib.sha256(content.getvalue()).hexdigest()
 
 
 def with_mobile_sams_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -74,6 +74,7 @@ class _Subject:
 
     def __init__(self, cls: type[Method], side: int = 64):
         self.cls, self.side = cls, side
+        self._untrained: dict[int, Method] = {}
 
     def info(self, structures: int = 1) -> TaskInfo:
         return TaskInfo(TASK, ("disc", "cup")[:structures], image_size=self.side, steps=STEPS)
@@ -84,7 +85,13 @@ class _Subject:
 
     @cached_property
     def neighbours(self) -> int:
-        return self.build().neighbours
+        return self.untrained().neighbours
+
+    def untrained(self, structures: int = 1) -> Method:
+        """Built once for each number of structures, for what only looks at it."""
+        if structures not in self._untrained:
+            self._untrained[structures] = self.build(structures)
+        return self._untrained[structures]
 
     def build(self, structures: int = 1, precision: Precision = "float32") -> Method:
         hparams = dataclasses.replace(self.hparams, precision=precision)
@@ -180,7 +187,7 @@ def builds(subject: _Subject) -> Iterator[str]:
     """builds for one structure and for two"""
     before = _global_state()
     for structures in (1, 2):
-        method = subject.build(structures)
+        method = subject.untrained(structures)
         if not isinstance(getattr(method, "task", None), TaskInfo):
             yield "__init__ must call super().__init__(task, hparams) first"
     for name in sorted(k for k, v in _global_state().items() if v != before[k]):
@@ -191,7 +198,7 @@ def probabilities(subject: _Subject) -> Iterator[str]:
     """predicts probabilities, for a single image too"""
     for structures, slices in ((1, 1), (1, SLICES), (2, 2)):
         image, mask = subject.batch(structures, slices)
-        out = _predict(subject.build(structures), image, mask)
+        out = _predict(subject.untrained(structures), image, mask)
         expected = (slices, structures, *image.shape[2:])
         if not isinstance(out, Tensor) or tuple(out.shape) != expected:
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

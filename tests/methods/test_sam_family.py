@@ -23,7 +23,7 @@ AS_MEDSAM = ("sam_box", "sam_point", "sam_auto")  # other prompts to the same fr
 def on(name: str, backbone: str) -> type[Method]:
     """The method with another backbone as its default where it is checked."""
     base = get_method(name)
-    check = {**base.per_task.get("check", {}), "backbone": backbone, "image_size": 64, "learning_rate": 5e-3}
+    check = {**base.per_task.get("check", {}), "backbone": backbone, "image_size": 32, "learning_rate": 5e-3}
     return type(base)(base.__name__, (base,), {"per_task": {"check": check}, "__module__": base.__module__})
 
 

@@ -57,6 +57,12 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file that holds an object; None when it is missing, damaged, or holds anything else."""
+    content = read_json(path)
+    return content if isinstance(content, dict) else None
+
+
 def cache_folder() -> Path:
     """`$DGBENCH_CACHE`, else dgbench/ in the user's cache folder. Where it lies changes no result.
 
@@ -86,9 +92,9 @@ class Checksums:
     time of change at every write, at every rename, and when the other times are set, and nobody can set it back: a file
     of the same size put into another's place, its time of modification restored, is read again. A file that changed
     less than `SETTLED` seconds before it was read is read again as well, for it may change once more within one tick of
-    the file system's clock. To read always would be truer, and would take some ten minutes for 100 GB at each command.
-    Not seen is what goes past the file system, into a disk's image, or what a server writes whose clock stands still;
-    FAT has no time of change. Without the file `memory` all is read again.
+    the file system's clock. To read always would be truer, and take two minutes for 100 GB at each
+    command, from a disk that is not busy. Not seen is what goes past the file system, into a disk's image, or what a
+    server writes whose clock stands still; FAT has no time of change. Without the file `memory` all is read again.
     """
 
     def __init__(self, memory: Path | None = None):

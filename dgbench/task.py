@@ -131,6 +131,9 @@ class Task(ABC):
             except DgbenchError as error:
                 problems.append(error.cause)
                 continue
+            except Exception as error:  # of a task's own code: the other domains are looked at
+                problems.append(f"domain '{domain}' cannot be read: {type(error).__name__}: {error}")
+                continue
             if not ids:
                 problems.append(f"domain '{domain}' has no case")
             for duplicate in sorted({i for i in ids if ids.count(i) > 1}):
@@ -140,6 +143,9 @@ class Task(ABC):
                     case = self.load(domain, case_id)
                 except DgbenchError as error:
                     problems.append(error.cause)
+                    continue
+                except Exception as error:
+                    problems.append(f"{domain}/{case_id} cannot be read: {type(error).__name__}: {error}")
                     continue
                 problems += case_problems(case, self, f"{domain}/{case_id}")
                 content = hashlib.sha256(case.image.tobytes()).digest()

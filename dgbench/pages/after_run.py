@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from dgbench.errors import DgbenchError
 from dgbench.files import make_folder
 from dgbench.running.launchers import Outcome
 from dgbench.running.plan import Run
@@ -20,16 +21,30 @@ if TYPE_CHECKING:
     from dgbench.scores.study import Study
 
 
-def failures(outcomes: Sequence[Outcome], console: Console) -> bool:
-    """Say which runs were not finished and what to do; True if any."""
+def failures(outcomes: Sequence[Outcome], console: Console, broken: Mapping[str, Exception] | None = None) -> bool:
+    """Say which runs were not finished and what to do, once for runs of a variant that lack the same; True if any.
+
+    broken: methods of which no run was planned, and why.
+    """
     unfinished = [o for o in outcomes if o.status in ("failed", "interrupted")]
-    for outcome in unfinished:
-        console.print(f"[bold red]{outcome.status}:[/] {escape(f'{outcome.run}: {outcome.message}')}", soft_wrap=True)
-        if outcome.remedy:
-            console.print(f"[bold]try:[/]    {escape(outcome.remedy)}", soft_wrap=True)
+    alike: dict[tuple[str, ...], list[Run]] = {}
+    for o in unfinished:
+        alike.setdefault((o.status, o.run.variant, o.message, o.remedy), []).append(o.run)
+    told = []
+    for (status, _, why, remedy), runs in alike.items():
+        several = f"{str(runs[0]).rpartition('/')[0]}, {len(runs)} runs"
+        told.append((status, several if runs[1:] else str(runs[0]), why, remedy))
+    for name, error in (broken or {}).items():
+        known = isinstance(error, DgbenchError)
+        why = error.cause if known else f"{type(error).__name__}: {error}"
+        told.append(("failed", name, why, error.remedy if known else f"`dgbench check {name}` shows where"))
+    for status, what, why, remedy in told:
+        console.print(f"[bold red]{status}:[/] {escape(f'{what}: {why}')}", soft_wrap=True)
+        if remedy:
+            console.print(f"[bold]try:[/]    {escape(remedy)}", soft_wrap=True)
     if unfinished:
         console.print(f"{len(unfinished)} of {len(outcomes)} runs are not finished", style="bold red")
-    return bool(unfinished)
+    return bool(told)
 
 
 def show(task: Task, planned: Sequence[Run], results: Path, console: Console) -> list[Path]:

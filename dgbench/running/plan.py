@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dgbench import metrics, registry
 from dgbench.errors import DataError, DgbenchError, UsageError, require
-from dgbench.files import read_json, sha256
+from dgbench.files import read_object, sha256
 from dgbench.fingerprint import of_code
 from dgbench.images.find_task import get_task
 from dgbench.images.preparation import code_fingerprint, content_fingerprint
@@ -66,10 +66,10 @@ class Run:
     def status(self) -> Status:
         """What the folder holds. A run is done if and only if RESULT.json verifies and code and data are the same."""
         folder = Path(self.folder)
-        result = read_json(folder / "RESULT.json")
+        result = read_object(folder / "RESULT.json")
         if result is not None and not broken_files(folder, result):
             return "done" if result.get("fingerprint") == self.fingerprint else "stale"
-        failure = read_json(folder / "FAILED.json")
+        failure = read_object(folder / "FAILED.json")
         if failure is not None and failure.get("fingerprint") == self.fingerprint:  # else it may be mended by now
             return "failed"
         return "interrupted" if (folder / "run.json").is_file() else "missing"
@@ -85,10 +85,13 @@ def plan(
     settings: dict[str, str] | None = None,
     checkpoint: Path | None = None,
     results: Path = Path("results"),
+    broken: dict[str, Exception] | None = None,
 ) -> list[Run]:
     """The runs of some methods on a task: every source (or those given) with every seed. Nothing is run.
 
-    Images that were not seen before are prepared, for it is their content that tells which runs are done. Raises `UsageError` for unknown names and `DataError` for data that are not there.
+    Images that were not seen before are prepared, for it is their content that tells which runs are done. Raises
+    `UsageError` for unknown names and `DataError` for data that are not there. broken: takes the methods that cannot be
+    imported, or counted for want of their weights, with why, while the others are planned; None: that is raised too.
     """
     if not methods:
         raise UsageError("no method is named", "give one with --method; `dgbench list methods` shows all")
@@ -106,7 +109,13 @@ def plan(
     runs: list[Run] = []
     images: dict[str, str] = {}  # {domain: fingerprint}: looked at once, for all runs
     for name in methods:
-        cls = registry.get_method(name)
+        try:
+            cls = registry.get_method(name)
+        except Exception as error:
+            if broken is None or isinstance(error, UsageError):
+                raise
+            broken[name] = error
+            continue
         hparams = resolve_hparams(cls, task.name, settings, fixed)
         changed: dict[str, Any] = changed_hparams(cls, task.name, hparams, fixed)
         if checkpoint is not None:
@@ -114,7 +123,13 @@ def plan(
         variant = variant_name(name, changed)
         steps = None
         if get_protocol(protocol).budget == "compute" and checkpoint is None:
-            steps = affordable_steps(cls, task, hparams)
+            try:
+                steps = affordable_steps(cls, task, hparams)
+            except DataError as error:
+                if broken is None:
+                    raise
+                broken[name] = error
+                continue
             hparams = replace(hparams, steps=steps or hparams.steps)
         folder = Path(results).resolve() / task.name / protocol / variant
         decisive = _decisive(cls, hparams, task, protocol)

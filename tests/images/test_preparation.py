@@ -368,3 +368,15 @@ def test_a_file_that_is_gone_is_named(scans):
     path.unlink()
     with pytest.raises(DataError, match=rf"missing file {path}"):
         content(scans, task=task)
+
+
+def test_a_task_that_fails_on_a_case_in_its_own_way_has_the_others_verified():
+    def change(case):
+        if case.id == "one":
+            raise KeyError("window")
+        return replace(case, image=case.image + 1)
+
+    of_domains, first, second = Drawn(change=change).verify()
+    assert "1 domain(s)" in of_domains
+    assert first == "A/one cannot be read: KeyError: 'window'"
+    assert second.startswith("A/two: image leaves [0, 1]")

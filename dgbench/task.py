@@ -78,7 +78,7 @@ class Task(ABC):
         """Read one case. Raises `DataError` that names the file and what is wrong with it."""
 
     def files(self, domain: str, case_id: str) -> list[Path]:
-        """The files one case is read from; their content is part of the prepared data's fingerprint."""
+        """All files that a case is read from: a change in another one, as a table of spacings, would go unnoticed."""
         return []
 
     @property

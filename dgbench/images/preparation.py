@@ -4,7 +4,8 @@ A prepared domain is a folder in the cache, named by the size, a fingerprint of 
 images and masks themselves. Training and testing index its arrays; no image file is decoded again.
 
 That fingerprint is of voxels, spacing and names, as the task gives them: how files are read, and what else stands in
-them, may change as long as the same images come out. What came out of files is remembered by their content (all their
+them, may change as long as the same images come out. The task's size and budget are part of it, for what a row called
+`erm` was trained with must be one thing in one table. What came out of files is remembered by their content (all their
 bytes, see `files.Checksums`), by the code that reads them and by the versions of the libraries that decode them, so
 that only the first look decodes, and it prepares at the same time. A task that computes its cases has no files, and its
 code is their content: other processors round otherwise, and it stays the same data.
@@ -264,9 +265,13 @@ def _looked_up(task: Task, domain: str, root: Path) -> tuple[str, str | None]:
     content: list[object] = [task.name, task.code_fingerprint(), list(task.structures), domain, cases]
     if not any(files for _, files in cases):
         return (origin := _sha256(content)), origin
-    content += [[c.__qualname__ for c in type(task).__mro__], task.unit, task.intensity_range]
+    content += [[c.__qualname__ for c in type(task).__mro__], _card(task), task.intensity_range]
     content += [version(name) for name in DECODERS]
     return (origin := _sha256(content)), (read_json(root / MEMORY) or {}).get(origin)
+
+
+def _card(task: Task) -> list[object]:
+    return [list(task.structures), task.unit, task.image_size, task.steps]
 
 
 def _sha256(content: object) -> str:
@@ -280,7 +285,7 @@ def _build(task: Task, domain: str, size: int, computed: str | None, folder: Pat
     """
     problems: list[str] = []
     index: list[PreparedCase] = []
-    seen: list[object] = [list(task.structures), task.unit]
+    seen: list[object] = _card(task)
     first = offset = channels = 0
     ids = task.case_ids(domain)
     if not ids:

@@ -329,7 +329,7 @@ def test_images_are_the_same_however_they_are_packed_named_elsewhere_and_describ
     path = scans / "near" / "images" / "case0.tif"
     Image.open(path).save(path, compression="tiff_lzw")  # another file with the same pixels
     assert content(scans) == before
-    (scans / "task.toml").write_text('citation = "Doe 2030"\nsteps = 7\nimage_size = 32\nempty_masks = true\n')
+    (scans / "task.toml").write_text('citation = "Doe 2030"\nsources = ["far"]\nempty_masks = true\n')
     assert content(scans) == before
     shutil.move(scans / "far" / "images" / "case0.tif", scans / "far" / "images" / "case2.tif")
     shutil.move(scans / "far" / "masks" / "case0.tif", scans / "far" / "masks" / "case2.tif")
@@ -338,7 +338,14 @@ def test_images_are_the_same_however_they_are_packed_named_elsewhere_and_describ
 
 @pytest.mark.parametrize(
     "line",
-    ["intensity = [0, 200]", "spacing = [0.5, 0.5]", 'structures = ["disc"]', "structures = { structure = [2, 1] }"],
+    [
+        "intensity = [0, 200]",
+        "spacing = [0.5, 0.5]",
+        'structures = ["disc"]',
+        "structures = { structure = [2, 1] }",
+        "image_size = 32",
+        "steps = 7",
+    ],
 )
 def test_what_the_task_makes_of_the_files_counts(scans, line):
     """The last of them names a value that no mask holds, and so changes nothing."""

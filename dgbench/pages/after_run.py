@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,18 +23,19 @@ if TYPE_CHECKING:
 
 
 def failures(outcomes: Sequence[Outcome], console: Console, broken: Mapping[str, Exception] | None = None) -> bool:
-    """Say which runs were not finished and what to do, once for runs of a variant that lack the same; True if any.
+    """Say which runs were not finished and what to do, once for all that lack the same; True if any.
 
     broken: methods of which no run was planned, and why.
     """
     unfinished = [o for o in outcomes if o.status in ("failed", "interrupted")]
-    alike: dict[tuple[str, ...], list[Run]] = {}
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for o in unfinished:
-        alike.setdefault((o.status, o.run.variant, o.message, o.remedy), []).append(o.run)
+        alike.setdefault((o.status, o.message, o.remedy), []).append(str(o.run))
     told = []
-    for (status, _, why, remedy), runs in alike.items():
-        several = f"{str(runs[0]).rpartition('/')[0]}, {len(runs)} runs"
-        told.append((status, several if runs[1:] else str(runs[0]), why, remedy))
+    for (status, why, remedy), runs in alike.items():
+        variants = Counter(run.rpartition("/")[0] for run in runs)
+        several = ", ".join(f"{variant} ({n} run{'s' if n > 1 else ''})" for variant, n in variants.items())
+        told.append((status, several if runs[1:] else runs[0], why, remedy))
     for name, error in (broken or {}).items():
         known = isinstance(error, DgbenchError)
         why = error.cause if known else f"{type(error).__name__}: {error}"

@@ -80,8 +80,6 @@ def launch(
         if due(run, rerun):
             if run.variant not in lacking:
                 lacking[run.variant] = _lacking(run, task)
-                if error := lacking[run.variant]:
-                    report(f"{run.variant} cannot be run: {error.cause}")
             if error := lacking[run.variant]:
                 outcomes.append(Outcome(run, "failed", error.cause, error.remedy))
                 continue
@@ -99,6 +97,9 @@ def launch(
             tell(Outcome(run, "failed", f"failed before: {failure.get('cause')}", "--rerun failed tries again"))
         else:
             tell(Outcome(run, "kept"))
+    for variant, error in lacking.items() if waiting else ():
+        if error:
+            report(f"{variant} cannot be run: {error.cause}")
     if waiting and options.slurm is not None:
         slurm.work_off(waiting, options.jobs, options.slurm, options.detach, tell)
     elif waiting:

@@ -126,8 +126,21 @@ def test_what_a_variant_lacks_is_found_before_any_run_told_once_and_stops_no_oth
     assert cause in said[0] and said[1:] == ["3 runs to make, 1 at a time"]
     assert failures(outcomes, Console(file=told, width=1000))
     lines = told.getvalue().splitlines()
-    assert len(lines) == 3 and cause in lines[0] and "3 runs" in lines[0] and lines[1].startswith("try: ")
+    assert len(lines) == 3 and cause in lines[0] and "(3 runs): " in lines[0] and lines[1].startswith("try: ")
     assert lines[2] == "3 of 3 runs are not finished"
+
+
+def test_what_all_variants_lack_is_told_once(discs, started, tmp_path):
+    planned = plan.plan(discs, ["dapsam", "sam_decoder"], settings={"backbone": "vit_b"}, results=tmp_path / "r")
+    said, told = [], io.StringIO()
+    outcomes = launchers.launch(discs, planned, options=Options(device="cpu"), report=said.append)
+    assert failures(outcomes, Console(file=told, width=1000)) and not said and not started
+    assert not (tmp_path / "r").exists()
+    first, second, last = told.getvalue().splitlines()
+    variants = [f"discs/sdg/{name}[backbone=vit_b] (3 runs)" for name in ("dapsam", "sam_decoder")]
+    weights = f"the weights sam_vit_b_01ec64.pth are missing in {tmp_path / 'weights'}"
+    assert first == f"failed: {', '.join(variants)}: {weights}"
+    assert second.startswith("try:    dgbench weights fetch sam_vit_b; or ") and last == "6 of 6 runs are not finished"
 
 
 def test_a_finished_run_needs_nothing_any_more(discs, started, tmp_path, monkeypatch):

@@ -37,9 +37,10 @@ def failures(outcomes: Sequence[Outcome], console: Console, broken: Mapping[str,
         several = ", ".join(f"{variant} ({n} run{'s' if n > 1 else ''})" for variant, n in variants.items())
         told.append((status, several if runs[1:] else runs[0], why, remedy))
     for name, error in (broken or {}).items():
-        known = isinstance(error, DgbenchError)
-        why = error.cause if known else f"{type(error).__name__}: {error}"
-        told.append(("failed", name, why, error.remedy if known else f"`dgbench check {name}` shows where"))
+        if isinstance(error, DgbenchError):
+            told.append(("failed", name, error.cause, error.remedy))
+        else:
+            told.append(("failed", name, f"{type(error).__name__}: {error}", f"`dgbench check {name}` shows where"))
     for status, what, why, remedy in told:
         console.print(f"[bold red]{status}:[/] {escape(f'{what}: {why}')}", soft_wrap=True)
         if remedy:

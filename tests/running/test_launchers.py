@@ -150,7 +150,7 @@ def test_a_finished_run_needs_nothing_any_more(discs, started, tmp_path, monkeyp
     assert {o.status for o in launchers.launch(discs, planned, options=Options(device="cpu"))} == {"kept"}
 
 
-def test_a_plugin_that_cannot_be_imported_stops_no_other(discs, tmp_path):
+def test_a_plugin_that_cannot_be_imported_stops_no_other(discs, tmp_path, capsys):
     (tmp_path / "torn.py").write_text(PIXELS.read_text() + "\nraise OSError('no such table')\n")
     registry.add_plugin(tmp_path / "torn.py")
     broken, told = {}, io.StringIO()
@@ -160,6 +160,12 @@ def test_a_plugin_that_cannot_be_imported_stops_no_other(discs, tmp_path):
     assert told.getvalue() == "failed: torn: OSError: no such table\ntry:    `dgbench check torn` shows where\n"
     with pytest.raises(OSError, match="no such table"):
         plan.plan(discs, ["torn", "constant"], results=tmp_path / "r")
+    asked = ["run", "--plugin", str(tmp_path / "torn.py"), "--task", str(discs.root), "--dry-run"]
+    assert command(*asked, "--method", "torn,constant", "--results", str(tmp_path / "r")) == 4
+    shown = capsys.readouterr()
+    assert shown.out.count("discs/sdg/constant") == 3 and "failed: torn: OSError: no such table" in shown.err
+    with pytest.raises(OSError, match="no such table"):  # alone, with its own traceback
+        command(*asked, "--method", "torn")
 
 
 def test_a_task_whose_data_are_broken_stops_no_other_and_decides_the_exit_code(discs, tmp_path, capsys):

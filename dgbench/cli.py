@@ -69,10 +69,22 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except DgbenchError as error:
+        _tell([error])
+        raise SystemExit(error.exit_code) from None
+
+
+def _end(broken: Sequence[DgbenchError]) -> None:
+    """After all that could be done: tell what could not, and end in its exit code."""
+    _tell(broken)
+    if broken:
+        raise SystemExit(broken[0].exit_code)
+
+
+def _tell(mistakes: Sequence[DgbenchError]) -> None:
+    for error in mistakes:
         errors.print(f"[bold red]error:[/] {escape(error.cause)}", soft_wrap=True)
         if error.remedy:
             errors.print(f"[bold]try:[/]   {escape(error.remedy)}", soft_wrap=True)
-        raise SystemExit(error.exit_code) from None
 
 
 @app.command()
@@ -111,23 +123,30 @@ def run(
 
     Example: dgbench run --method dapsam,erm --task phantom
     """
-    failed = False
+    failed, tasks = False, face.several(task, lambda text: Path(text).exists())
+    lacking: list[DataError] = []
     with _interruptible("without --rerun all the same command continues" if rerun == "all" else CONTINUES):
-        for name in face.several(task, lambda text: Path(text).exists()):
-            ran = face.run(
-                method, name, source=source or (), seed=seed or 0, protocol=protocol, budget=budget, data=data,
-                results=results, settings=_settings(settings or ()), checkpoint=checkpoint, device=device, jobs=jobs,
-                per_device=per_device, save_every=save_every, compile=compile, launcher=launcher, slurm=slurm,
-                detach=detach, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
-            )  # fmt: skip
+        for name in tasks:
+            try:
+                ran = face.run(
+                    method, name, source=source or (), seed=seed or 0, protocol=protocol, budget=budget, data=data,
+                    results=results, settings=_settings(settings or ()), checkpoint=checkpoint, device=device,
+                    jobs=jobs, per_device=per_device, save_every=save_every, compile=compile, launcher=launcher,
+                    slurm=slurm, detach=detach, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
+                )  # fmt: skip
+            except DataError as error:  # of this task; the others go on
+                lacking.append(error)
+                continue
             if dry_run:
                 say(*(f"{planned.status:12} {planned}" for planned in ran.runs), *ran.arrays)
-                continue
-            from dgbench.pages.after_run import failures
+            if ran.outcomes or ran.broken:
+                from dgbench.pages.after_run import failures
 
-            failed |= failures(ran.outcomes, errors)
+                failed |= failures(ran.outcomes, errors, ran.broken)
     if failed:
+        _tell(lacking)
         raise SystemExit(4)
+    _end(lacking)
 
 
 @app.command()
@@ -416,7 +435,8 @@ def predict(
     face.add_plugins(plugin or ())
     from dgbench.running.predict import predict_files
 
-    say(*(f"wrote {path}" for path in predict_files(run_folder, images, out, device)))
+    for path in predict_files(run_folder, images, out, device):
+        say(f"wrote {path}")
 
 
 @app.command()
@@ -455,10 +475,14 @@ def data_prepare(
     from dgbench.images.find_task import get_task
     from dgbench.images.preparation import prepare
 
-    loaded = get_task(task, data)
+    loaded, broken = get_task(task, data), list[DataError]()
     for domain in loaded.domains:
-        prepared = prepare(loaded, domain, image_size or loaded.image_size)
-        say(f"{domain}: {len(prepared.cases)} cases, {len(prepared.images)} slices in {prepared.folder}")
+        try:
+            prepared = prepare(loaded, domain, image_size or loaded.image_size)
+            say(f"{domain}: {len(prepared.cases)} cases, {len(prepared.images)} slices in {prepared.folder}")
+        except DataError as error:
+            broken.append(error)
+    _end(broken)
 
 
 @weights_app.command("list")
@@ -482,12 +506,16 @@ def weights_fetch(names: Annotated[list[str], typer.Argument(help="Names: see `d
     from dgbench.networks import download, weights
     from dgbench.pages.progress import Download
 
-    entries = {name: weights.known_weights(name) for name in names}
+    entries, broken = {name: weights.known_weights(name) for name in names}, list[DataError]()
     with _interruptible(CONTINUES):
         for name, known in entries.items():
-            with Download(console, known.file, known.size) as progress:
-                path = download.fetch(name, progress.report)
-            say(f"{name}: {path}", before="[green]here[/] ")
+            try:
+                with Download(console, known.file, known.size) as progress:
+                    path = download.fetch(name, progress.report)
+                say(f"{name}: {path}", before="[green]here[/] ")
+            except DataError as error:
+                broken.append(error)
+    _end(broken)
 
 
 @weights_app.command("verify")

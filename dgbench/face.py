@@ -49,12 +49,14 @@ class Ran:
 
     runs: one for each method, source and seed. outcomes: how each ended, in the order they did; none after a dry run.
     files: the tables and plots that were written. arrays: after a dry run, what would be submitted to a cluster.
+    broken: methods of which no run could be planned beside the others, and why.
     """
 
     runs: tuple[Run, ...]
     outcomes: tuple[Outcome, ...] = ()
     files: tuple[Path, ...] = ()
     arrays: tuple[str, ...] = ()
+    broken: Mapping[str, Exception] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def study(self) -> Study:
@@ -148,6 +150,7 @@ def run(
     protocol = budgeted(protocol, budget)
     name, results, console = str(task), Path(results), Console(quiet=quiet)
     loaded = get_task(name, None if data is None else Path(data))
+    broken: dict[str, Exception] = {}
     planned = plan.plan(
         loaded,
         several(method, registry.METHODS.names()),
@@ -157,14 +160,18 @@ def run(
         settings={key: _text(value) for key, value in (settings or {}).items()},
         checkpoint=None if checkpoint is None else Path(checkpoint),
         results=results,
+        broken=broken,
     )
+    if broken and not planned:
+        raise next(iter(broken.values()))
     if dry_run:
         due = [r for r in planned if launchers.due(r, rerun)]
-        return Ran(tuple(planned), arrays=() if asked is None else tuple(cluster.proposal(due, jobs, asked)))
+        arrays = () if asked is None else tuple(cluster.proposal(due, jobs, asked))
+        return Ran(tuple(planned), arrays=arrays, broken=broken)
     options = launchers.Options(device, jobs, per_device, save_every, compile, slurm=asked, detach=detach)
     with Progress(console) as progress:
         outcomes = launchers.launch(loaded, planned, rerun, options, progress.report)
-    return Ran(tuple(planned), tuple(outcomes), tuple(show(loaded, planned, results, console)))
+    return Ran(tuple(planned), tuple(outcomes), tuple(show(loaded, planned, results, console)), broken=broken)
 
 
 def status(task: str | Path | None = None, *, results: str | Path = RESULTS) -> pd.DataFrame:

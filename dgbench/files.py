@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,6 +57,12 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file that holds an object; None when it is missing, damaged, or holds anything else."""
+    content = read_json(path)
+    return content if isinstance(content, dict) else None
+
+
 def cache_folder() -> Path:
     """`$DGBENCH_CACHE`, else dgbench/ in the user's cache folder. Where it lies changes no result.
 
@@ -73,6 +80,46 @@ def sha256(path: Path) -> str:
     """Checksum of a file's content, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+SETTLED = 10.0  # seconds; the coarsest clock of a file system (FAT) ticks every two
+
+
+class Checksums:
+    """sha256 of files by path, kept in `memory`, a JSON file, or in this object: what stayed as it is, is read once.
+
+    What tells that a file stayed as it is: size, time of modification, time of change and inode. The system sets the
+    time of change at every write, at every rename, and when the other times are set, and nobody can set it back: a file
+    of the same size put into another's place, its time of modification restored, is read again. A file that changed
+    less than `SETTLED` seconds before it was read is read again as well, for it may change once more within one tick of
+    the file system's clock. To read always would be truer, and take two minutes for 100 GB at each
+    command, from a disk that is not busy. Not seen is what goes past the file system, into a disk's image, or what a
+    server writes whose clock stands still; FAT has no time of change. Without the file `memory` all is read again.
+    """
+
+    def __init__(self, memory: Path | None = None):
+        self.memory = memory
+        self.known: dict[str, list[Any]] = (memory and read_json(memory)) or {}
+        self.changed = False
+
+    def of(self, path: Path) -> str:
+        """Raises `OSError` for a file that cannot be read."""
+        status = path.stat()
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        name = str(path.resolve())
+        entry = self.known.get(name, [])
+        if entry[:-1] == stamp:
+            return str(entry[-1])
+        now = time.time()
+        checksum = sha256(path)
+        if now - status.st_ctime > SETTLED:
+            self.known[name], self.changed = [*stamp, checksum], True
+        return checksum
+
+    def save(self) -> None:
+        """Have the next process know it."""
+        if self.memory and self.changed:
+            write_json(self.memory, self.known)
 
 
 def make_folder(path: Path) -> Path:

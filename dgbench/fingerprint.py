@@ -1,8 +1,9 @@
 """What decides a number: a fingerprint of code that notices every change of what is computed, and no other.
 
 Code is taken definition by definition: a function, class or constant at the top of a file, and in turn every definition
-of dgbench or of a plug-in's own package that it names. Of each counts what Python computes with: no comment, docstring,
-annotation or error text, and not the module it lies in, so that files can be tidied, renamed and moved.
+of dgbench, or of other code that is not installed from a release, that it names. Of each counts what Python computes
+with: no comment, docstring, annotation or error text, and not the module it lies in, so that files can be tidied,
+renamed and moved. Not seen is a data file that code opens by a name of its own: let a setting name it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -95,7 +97,7 @@ def reached(*roots: type | str, beyond: Sequence[str] = ()) -> dict[tuple[str, s
         seen.add(place)
         path = files.get(module) or Path(getattr(_spec(module), "origin", None) or "")
         if path.suffix == ".py":
-            read = _read(path, module, path.stat().st_mtime_ns)
+            read = _read(path, module, path.read_bytes())
             for part in read.definitions if name == "*" else {name, ""} & set(read.definitions):
                 found[module, part] = read.definitions[part]
                 waiting += read.definitions[part].names
@@ -117,10 +119,20 @@ def _spec(module: str) -> ModuleSpec | None:
     return importlib.util.find_spec(module)
 
 
+@cache
+def _is_at_hand(top: str) -> bool:
+    """Is it dgbench, or a user's own code on Python's path, which may change any time, rather than a release?"""
+    if top == "dgbench" or top in sys.stdlib_module_names or top in ("torch", "torchvision"):  # these may be built here
+        return top == "dgbench"
+    spec = _spec(top)
+    lies = [*(spec.submodule_search_locations or []), spec.origin or ""] if spec else []
+    return bool(lies) and not {"site-packages", "dist-packages"} & {part for p in lies for part in Path(p).parts}
+
+
 def _place(dotted: str, module: str) -> tuple[str, str] | None:
     """`dgbench.metrics.measure` -> ("dgbench.metrics", "measure"); None for what is foreign to the package it is in."""
     where, *rest = dotted.split(".")
-    if where not in ("dgbench", module.partition(".")[0]):
+    if where != module.partition(".")[0] and not _is_at_hand(where):
         return None
     while rest and _spec(f"{where}.{rest[0]}"):
         where = f"{where}.{rest.pop(0)}"
@@ -128,9 +140,9 @@ def _place(dotted: str, module: str) -> tuple[str, str] | None:
 
 
 @lru_cache(maxsize=4096)
-def _read(path: Path, module: str, _changed: int) -> _Module:
-    """The definitions of a file; `_changed`, its modification time, has it read again after an edit."""
-    tree = ast.parse(path.read_bytes())
+def _read(path: Path, module: str, content: bytes) -> _Module:
+    """The definitions of a file."""
+    tree = ast.parse(content)
     package = module if path.stem == "__init__" else module.rpartition(".")[0]
     imported: dict[str, list[str]] = {}
     for node in ast.walk(tree):

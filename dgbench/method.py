@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -69,6 +70,14 @@ class Method(nn.Module):
         self.task, self.hparams = task, hparams
         self.image_size: int = hparams.image_size or task.image_size
         self.steps: int = hparams.steps or task.steps
+
+    @classmethod
+    def find_pretrained(cls, hparams: Any) -> list[Path]:
+        """The files that `load_pretrained` reads, fetched where they can be; asked once, before the first run starts.
+
+        Raises `DataError` for one that cannot be had.
+        """
+        return []
 
     def load_pretrained(self) -> dict[str, str]:
         """Read and freeze what comes pretrained; returns {file name: sha256}, which goes into the run's record.

@@ -48,7 +48,7 @@ class Plugin:
         if self.path is None:
             return f"(from the installed package {self.origin})"
         try:
-            tree = _parsed(self.path, self.path.stat().st_mtime_ns)
+            tree = _parsed(self.path.read_bytes())
         except (SyntaxError, ValueError, OSError) as error:
             return f"broken: {type(error).__name__}: {error}"
         for module in sorted(_imported(tree.body)):
@@ -65,15 +65,15 @@ class Plugin:
 
 
 @functools.lru_cache(maxsize=512)
-def _parsed(path: Path, _changed: int) -> ast.Module:
-    """A file that others derive from is asked again and again; its time of modification has an edited one read anew."""
-    return ast.parse(path.read_bytes())
+def _parsed(content: bytes) -> ast.Module:
+    """A file that others derive from is asked again and again."""
+    return ast.parse(content)
 
 
 def _stated(path: Path, only: str = "") -> dict[str, str]:
     """By the classes of a file, or by one of them; those of its own file and of other plug-in files count as well."""
     try:
-        nodes = _parsed(path, path.stat().st_mtime_ns).body
+        nodes = _parsed(path.read_bytes()).body
     except (SyntaxError, ValueError, OSError):
         return {}
     classes = {n.name: n for n in nodes if isinstance(n, ast.ClassDef)}
@@ -261,18 +261,21 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
 
 
 
+_loaded_from: dict[str, bytes] = {}  # {module: its file's content}: a file may be edited while a notebook is open
+
+
 def _load(plugin: Plugin) -> ModuleType:
     if plugin.path is None or plugin.origin == "dgbench":
         return importlib.import_module(plugin.module)
-    loaded = sys.modules.get(plugin.module)
-    if loaded is not None and loaded.__file__ == str(plugin.path):
+    loaded, content = sys.modules.get(plugin.module), plugin.path.read_bytes()
+    if loaded is not None and (loaded.__file__, _loaded_from.get(plugin.module)) == (str(plugin.path), content):
         return loaded
     spec = importlib.util.spec_from_file_location(plugin.module, plugin.path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[plugin.module] = module
-    try:
-        spec.loader.exec_module(module)
+    sys.modules[plugin.module], _loaded_from[plugin.module] = module, content
+    try:  # not by its loader, which takes what was compiled before if an edit left size and second as they were
+        exec(compile(content, str(plugin.path), "exec", dont_inherit=True), vars(module))
     except BaseException:
         del sys.modules[plugin.module]
         raise

@@ -78,7 +78,7 @@ class Task(ABC):
         """Read one case. Raises `DataError` that names the file and what is wrong with it."""
 
     def files(self, domain: str, case_id: str) -> list[Path]:
-        """The files one case is read from; their content is part of the prepared data's fingerprint."""
+        """All files that a case is read from: a change in another one, as a table of spacings, would go unnoticed."""
         return []
 
     @property
@@ -131,6 +131,9 @@ class Task(ABC):
             except DgbenchError as error:
                 problems.append(error.cause)
                 continue
+            except Exception as error:  # of a task's own code: the other domains are looked at
+                problems.append(f"domain '{domain}' cannot be read: {type(error).__name__}: {error}")
+                continue
             if not ids:
                 problems.append(f"domain '{domain}' has no case")
             for duplicate in sorted({i for i in ids if ids.count(i) > 1}):
@@ -140,6 +143,9 @@ class Task(ABC):
                     case = self.load(domain, case_id)
                 except DgbenchError as error:
                     problems.append(error.cause)
+                    continue
+                except Exception as error:
+                    problems.append(f"{domain}/{case_id} cannot be read: {type(error).__name__}: {error}")
                     continue
                 problems += case_problems(case, self, f"{domain}/{case_id}")
                 content = hashlib.sha256(case.image.tobytes()).digest()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -55,6 +56,12 @@ class SAMMethod(Method):
     def mask_tokens(self) -> int:
         """Masks that the decoder has: SAM's four, or as many as there are structures."""
         return max(sam.RELEASE_MASKS, len(self.task.structures))
+
+    @classmethod
+    def find_pretrained(cls, hparams: SAMHparams) -> list[Path]:
+        """The backbone's release, where it has one."""
+        name = sam.find_backbone(hparams.backbone).weights
+        return [weights.find(name)] if name else []
 
     def load_pretrained(self) -> dict[str, str]:
         """The backbone's release, fitted to this size and number of masks, then frozen where the method says so."""

@@ -36,6 +36,7 @@ start as drawn, as the authors': neither here nor there is the encoder SAM's own
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -163,6 +164,12 @@ class DAPSAM(Method):
         self.image_encoder.l_adapter = LowLevelAdapter(low, stages, h.reduction, h.layout)
         self.prompt_generator = PromptGenerator(self.backbone, h.memory, h.memory_similarity)
         self.mask_decoder = sam.mask_decoder(self.backbone, len(task.structures))
+
+    @classmethod
+    def find_pretrained(cls, hparams: DAPSAMHparams) -> list[Path]:
+        """The backbone's release, where it has one."""
+        name = sam.find_backbone(hparams.backbone).weights
+        return [weights.find(name)] if name else []
 
     def load_pretrained(self) -> dict[str, str]:
         """SAM's weights, fitted to this image size; what came from them is frozen but for what the paper trains."""

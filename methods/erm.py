@@ -22,7 +22,7 @@ from dgbench.errors import UsageError
 from dgbench.files import sha256
 from dgbench.method import Batch, Hparams, Method
 from dgbench.networks.augmentation import augment
-from dgbench.networks.checkpoints import load_into, load_state
+from dgbench.networks.checkpoints import load_into, load_state, weights_file
 from dgbench.networks.unet import FeatureUNet, Norm, UNet, normalise, published_weights
 from dgbench.task import TaskInfo
 
@@ -64,12 +64,19 @@ class ERM(Method):
         else:
             self.net = UNet(structures, width=h.width, norm=h.norm)
 
+    @classmethod
+    def find_pretrained(cls, hparams: ERMHparams) -> list[Path]:
+        """None, timm's published file, or the one that is named."""
+        h = hparams
+        if h.initialisation == "scratch":
+            return []
+        return [published_weights(h.encoder) if h.initialisation == "imagenet" else weights_file(h.initialisation)]
+
     def load_pretrained(self) -> dict[str, str]:
         """A file holds all of the U-Net, by the names of `net`, or all of timm's network; all is trained further."""
-        h = self.hparams
-        if h.initialisation == "scratch":
+        if not (found := self.find_pretrained(self.hparams)):
             return {}
-        path = published_weights(h.encoder) if h.initialisation == "imagenet" else Path(h.initialisation)
+        (path,) = found
         if isinstance(self.net, FeatureUNet):
             self.net.load_encoder(load_state(path), path)
         else:

@@ -1,7 +1,14 @@
 """Prepared data: a domain's cases, read once and kept as memory-mapped arrays at network size.
 
 A prepared domain is a folder in the cache, named by the size, a fingerprint of the code that prepares, and one of the
-source files' content and of the task's code. Training and testing index its arrays; no image file is decoded again.
+images and masks themselves. Training and testing index its arrays; no image file is decoded again.
+
+That fingerprint is of voxels, spacing and names, as the task gives them: how files are read, and what else stands in
+them, may change as long as the same images come out. The task's size and budget are part of it, for what a row called
+`erm` was trained with must be one thing in one table. What came out of files is remembered by their content (all their
+bytes, see `files.Checksums`), by the code that reads them and by the versions of the libraries that decode them, so
+that only the first look decodes, and it prepares at the same time. A task that computes its cases has no files, and its
+code is their content: other processors round otherwise, and it stays the same data.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgbench.errors import DataError, DgbenchError
-from dgbench.files import cache_folder, make_folder, read_json, sha256, write_json
+from dgbench.files import Checksums, cache_folder, make_folder, read_json, sha256, write_json
 from dgbench.fingerprint import of_code
 from dgbench.method import Batch
 from dgbench.task import Case, Task, case_problems
@@ -201,22 +209,33 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
     Raises `DataError` that names every case of the domain that cannot be used.
     """
     root = make_folder((cache or cache_folder()) / "prepared")
-    fingerprint = content_fingerprint(task, domain, root)
-    folder = root / f"{task.name}-{size}-{code_fingerprint()[:8]}-{domain}-{fingerprint[:16]}"
-    if folder.is_dir():
+    origin, known = _looked_up(task, domain, root)
+
+    def opened(fingerprint: str) -> PreparedDomain | None:
         try:
-            return PreparedDomain(folder)
+            return PreparedDomain(place(fingerprint)) if place(fingerprint).is_dir() else None
         except DataError as error:
             print(f"{error.cause}: made again", file=sys.stderr)
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(place(fingerprint), ignore_errors=True)
+            return None
+
+    def place(fingerprint: str) -> Path:
+        return root / f"{task.name}-{size}-{code_fingerprint()[:8]}-{domain}-{fingerprint[:16]}"
+
+    if known and (found := opened(known)):
+        return found
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
     try:
-        _build(task, domain, size, fingerprint, building)
+        fingerprint = _build(task, domain, size, origin if known == origin else None, building)
+        if not known and _looked_up(task, domain, root)[0] == origin:  # no file changed while it was read
+            write_json(root / MEMORY, (read_json(root / MEMORY) or {}) | {origin: fingerprint})
+        if found := opened(fingerprint):  # of files that gave the same images before, or made by another process
+            return found
         with contextlib.suppress(OSError):  # another process was first: its arrays are the same
-            os.rename(building, folder)
+            os.rename(building, place(fingerprint))
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return PreparedDomain(folder)
+    return PreparedDomain(place(fingerprint))
 
 
 def code_fingerprint() -> str:
@@ -224,44 +243,49 @@ def code_fingerprint() -> str:
     return of_code("dgbench.images.preparation:_build")
 
 
-def content_fingerprint(task: Task, domain: str, root: Path) -> str:
-    """sha256 of what a domain's images and masks are: file contents, the task's code and its structures."""
-    memo = _Checksums(root / "checksums.json")
-    cases = [(i, [memo.of(p) for p in task.files(domain, i)]) for i in task.case_ids(domain)]
-    memo.save()
-    content = [task.name, task.code_fingerprint(), list(task.structures), domain, cases]
+def content_fingerprint(task: Task, domain: str, size: int, cache: Path | None = None) -> str:
+    """sha256 of what a domain's images and masks are; where files are new, the domain is prepared at `size` for it."""
+    root = make_folder((cache or cache_folder()) / "prepared")
+    return _looked_up(task, domain, root)[1] or prepare(task, domain, size, cache).fingerprint
+
+
+MEMORY = "contents.json"  # {origin: fingerprint}
+DECODERS = ("numpy", "pillow", "nibabel")
+
+
+def _looked_up(task: Task, domain: str, root: Path) -> tuple[str, str | None]:
+    """sha256 of what a domain's cases come from, and their fingerprint, as far as it is known."""
+    checksums = Checksums(root / "checksums.json")
+    try:
+        cases = [(i, [checksums.of(p) for p in task.files(domain, i)]) for i in task.case_ids(domain)]
+    except OSError as error:
+        missing = "missing file" if isinstance(error, FileNotFoundError) else f"{error.strerror}:"
+        raise DataError(f"{missing} {error.filename}", "`dgbench data verify` lists all that is missing") from None
+    checksums.save()
+    content: list[object] = [task.name, task.code_fingerprint(), list(task.structures), domain, cases]
+    if not any(files for _, files in cases):
+        return (origin := _sha256(content)), origin
+    content += [[c.__qualname__ for c in type(task).__mro__], _card(task), task.intensity_range]
+    content += [version(name) for name in DECODERS]
+    return (origin := _sha256(content)), (read_json(root / MEMORY) or {}).get(origin)
+
+
+def _card(task: Task) -> list[object]:
+    return [list(task.structures), task.unit, task.image_size, task.steps]
+
+
+def _sha256(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-class _Checksums:
-    """File checksums, remembered by (path, size, modification time) so that a second run reads no image."""
+def _build(task: Task, domain: str, size: int, computed: str | None, folder: Path) -> str:
+    """Read every case of a domain, case by case: memory is bounded by the largest one. Returns its fingerprint.
 
-    def __init__(self, path: Path):
-        self.path, self.known = path, read_json(path) or {}
-        self.changed = False
-
-    def of(self, path: Path) -> str:
-        try:
-            status = path.stat()
-        except OSError:
-            raise DataError(f"missing file {path}", "`dgbench data verify` lists all that is missing") from None
-        entry = self.known.get(str(path.resolve()))
-        if entry and entry[:2] == [status.st_size, status.st_mtime_ns]:
-            return entry[2]
-        checksum = sha256(path)
-        self.known[str(path.resolve())] = [status.st_size, status.st_mtime_ns, checksum]
-        self.changed = True
-        return checksum
-
-    def save(self) -> None:
-        if self.changed:
-            write_json(self.path, self.known)
-
-
-def _build(task: Task, domain: str, size: int, fingerprint: str, folder: Path) -> None:
-    """Read every case of a domain, case by case: memory is bounded by the largest one."""
+    computed: that of a task whose cases are computed; None: it is that of the voxels.
+    """
     problems: list[str] = []
     index: list[PreparedCase] = []
+    seen: list[object] = _card(task)
     first = offset = channels = 0
     ids = task.case_ids(domain)
     if not ids:
@@ -282,6 +306,7 @@ def _build(task: Task, domain: str, size: int, fingerprint: str, folder: Path) -
                 continue
             channels = case.image.shape[1]
             index.append(_prepared(case, first, offset))
+            seen.append([case.id, list(index[-1].spacing), _voxels(case.image), _voxels(case.mask)])
             first += case.image.shape[0]
             streams["images"].write(stored(case.image, size).tobytes())
             streams["masks"].write(mask_to_network(case.mask, size).tobytes())
@@ -298,6 +323,7 @@ def _build(task: Task, domain: str, size: int, fingerprint: str, folder: Path) -
     }
     for name, (dtype, shape) in shapes.items():
         _to_npy(folder / f"{name}.raw", folder / f"{name}.npy", dtype, shape)
+    fingerprint = computed or _sha256(seen)
     record = {
         "domain": domain,
         "fingerprint": fingerprint,
@@ -306,6 +332,12 @@ def _build(task: Task, domain: str, size: int, fingerprint: str, folder: Path) -
         "cases": [asdict(c) for c in index],
     }
     write_json(folder / "index.json", record)
+    return fingerprint
+
+
+def _voxels(array: np.ndarray) -> tuple[list[int], str]:
+    """Shape, and sha256 of the values in order."""
+    return list(array.shape), hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _prepared(case: Case, first: int, offset: int) -> PreparedCase:

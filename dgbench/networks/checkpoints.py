@@ -13,15 +13,20 @@ from torch import Tensor, nn
 from dgbench.errors import DataError
 
 
+def weights_file(path: str | Path) -> Path:
+    """The path of a file of weights. Raises `DataError` when there is none."""
+    if not Path(path).is_file():
+        raise DataError(f"no such weights file: {path}", "give the path of a .safetensors, .pth or .pt file")
+    return Path(path)
+
+
 def load_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict, on the CPU, from .safetensors or from what torch.save wrote; no pickled code is executed.
 
     A state dict wrapped as "state_dict" or "model" is unwrapped; a prefix "module." common to all keys is removed.
     Raises `DataError` for a file that is missing, truncated, fails its own checksum or holds anything but tensors.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"no such weights file: {path}", "give the path of a .safetensors, .pth or .pt file")
+    path = weights_file(path)
     try:
         content = _read(path)
     except Exception as error:  # torch, zipfile, pickle and safetensors each fail in ways of their own

@@ -69,7 +69,7 @@ def _receive(known: Weights, part: Path, report: Callable[[int], None]) -> int:
     request = urllib.request.Request(known.url, headers={"User-Agent": "dgbench"})
     if done:
         request.add_header("Range", f"bytes={done}-")
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=10) as answer:
         continued = answer.status == http.client.PARTIAL_CONTENT
         done = done if continued else 0
         report(done)

@@ -226,10 +226,14 @@ def feature_network(name: str, image_size: int | None = None, **options: Any) ->
     return timm.create_model(name, features_only=True, **options)
 
 
+PATIENCE = 5.0  # seconds that a server has for its first word
+
+
 def published_weights(name: str) -> Path:
     """The file of a network's weights that timm publishes, fetched from the Hugging Face hub unless it is in its cache.
 
-    Raises `DataError`, which says what to download, when it cannot be had.
+    Raises `DataError`, which says what to download, when it cannot be had, and without a network at once: the hub's
+    client tries again for minutes, but for a file that was asked for first.
     """
     import dgbench.networks.torchvision_ops  # noqa: F401, I001
     import huggingface_hub
@@ -240,7 +244,11 @@ def published_weights(name: str) -> Path:
         raise DataError(f"timm publishes no weights of '{name}' on its hub", "--set initialisation=FILE takes others")
     file = published.hf_hub_filename or "model.safetensors"
     try:
-        return Path(huggingface_hub.hf_hub_download(published.hf_hub_id, file))
+        if isinstance(cached := huggingface_hub.try_to_load_from_cache(published.hf_hub_id, file), str):
+            return Path(cached)
+        url = huggingface_hub.hf_hub_url(published.hf_hub_id, file)
+        huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE)
+        return Path(huggingface_hub.hf_hub_download(published.hf_hub_id, file, etag_timeout=PATIENCE))
     except Exception as error:  # the hub's client fails in many ways of its own: offline, refused, gone
         url = f"https://huggingface.co/{published.hf_hub_id}/resolve/main/{file}"
         raise DataError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -130,11 +129,8 @@ def other_file(where: Path | str, found: str, known: Weights, size: int) -> str:
 
 
 def checksum(path: Path) -> str:
-    """sha256 of a file, remembered while it stays as it is."""
-    stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+    """sha256 of a file, remembered in this process while it stays as it is."""
+    return _checksums.of(path)
 
 
-@lru_cache
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # size and time make a changed file another question
-    return files.sha256(path)
+_checksums = files.Checksums()

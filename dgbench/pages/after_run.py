@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from dgbench.errors import DgbenchError
 from dgbench.files import make_folder
 from dgbench.running.launchers import Outcome
 from dgbench.running.plan import Run
@@ -20,16 +22,32 @@ if TYPE_CHECKING:
     from dgbench.scores.study import Study
 
 
-def failures(outcomes: Sequence[Outcome], console: Console) -> bool:
-    """Say which runs were not finished and what to do; True if any."""
+def failures(outcomes: Sequence[Outcome], console: Console, broken: Mapping[str, Exception] | None = None) -> bool:
+    """Say which runs were not finished and what to do, once for all that lack the same; True if any.
+
+    broken: methods of which no run was planned, and why.
+    """
     unfinished = [o for o in outcomes if o.status in ("failed", "interrupted")]
-    for outcome in unfinished:
-        console.print(f"[bold red]{outcome.status}:[/] {escape(f'{outcome.run}: {outcome.message}')}", soft_wrap=True)
-        if outcome.remedy:
-            console.print(f"[bold]try:[/]    {escape(outcome.remedy)}", soft_wrap=True)
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for o in unfinished:
+        alike.setdefault((o.status, o.message, o.remedy), []).append(str(o.run))
+    told = []
+    for (status, why, remedy), runs in alike.items():
+        variants = Counter(run.rpartition("/")[0] for run in runs)
+        several = ", ".join(f"{variant} ({n} run{'s' if n > 1 else ''})" for variant, n in variants.items())
+        told.append((status, several if runs[1:] else runs[0], why, remedy))
+    for name, error in (broken or {}).items():
+        if isinstance(error, DgbenchError):
+            told.append(("failed", name, error.cause, error.remedy))
+        else:
+            told.append(("failed", name, f"{type(error).__name__}: {error}", f"`dgbench check {name}` shows where"))
+    for status, what, why, remedy in told:
+        console.print(f"[bold red]{status}:[/] {escape(f'{what}: {why}')}", soft_wrap=True)
+        if remedy:
+            console.print(f"[bold]try:[/]    {escape(remedy)}", soft_wrap=True)
     if unfinished:
         console.print(f"{len(unfinished)} of {len(outcomes)} runs are not finished", style="bold red")
-    return bool(unfinished)
+    return bool(told)
 
 
 def show(task: Task, planned: Sequence[Run], results: Path, console: Console) -> list[Path]:

@@ -55,7 +55,12 @@ def describe(
         "paper": cls.paper,
         "needs": needs(cls),
         "fingerprint": run.fingerprint,
-        "code": {"dgbench": dgbench.__version__, "method": fingerprint.of_code(cls), **_git()},
+        "code": {
+            "dgbench": dgbench.__version__,
+            "method": fingerprint.of_code(cls),
+            "task": task.code_fingerprint(),
+            **_git(),
+        },
         "data": {domain: place.name.rpartition("-")[2] for domain, place in prepared.items()},
         "metrics_version": metrics.VERSION,
         "environment": environment(device),

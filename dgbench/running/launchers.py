@@ -16,8 +16,10 @@ from types import ModuleType
 from typing import Any
 
 import psutil
+import torch
 
-from dgbench.files import make_folder, read_json
+from dgbench.errors import DgbenchError, RunError
+from dgbench.files import make_folder, read_object
 from dgbench.images.preparation import prepare
 from dgbench.running import slurm
 from dgbench.running.compiled import check_compiler
@@ -73,8 +75,14 @@ def launch(
             outcomes.append(news)
         report(news)
 
+    lacking: dict[str, DgbenchError | None] = {}  # by variant: what keeps all of its runs from starting
     for run in runs:
         if due(run, rerun):
+            if run.variant not in lacking:
+                lacking[run.variant] = _lacking(run, task)
+            if error := lacking[run.variant]:
+                outcomes.append(Outcome(run, "failed", error.cause, error.remedy))
+                continue
             make_folder(Path(run.folder))
             _, hparams = run.load_method()
             size = hparams.image_size or task.image_size
@@ -85,10 +93,13 @@ def launch(
             prepared = {d: places[d, size] for d in domains}
             how = options.threads, options.save_every, options.compile
             waiting.append(Order(run, prepared, rerun == "all", devices[0], *how))
-        elif failure := read_json(Path(run.folder) / "FAILED.json"):
-            tell(Outcome(run, "failed", f"failed before: {failure['cause']}", "--rerun failed tries again"))
+        elif failure := read_object(Path(run.folder) / "FAILED.json"):
+            tell(Outcome(run, "failed", f"failed before: {failure.get('cause')}", "--rerun failed tries again"))
         else:
             tell(Outcome(run, "kept"))
+    for variant, error in lacking.items() if waiting else ():
+        if error:
+            report(f"{variant} cannot be run: {error.cause}")
     if waiting and options.slurm is not None:
         slurm.work_off(waiting, options.jobs, options.slurm, options.detach, tell)
     elif waiting:
@@ -97,6 +108,31 @@ def launch(
             tell(f"{len(waiting)} runs to make, {len(slots)} at a time")
         _work_off(waiting, slots, _Memory(bounded=options.jobs is None), tell)
     return outcomes
+
+
+def _lacking(run: Run, task: Task) -> DgbenchError | None:
+    """What a variant needs and is not there: weights, a package, a setting that fits; all that can be told beforehand.
+
+    The method is built on the meta device, which takes no memory; what that device alone refuses is left to the run.
+    """
+    cls, hparams = run.load_method()
+
+    def build() -> None:
+        with torch.device("meta"):
+            cls(task.info, hparams)
+
+    for step in (build, *([] if run.checkpoint else [lambda: cls.find_pretrained(hparams)])):
+        try:
+            step()
+        except DgbenchError as error:
+            return error
+        except ImportError as error:
+            return RunError(
+                f"{type(error).__name__}: {error}", "install it; `dgbench check` shows where it is imported"
+            )
+        except Exception:
+            continue
+    return None
 
 
 def _places(devices: Sequence[str], options: Options, runs: int) -> list[str]:

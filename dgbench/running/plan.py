@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dgbench import metrics, registry
 from dgbench.errors import DataError, DgbenchError, UsageError, require
-from dgbench.files import cache_folder, make_folder, read_json, sha256
+from dgbench.files import read_object, sha256
 from dgbench.fingerprint import of_code
 from dgbench.images.find_task import get_task
 from dgbench.images.preparation import code_fingerprint, content_fingerprint
 from dgbench.method import Hparams, Method, changed_hparams, resolve_hparams
+from dgbench.networks import weights
 from dgbench.protocol import get_protocol
 from dgbench.running import flops
 from dgbench.running.records import SCHEMA, broken_files
@@ -65,10 +66,10 @@ class Run:
     def status(self) -> Status:
         """What the folder holds. A run is done if and only if RESULT.json verifies and code and data are the same."""
         folder = Path(self.folder)
-        result = read_json(folder / "RESULT.json")
+        result = read_object(folder / "RESULT.json")
         if result is not None and not broken_files(folder, result):
             return "done" if result.get("fingerprint") == self.fingerprint else "stale"
-        failure = read_json(folder / "FAILED.json")
+        failure = read_object(folder / "FAILED.json")
         if failure is not None and failure.get("fingerprint") == self.fingerprint:  # else it may be mended by now
             return "failed"
         return "interrupted" if (folder / "run.json").is_file() else "missing"
@@ -84,10 +85,13 @@ def plan(
     settings: dict[str, str] | None = None,
     checkpoint: Path | None = None,
     results: Path = Path("results"),
+    broken: dict[str, Exception] | None = None,
 ) -> list[Run]:
-    """The runs of some methods on a task: every source (or those given) with every seed. Nothing is run or written.
+    """The runs of some methods on a task: every source (or those given) with every seed. Nothing is run.
 
-    Raises `UsageError` for unknown names and `DataError` for data that are not there.
+    Images that were not seen before are prepared, for it is their content that tells which runs are done. Raises
+    `UsageError` for unknown names and `DataError` for data that are not there. broken: takes the methods that cannot be
+    imported, or counted for want of their weights, with why, while the others are planned; None: that is raised too.
     """
     if not methods:
         raise UsageError("no method is named", "give one with --method; `dgbench list methods` shows all")
@@ -102,9 +106,16 @@ def plan(
         raise UsageError(f"no such checkpoint: {checkpoint}", "give the path of a .pth or .safetensors file")
     if checkpoint is not None and len(sources) != 1:
         raise UsageError("which domain were these weights trained on?", "name it with --source: it is not tested")
-    runs = []
+    runs: list[Run] = []
+    images: dict[str, str] = {}  # {domain: fingerprint}: looked at once, for all runs
     for name in methods:
-        cls = registry.get_method(name)
+        try:
+            cls = registry.get_method(name)
+        except Exception as error:
+            if broken is None or isinstance(error, UsageError):
+                raise
+            broken[name] = error
+            continue
         hparams = resolve_hparams(cls, task.name, settings, fixed)
         changed: dict[str, Any] = changed_hparams(cls, task.name, hparams, fixed)
         if checkpoint is not None:
@@ -112,10 +123,17 @@ def plan(
         variant = variant_name(name, changed)
         steps = None
         if get_protocol(protocol).budget == "compute" and checkpoint is None:
-            steps = affordable_steps(cls, task, hparams)
+            try:
+                steps = affordable_steps(cls, task, hparams)
+            except DataError as error:
+                if broken is None:
+                    raise
+                broken[name] = error
+                continue
             hparams = replace(hparams, steps=steps or hparams.steps)
         folder = Path(results).resolve() / task.name / protocol / variant
         decisive = _decisive(cls, hparams, task, protocol)
+        size = hparams.image_size or task.image_size
         for source in sources or task.source_domains:
             first = Run(
                 task=task.name,
@@ -130,7 +148,7 @@ def plan(
                 checkpoint=str(Path(checkpoint).resolve()) if checkpoint else None,
                 plugins=tuple(str(p) for p in registry.METHODS.extra),
                 folder="",
-                fingerprint=_fingerprint(decisive, task, source),
+                fingerprint=_fingerprint(decisive, task, source, images, size),
                 steps=steps,
             )
             runs += [replace(first, seed=n, folder=str(folder / f"{safe(source)}-seed{n}")) for n in seeds]
@@ -170,22 +188,29 @@ def _check_domains(task: Task, sources: Sequence[str]) -> None:
 
 
 def _decisive(cls: type[Method], hparams: Hparams, task: Task, protocol: str) -> list[Any]:
-    """What decides a run's numbers besides the images: code and settings."""
-    code = [of_code("dgbench.running.worker:make", cls, type(task)), code_fingerprint()]
+    """What decides a run's numbers besides the images: code, settings, and the files that these name.
+
+    Of the task count its values, not its code: what code gives are images and lists of cases, and these count by
+    themselves. Not counted: versions of packages, which are in the record, and whose rounding `scores.agreement`
+    judges; published weights, which are known by their checksum in the code, or which the hub may replace.
+    """
+    code = [of_code("dgbench.running.worker:make", cls), code_fingerprint()]
     order = [c.__name__ for c in cls.__mro__]  # a combination of two methods is no class in any file
-    settings = [asdict(hparams), task.image_size, task.steps, asdict(get_protocol(protocol))]
-    return [SCHEMA, metrics.VERSION, code, order, settings]
+    texts = {name: value for name, value in asdict(hparams).items() if isinstance(value, str)}
+    given = {name: weights.checksum(Path(text)) for name, text in texts.items() if Path(text).is_file()}
+    settings = [asdict(hparams), given, task.image_size, task.steps, asdict(get_protocol(protocol))]
+    return [SCHEMA, metrics.VERSION, code, order, settings, list(task.structures), task.unit]
 
 
-def _fingerprint(decisive: list[Any], task: Task, source: str) -> str:
-    domains = {d: domain_fingerprint(task, d) for d in (source, *task.targets(source))}
-    return hashlib.sha256(json.dumps([decisive, domains]).encode()).hexdigest()
-
-
-@functools.lru_cache(maxsize=256)
-def domain_fingerprint(task: Task, domain: str) -> str:
-    """Of a domain's images, looked at once in a process."""
-    return content_fingerprint(task, domain, make_folder(cache_folder() / "prepared"))
+def _fingerprint(decisive: list[Any], task: Task, source: str, images: dict[str, str], size: int) -> str:
+    domains = (source, *task.targets(source))
+    for domain in (d for d in domains if d not in images):
+        images[domain] = content_fingerprint(task, domain, size)
+    split: Any = None
+    with suppress(DataError):  # too few cases: the run will say so
+        split = task.split(source)
+    of_domains = [(d, images[d], task.case_ids(d)) for d in domains]
+    return hashlib.sha256(json.dumps([decisive, of_domains, split]).encode()).hexdigest()
 
 
 def variant_name(method: str, changed: dict[str, Any]) -> str:

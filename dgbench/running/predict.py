@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 from dgbench import registry
 from dgbench.errors import DataError, UsageError
 from dgbench.files import make_folder, read_json
+from dgbench.fingerprint import of_code
 from dgbench.images import formats, preparation
 from dgbench.images.file_task import FileTask
 from dgbench.images.find_task import get_task
+from dgbench.images.folder_task import FolderTask
 from dgbench.method import Batch, Hparams, Method, hparams_class
 from dgbench.running import train
 from dgbench.running.device import choose_device
@@ -56,7 +59,8 @@ def predict_files(
     """Write a run's masks for image files; yields each file written.
 
     A photograph gives one PNG per structure, 0 or 255; a NIfTI volume one .nii.gz per structure, 0 or 1, on its own
-    grid. Intensities follow the rule of `task`, by default the one that the run was trained and tested with.
+    grid. Intensities follow the rule of `task`, by default the one that the run was trained and tested with. Raises
+    `DataError` at the end, which names every image that cannot be read; the others have their masks then.
     """
     method, record = load_run(Path(run_folder), choose_device(device))
     if method.uses_target_masks:
@@ -64,31 +68,53 @@ def predict_files(
             f"{record.variant} is an oracle: it is prompted from the reference mask, which new images do not have",
             "give a run of another method",
         )
-    intensities = _intensities(record, task)
+    intensities, reading = _reading(record, task)
+    _notice_changes(record, method=of_code(type(method)), task=reading)
     stems = [formats.stem(p) for p in paths]
     if repeated := sorted({s for s in stems if stems.count(s) > 1}):
         raise UsageError(f"two images are named {repeated[0]}: their masks would overwrite each other", "rename one")
     make_folder(out)
+    broken: list[DataError] = []
     for path in paths:
-        pixels = formats.read(path)
+        try:
+            pixels = formats.read(path)
+        except DataError as error:
+            broken.append(error)
+            continue
         torch.manual_seed(key(record.seed, "predict", formats.stem(path)))
         mask = predict_image(method, intensities(pixels))
         for k, structure in enumerate(record.record["structures"]):
             yield _write(mask[:, k], pixels, out / f"{formats.stem(path)}_{structure}", path)
+    if broken:
+        told = "; ".join(error.cause for error in broken)
+        raise DataError(f"{len(broken)} of {len(paths)} images have no mask: {told}", broken[0].remedy)
 
 
-def _intensities(record: RunRecord, task: Task | None) -> Callable[[formats.Pixels], np.ndarray]:
-    """How a run's images became [0, 1]: by its task's code, or, for a folder of images, as the record says."""
+def _reading(record: RunRecord, task: Task | None) -> tuple[Callable[[formats.Pixels], np.ndarray], str]:
+    """How a run's images became [0, 1]: by its task's code, or, for a folder of images, as the record says.
+
+    With the fingerprint of that code as it is today.
+    """
     if task is None and record.task in registry.TASKS.names():
         task = get_task(record.task)
-    if task is not None:
-        return task.intensities if isinstance(task, FileTask) else formats.to_unit
-    if "intensity_range" not in record.record:
+    if isinstance(task, FileTask):
+        return task.intensities, task.code_fingerprint()
+    if task is not None or "intensity_range" not in record.record:
+        why = "its code has no rule for files" if task else "no such task is here, nor does the run say it"
         raise UsageError(
-            f"how images of task '{record.task}' are read is not known: no such task is here, nor does the run say it",
-            "give the task's file with --plugin; for a folder of images make the run again",
+            f"how images of task '{record.task}' are read is not known: {why}",
+            "give the task's file with --plugin, a FileTask; for a folder of images make the run again",
         )
-    return functools.partial(formats.by_range, limits=record.record["intensity_range"])
+    by_range = functools.partial(formats.by_range, limits=record.record["intensity_range"])
+    return by_range, of_code(FolderTask, beyond=["dgbench.task"])
+
+
+def _notice_changes(record: RunRecord, **today: str) -> None:
+    """Say that code is not what it was: masks may then not be those that the run's own test would have given."""
+    told = record.record["code"]
+    for what in (name for name, fingerprint in today.items() if told.get(name, fingerprint) != fingerprint):
+        name = record.method if what == "method" else f"task '{record.task}'"
+        print(f"the code of {name} changed since this run was made: its masks may be others now", file=sys.stderr)
 
 
 def predict_image(method: Method, image: np.ndarray) -> np.ndarray:

@@ -6,20 +6,22 @@ import dataclasses
 import functools
 import io
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgbench.errors import DataError
-from dgbench.files import read_json, sha256
+from dgbench.files import read_object, sha256
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
 SCHEMA = 1  # of run.json, cases.csv and RESULT.json
+# What tables ask of a record without a doubt that it is there.
+IDENTITY = ("task", "protocol", "method", "variant", "source", "seed")
+NEEDED = (*IDENTITY, "domains", "targets", "structures", "unit", "data", "needs", "metrics_version")
 
 
 def broken_files(folder: Path, result: dict[str, Any], looked_at: Sequence[str] | None = None) -> list[str]:
@@ -46,7 +48,7 @@ class RunRecord:
     seed: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("task", "protocol", "method", "variant", "source", "seed"):
+        for name in IDENTITY:
             object.__setattr__(self, name, self.record[name])
 
     @property
@@ -106,14 +108,17 @@ def read_run(folder: Path) -> RunRecord:
     run.json, cases.csv and RESULT.json are all that tables need, and all that need be passed on. The weights may be
     large: that they are there and unchanged is checked by `dgbench verify`, and before they are used.
     """
-    result = read_json(folder / "RESULT.json")
+    result = read_object(folder / "RESULT.json")
     if result is None:
         raise DataError(f"{folder} holds no finished run", "finish it with `dgbench run`")
     if broken := broken_files(folder, result, ("run.json", "cases.csv")):
         raise DataError(f"{folder}: {', '.join(broken)} missing or changed since the run ended", "make the run again")
     if result["schema"] > SCHEMA:
         raise DataError(f"{folder} was written by a newer dgbench (schema {result['schema']})", "update dgbench")
-    return RunRecord(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    record = read_object(folder / "run.json") or {}
+    if absent := [name for name in NEEDED if name not in record]:
+        raise DataError(f"{folder}: run.json does not say {', '.join(absent)}", "make the run again")
+    return RunRecord(folder, record)
 
 
 def read_cases(folders: Sequence[Path]) -> list[pd.DataFrame]:
@@ -149,6 +154,8 @@ def read_runs(results: Path, task: str, protocol: str) -> tuple[list[RunRecord],
     for folder in find_runs(results, task, protocol):
         try:
             records.append(read_run(folder))
-        except (DataError, OSError, ValueError, KeyError) as error:
-            left_out.append(f"Left out: {getattr(error, 'cause', error)}.")
+        except DataError as error:
+            left_out.append(f"Left out: {error.cause}.")
+        except Exception as error:  # whatever lies there: the others make a table without it
+            left_out.append(f"Left out: {folder} cannot be read: {type(error).__name__}: {error}.")
     return records, left_out

@@ -99,16 +99,18 @@ def _at_home(order: Order) -> Order:
     run = order.run
     _, hparams = run.load_method()
     task = run.load_task()
-    (now,) = plan(
-        task, [run.method], sources=[run.source], seeds=[run.seed], protocol=run.protocol, settings=dict(run.settings),
-        checkpoint=None if run.checkpoint is None else Path(run.checkpoint), results=results_of(run),
-    )  # fmt: skip
+    root = make_folder(cache_folder() / "prepared")
+    with filelock.FileLock(root / ".preparing"):  # several tasks may begin on a node at once
+        (now,) = plan(
+            task, [run.method], sources=[run.source], seeds=[run.seed], protocol=run.protocol,
+            settings=dict(run.settings), checkpoint=None if run.checkpoint is None else Path(run.checkpoint),
+            results=results_of(run),
+        )  # fmt: skip
     if now.fingerprint != run.fingerprint:
         raise UsageError("code or images changed after it was submitted", "the same command submits it as it is now")
     prepared = order.prepared
     if not all(place.is_dir() for place in prepared.values()):
-        root = make_folder(cache_folder() / "prepared")
-        with filelock.FileLock(root / ".preparing"):  # several tasks may begin on a node at once
+        with filelock.FileLock(root / ".preparing"):
             size = hparams.image_size or task.image_size
             prepared = {domain: prepare(task, domain, size).folder for domain in prepared}
     return replace(order, device=choose_device(order.device), prepared=prepared)

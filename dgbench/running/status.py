@@ -40,7 +40,7 @@ def look(results: Path, task: str | None = None) -> list[Standing]:
     this host or another, and by SLURM's queue, no clock being asked.
     """
     queued = squeue.living(results)
-    standings = [_standing(results, folder, queued.get(folder)) for folder in _folders(results, task)]
+    standings = [_looked_at(results, folder, queued.get(folder)) for folder in _folders(results, task)]
     return sorted(standings, key=lambda s: (STATES.index(s.state), s.run))
 
 
@@ -59,6 +59,14 @@ def _inside(folder: Path) -> list[Path]:
             return [folder / e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
     except OSError:
         return []
+
+
+def _looked_at(results: Path, folder: Path, queued: tuple[squeue.Submission, squeue.Queued] | None) -> Standing:
+    try:
+        return _standing(results, folder, queued)
+    except Exception as error:  # whatever lies there: the other runs stand where they stand
+        why = f"its folder cannot be read: {type(error).__name__}: {error}"
+        return Standing(str(folder.relative_to(results)), "failed", detail=why)
 
 
 def _standing(results: Path, folder: Path, queued: tuple[squeue.Submission, squeue.Queued] | None) -> Standing:

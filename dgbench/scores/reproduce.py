@@ -89,7 +89,11 @@ def reproduce(
     )
     loaded, run = _planned(folder, then, given)
     environment = then.record["environment"]
-    options = launchers.Options(device=device or environment["device"], threads=environment["threads"])
+    options = launchers.Options(
+        device=device or environment["device"],
+        threads=environment["threads"],
+        compile=environment.get("compiled", False),
+    )
     rerun: Rerun = "all" if run.status == "done" else "failed"
     (outcome,) = launchers.launch(loaded, [run], rerun, options, report)
     if outcome.status != "done":

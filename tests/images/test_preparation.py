@@ -1,6 +1,12 @@
 """Prepared data: what goes in comes out, and nothing is decoded twice."""
 
+import os
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -8,10 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from dgbench import files
 from dgbench.errors import DataError
 from dgbench.images.folder_task import FolderTask
 from dgbench.images.preparation import (
     PreparedDomain,
+    content_fingerprint,
     mask_to_network,
     network_box,
     prepare,
@@ -20,6 +28,7 @@ from dgbench.images.preparation import (
     with_neighbours,
 )
 from dgbench.task import Case, Task
+from tests.discs import draw
 
 
 class Drawn(Task):
@@ -234,3 +243,147 @@ def test_slices_of_a_nifti_volume_arrive_in_the_order_of_the_scan(tmp_path):
     assert before < after < own  # 10, 90, 200
     assert first[0] == first[1] > first[2]  # 50, 50, 10
     assert batch.mask.sum((1, 2, 3)).tolist() == [36, 0]
+
+
+# --- what a domain's images are --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Two domains of two pictures each, as TIFF: a pixel is a byte of the file."""
+    for domain in ("near", "far"):
+        for case in range(2):
+            image, mask = draw(np.random.default_rng([len(domain), case]), 0.3, 0.6)
+            for kind, array in (("images", image), ("masks", mask)):
+                path = tmp_path / "scans" / domain / kind / f"case{case}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    return tmp_path / "scans"
+
+
+def content(scans: Path, domain: str = "near", task: FolderTask | None = None) -> str:
+    return content_fingerprint(task or FolderTask(scans), domain, 48, scans.parent / "cache")
+
+
+def with_one_other_byte(path: Path, how: str) -> None:
+    """A pixel in the middle of a mask becomes 1, or 0 again; size and time of modification stay."""
+    before, changed = path.stat(), bytearray(path.read_bytes())
+    pixels = np.asarray(Image.open(path))
+    start = changed.index(pixels.tobytes())
+    changed[start + pixels.size // 2 + 24] ^= 1
+    if how == "in place":
+        path.write_bytes(changed)
+    else:
+        (path.parent / "other").write_bytes(changed)
+        os.replace(path.parent / "other", path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("settled", [files.SETTLED, 0.0])  # just written, and long ago
+@pytest.mark.parametrize("how", ["in place", "another file moved there"])
+def test_a_mask_with_one_other_byte_in_it_is_another_one_though_size_and_time_are_the_same(
+    scans, monkeypatch, settled, how
+):
+    monkeypatch.setattr(files, "SETTLED", settled)
+    task, path = FolderTask(scans), scans / "near" / "masks" / "case1.tif"
+    time.sleep(0.05)  # several ticks of the file system's clock
+    before, far = content(scans, task=task), content(scans, "far")
+    for expected in (False, True):
+        with_one_other_byte(path, how)
+        assert (content(scans, task=task) == before) is expected  # in this process, with the task at hand
+        assert (content(scans) == before) is expected
+    assert content(scans, "far") == far
+
+
+PRINTED = """
+import sys
+from pathlib import Path
+from dgbench.images.folder_task import FolderTask
+from dgbench.images.preparation import content_fingerprint
+print(content_fingerprint(FolderTask(Path(sys.argv[1])), "near", 48, Path(sys.argv[2])))
+"""
+
+
+def test_another_process_sees_it_too(scans, monkeypatch):
+    monkeypatch.setattr(files, "SETTLED", 0.0)
+    time.sleep(0.05)
+    before = content(scans)
+    with_one_other_byte(scans / "near" / "masks" / "case1.tif", "in place")
+    command = [sys.executable, "-c", PRINTED, str(scans), str(scans.parent / "cache")]
+    other = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert before != other == content(scans)
+
+
+def test_a_file_is_read_once_when_it_has_long_been_as_it_is(scans, monkeypatch):
+    monkeypatch.setattr(files, "SETTLED", 0.0)
+    time.sleep(0.05)
+    before = content(scans)
+    monkeypatch.setattr(files, "sha256", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(FolderTask, "load", lambda *arguments: pytest.fail("a case is decoded again"))
+    assert content(scans) == before
+
+
+def test_images_are_the_same_however_they_are_packed_named_elsewhere_and_described(scans):
+    before = content(scans)
+    path = scans / "near" / "images" / "case0.tif"
+    Image.open(path).save(path, compression="tiff_lzw")  # another file with the same pixels
+    assert content(scans) == before
+    (scans / "task.toml").write_text('citation = "Doe 2030"\nsources = ["far"]\nempty_masks = true\n')
+    assert content(scans) == before
+    shutil.move(scans / "far" / "images" / "case0.tif", scans / "far" / "images" / "case2.tif")
+    shutil.move(scans / "far" / "masks" / "case0.tif", scans / "far" / "masks" / "case2.tif")
+    assert content(scans) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "intensity = [0, 200]",
+        "spacing = [0.5, 0.5]",
+        'structures = ["disc"]',
+        "structures = { structure = [2, 1] }",
+        "image_size = 32",
+        "steps = 7",
+    ],
+)
+def test_what_the_task_makes_of_the_files_counts(scans, line):
+    """The last of them names a value that no mask holds, and so changes nothing."""
+    before = content(scans)
+    (scans / "task.toml").write_text(f"{line}\n")
+    assert (content(scans) == before) is ("[2, 1]" in line)
+
+
+def test_another_code_that_reads_the_same_images_changes_nothing_and_one_that_reads_others_does(scans):
+    class Tidied(FolderTask):
+        def load(self, domain, case_id):
+            read = super().load(domain, case_id)
+            return replace(read, mask=read.mask.copy())
+
+    class Darker(FolderTask):
+        def load(self, domain, case_id):
+            read = super().load(domain, case_id)
+            return replace(read, image=read.image * np.float32(0.5))
+
+    before = content(scans)
+    assert content(scans, task=Tidied(scans)) == before
+    assert content(scans, task=Darker(scans)) != before
+
+
+def test_a_file_that_is_gone_is_named(scans):
+    task, path = FolderTask(scans), scans / "near" / "masks" / "case1.tif"
+    path.unlink()
+    with pytest.raises(DataError, match=rf"missing file {path}"):
+        content(scans, task=task)
+
+
+def test_a_task_that_fails_on_a_case_in_its_own_way_has_the_others_verified():
+    def change(case):
+        if case.id == "one":
+            raise KeyError("window")
+        return replace(case, image=case.image + 1)
+
+    of_domains, first, second = Drawn(change=change).verify()
+    assert "1 domain(s)" in of_domains
+    assert first == "A/one cannot be read: KeyError: 'window'"
+    assert second.startswith("A/two: image leaves [0, 1]")

@@ -1,6 +1,8 @@
 """The networks take any size, see each image by itself, learn with all their weights, and let a layer in between."""
 
 import copy
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -158,6 +160,34 @@ def test_weights_that_cannot_be_fetched_name_what_to_download(monkeypatch, tmp_p
         unet.published_weights("resnet18")
     assert "https://huggingface.co/timm/resnet18" in caught.value.remedy
     assert "initialisation=" in caught.value.remedy
+
+
+def test_the_hub_is_asked_once_for_what_it_cannot_give(monkeypatch, tmp_path):
+    """Its client would try again for minutes."""
+    import huggingface_hub
+
+    asked = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *arguments):
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        address = f"http://127.0.0.1:{server.server_port}"
+        template = "{repo_id}/resolve/{revision}/{filename}"
+        for name, there in {"ENDPOINT": "", "HUGGINGFACE_CO_URL_TEMPLATE": f"/{template}"}.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, f"{address}{there}")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(DataError, match=r"weights of 'resnet18' cannot be fetched.*503"):
+            unet.published_weights("resnet18")
+        server.shutdown()
+    assert len(asked) == 1
 
 
 def test_zscore_has_mean_0_and_deviation_1_in_each_channel_of_each_image():

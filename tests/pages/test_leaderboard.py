@@ -138,6 +138,7 @@ def test_published_numbers_stand_below_and_are_never_ranked():
     assert float(row[4].text) + float(row[6].text) == pytest.approx(60, abs=0.011)
     assert leaderboard.published_table(ranking, beside.iloc[:0]) is None
 
+
 def test_a_contaminated_row_is_marked_in_every_format_with_what_is_known_under_it():
     seen_by = {"collections": ["BUSI", "BUS-BRA"], "initialisation": {"m.pth": WEIGHTS["lite_medsam"].sha256}}
     ranking = board(runs_of("tuned", 0.9, **seen_by), GOOD, BAD)

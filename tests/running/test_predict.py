@@ -153,3 +153,30 @@ def test_a_run_that_does_not_say_how_its_images_were_read_is_refused(finished, t
     rewritten(finished, intensity_range=...)  # as records were before, or of a task that is not here
     with pytest.raises(UsageError, match="how images of task 'discs' are read is not known"):
         list(predict_files(finished, [tmp_path / "images" / "dim" / "images" / "case0.png"], tmp_path / "out"))
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_have_their_masks(finished, tmp_path):
+    folder = tmp_path / "images" / "dim" / "images"
+    (folder / "case0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of 2 images have no mask: \S+case0\.png is no usable image"):
+        list(predict_files(finished, [folder / "case0.png", folder / "case1.png"], tmp_path / "out", device="cpu"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["case1_disc.png"]
+
+
+@pytest.mark.parametrize("what", ["method", "task"])
+def test_code_that_changed_since_the_run_is_told(finished, tmp_path, capsys, what):
+    image = tmp_path / "images" / "dim" / "images" / "case0.png"
+    list(predict_files(finished, [image], tmp_path / "out", device="cpu"))
+    assert capsys.readouterr().err == ""
+    rewritten(finished, code=read_json(finished / "run.json")["code"] | {what: "another"})
+    list(predict_files(finished, [image], tmp_path / "out", device="cpu"))
+    name = {"method": "pixels", "task": "task 'discs'"}[what]
+    assert (
+        capsys.readouterr().err == f"the code of {name} changed since this run was made: its masks may be others now\n"
+    )
+
+
+def test_a_task_without_a_rule_for_files_is_refused(finished, tmp_path):
+    rewritten(finished, task="phantom")  # whose images are computed, each slice by a rule of its own
+    with pytest.raises(UsageError, match="how images of task 'phantom' are read is not known: its code has no rule"):
+        list(predict_files(finished, [tmp_path / "images" / "dim" / "images" / "case0.png"], tmp_path / "out"))

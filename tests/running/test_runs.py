@@ -236,7 +236,6 @@ def test_changed_images_make_a_run_stale_and_nothing_is_lost(discs, tmp_path):
     first = image.read_bytes()
     shutil.copy(other, image)
     other.write_bytes(first)
-    plan.domain_fingerprint.cache_clear()
     (run,) = plan_pixels(FolderTask(discs.root), tmp_path / "r", sources=["dim"])
     assert run.status == "stale"
     launchers.launch(discs, [run], options=QUICK)

@@ -49,6 +49,18 @@ def test_a_folder_tells_where_its_run_stands(tmp_path):
     assert look(tmp_path, "other") == []
 
 
+@pytest.mark.parametrize(
+    "files",
+    [{"FAILED_json": '["no cause"]', "run_json": "{}"}, {"FAILED_json": "{}"}, {"run_json": "{", "status_json": "[]"}],
+)
+def test_a_folder_of_whatever_content_hides_no_other(tmp_path, files):
+    made = folder(tmp_path, "A-seed0", **files)
+    (made / "checkpoint-last.safetensors").touch()
+    folder(tmp_path, "B-seed0", RESULT_json="{}")
+    told = {s.run.rpartition("/")[2]: s.state for s in look(tmp_path)}
+    assert set(told) == {"A-seed0", "B-seed0"} and told["B-seed0"] == "done"
+
+
 def test_looking_whether_a_folder_is_locked_neither_takes_nor_loses_it(tmp_path):
     assert not is_locked(tmp_path) and not (tmp_path / ".lock").exists()
     with lock(tmp_path):

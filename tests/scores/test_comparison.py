@@ -1,6 +1,5 @@
 """Is one better than the other: by case, by domain, in words, and between two folders."""
 
-
 import numpy as np
 import pytest
 

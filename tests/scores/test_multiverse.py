@@ -222,9 +222,7 @@ def test_without_a_miss_no_rule_for_misses_is_tried():
 
 def test_an_absent_structure_may_be_left_out_or_perfect():
     """x finds 0.5; y 0.6, or with the empty pair as a perfect one: (0.6 + 1) / 2 against (0.5 + 1) / 2."""
-    found = look(
-        of("x", lambda s, d, seed: [0.5, "both_empty"]), of("y", lambda s, d, seed: [0.6, "both_empty"])
-    )
+    found = look(of("x", lambda s, d, seed: [0.5, "both_empty"]), of("y", lambda s, d, seed: [0.6, "both_empty"]))
     means = {u.label: u.means.tolist() for u in found.universes if u.metric == "dice"}
     assert means["leaderboard"] == pytest.approx([0.6, 0.5])
     assert means["missed structures absent from both masks count as perfect"] == pytest.approx([0.8, 0.75])

@@ -41,7 +41,6 @@ def images(made, tmp_path, monkeypatch):
     monkeypatch.setenv("DGBENCH_CACHE", str(made / "cache"))
     registry.add_plugin(PLUGIN)
     shutil.copytree(made / "discs", tmp_path / "discs")
-    plan.domain_fingerprint.cache_clear()
     return tmp_path / "discs"
 
 

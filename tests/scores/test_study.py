@@ -366,6 +366,30 @@ def test_a_folder_that_was_changed_is_left_out_and_named(tmp_path: Path):
     assert len(study.left_out) == 1 and "A-seed0: cases.csv missing or changed" in study.left_out[0]
 
 
+BROKEN = {
+    "RESULT.json holds a list": ("RESULT.json", lambda text: "[]", "holds no finished run"),
+    "RESULT.json says nothing": ("RESULT.json", lambda text: "{}", "cannot be read: KeyError: 'schema'"),
+    "files are a list": ("RESULT.json", lambda text: '{"schema": 1, "files": []}', "cannot be read: AttributeError"),
+    "run.json holds a list": ("run.json", lambda text: "[]", "run.json does not say task, protocol"),
+    "run.json is of elsewhere": ("run.json", lambda text: text.replace('"unit"', '"u"'), "does not say unit"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_folder_of_whatever_content_is_left_out_and_named_and_the_others_make_their_table(tmp_path: Path, what: str):
+    on_disk(tmp_path, *every_source("good"), *every_source("bad"))
+    name, change, said = BROKEN[what]
+    folder = tmp_path / "toy/sdg/bad/A-seed0"
+    (folder / name).write_text(change((folder / name).read_text()))
+    if name == "run.json":  # and whole, as far as checksums tell
+        result = json.loads((folder / "RESULT.json").read_text())
+        result["files"]["run.json"] = sha256(folder / "run.json")
+        (folder / "RESULT.json").write_text(json.dumps(result))
+    study = Study.load(tmp_path, "toy", "sdg")
+    assert len(study.records) == 5 and set(study.runs) == {"good", "bad"}
+    assert len(study.left_out) == 1 and str(folder) in study.left_out[0] and said in study.left_out[0]
+
+
 def test_scores_are_all_that_need_be_passed_on(tmp_path: Path):
     for path in on_disk(tmp_path, *every_source("good")).rglob("history.jsonl"):
         path.unlink()

@@ -164,6 +164,8 @@ def case_problems(case: Case, task: Task, name: str) -> list[str]:
         problems.append(f"{name}: image leaves [0, 1]: {image.min():.3g} to {image.max():.3g}")
     if not all(math.isfinite(s) and s > 0 for s in case.spacing):
         problems.append(f"{name}: spacing {case.spacing} must be three positive numbers")
+    if min(image.shape[2:]) < 2:
+        problems.append(f"{name}: a slice of {image.shape[2]} x {image.shape[3]} pixels is a line, not an image")
     if not mask.any() and not task.empty_masks:
         problems.append(f"{name}: the mask is empty")
     return problems

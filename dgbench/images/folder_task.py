@@ -23,6 +23,7 @@ import numpy as np
 from dgbench.errors import DataError, UsageError, require
 from dgbench.images.file_task import FileTask
 from dgbench.images.formats import NIFTI, Pixels, Spacing, channels_first, is_image, read, read_case, stem, values_of
+from dgbench.plausibility import Palettes, of_file
 from dgbench.registry import TASKS
 from dgbench.task import Case
 
@@ -81,6 +82,7 @@ class FolderTask(FileTask):
         self.intensity = f"{self.intensity_range} to [0, 1], clipped" if self.intensity_range else rule  # type: ignore[misc]
         self._cases = {domain: _listing(self.root / domain) for domain in self.domains}
         self._colours: dict[str, bool] = {}
+        self._palettes: Palettes = {}
         self.spacing: tuple[float, ...] | None = own.get("spacing")
         volumes = any(p.name.lower().endswith(NIFTI) for files in self._all() for p in files.images)
         self.unit = own.get("unit", "mm" if self.spacing or volumes else "px")
@@ -126,7 +128,10 @@ class FolderTask(FileTask):
         image = self.intensities(pixels)
         if image.shape[1] == 1 and self._has_colours(domain):
             image = np.repeat(image, 3, axis=1)
-        return Case(case_id, image, np.stack(planes, axis=1), self._spacing(path, pixels))
+        seen = self._palettes if self._cases[domain][case_id].index and len(self.structures) > 1 else None
+        rasters = [(p, m) for p, m in zip(mask_paths, masks, strict=True) if not p.name.lower().endswith(NIFTI)]
+        odd = [told for p, m in rasters for told in of_file(p, m, seen)]
+        return Case(case_id, image, np.stack(planes, axis=1), self._spacing(path, pixels), odd)
 
     def _all(self) -> list[_Files]:
         return [files for cases in self._cases.values() for files in cases.values()]

@@ -5,6 +5,8 @@ PATH/<domain>/masks/NAME.png                     index mask: 0 background, 1..K 
 PATH/<domain>/masks/NAME_<structure>.png         or one binary mask per structure,
 PATH/<domain>/masks/<structure>/NAME.png         in either of these two ways
 PATH/task.toml                                   optional, see SETTINGS
+
+Of a mask with a palette the indices are read, not the colours.
 """
 
 from __future__ import annotations

@@ -147,18 +147,16 @@ def write_predictions(tested: Sequence[Tested], path: Path) -> None:
 
 
 class Predictions(Mapping[tuple[str, str], np.ndarray]):
-    """What `write_predictions` wrote, {(domain, case): bool (D, K, H, W)}; each mask is read when it is asked for."""
+    """What `write_predictions` wrote, {(domain, case): bool (D, K, H, W)}; a mask is unpacked when it is asked for."""
 
     def __init__(self, path: Path):
-        with np.load(path, allow_pickle=False) as file:
-            index = json.loads(file["index"].tobytes())
-        self.path = path
+        self.file = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        index = json.loads(self.file["index"].tobytes())
         self.places = {(domain, case): (f"mask_{i}", tuple(shape)) for i, (domain, case, shape) in enumerate(index)}
 
     def __getitem__(self, key: tuple[str, str]) -> np.ndarray:
         name, shape = self.places[key]
-        with np.load(self.path, allow_pickle=False) as file:
-            return np.unpackbits(file[name], count=int(np.prod(shape))).view(bool).reshape(shape)
+        return np.unpackbits(self.file[name], count=int(np.prod(shape))).view(bool).reshape(shape)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self.places)

@@ -144,6 +144,19 @@ def test_values_that_a_viewer_would_not_show_are_counted(tmp_path, image, saved)
     assert cause == "80 of the 2304 pixels of m.png have a value though they are transparent" and remedy == OPAQUE
 
 
+def test_1_and_255_in_one_mask_are_two_things_that_are_read_as_one(folder):
+    """As in sets that mark a band to be ignored around each object with 255."""
+    for name, band in (("x", 1), ("y", 255)):
+        Image.fromarray(np.where(CUP, band, DISC).astype(np.uint8)).save(folder / f"A/masks/{name}.png")
+    task = FolderTask(folder)
+    assert task.load("A", "x").odd == []
+    ((cause, remedy),) = task.load("A", "y").odd
+    assert "A/masks/y.png holds both 1 and 255, which are read as one structure" in cause
+    assert "name both in" in remedy
+    (folder / "task.toml").write_text("structures = { disc = [1, 255], cup = 255 }")
+    assert FolderTask(folder).load("A", "y").odd == []
+
+
 # --- where it is told ------------------------------------------------------------------------------------------------
 
 

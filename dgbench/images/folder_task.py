@@ -30,6 +30,7 @@ from dgbench.registry import TASKS
 from dgbench.task import Case
 
 LAYOUT = "the layout is <domain>/images/NAME.png with <domain>/masks/NAME.png or masks/NAME_<structure>.png"
+BINARY = (1, 255)  # values of the only structure: which of the two a mask holds does not matter
 MAX_STRUCTURES = 16  # a mask with more values is more likely a photograph
 # Image formats that are not read here: told, not passed over as other files are.
 FOREIGN = re.compile(r"\.(bmp|gif|webp|jp2|heic|svs|dcm|ima|np[yz]|mat|mh[ad]|raw|nrrd|hdr|img)(\.gz)?$", re.IGNORECASE)
@@ -133,6 +134,11 @@ class FolderTask(FileTask):
         seen = self._palettes if self._cases[domain][case_id].index and len(self.structures) > 1 else None
         rasters = [(p, m) for p, m in zip(mask_paths, masks, strict=True) if not p.name.lower().endswith(NIFTI)]
         odd = [told for p, m in rasters for told in of_file(p, m, seen)]
+        if tuple(self.values.values()) == (BINARY,) and set(BINARY) <= set(values_of(masks[0])):
+            told = (
+                f"{mask_paths[0]} holds both 1 and 255, which are read as one structure; 255 often means: to be ignored"
+            )
+            odd.append((told, f"save the mask with one of them, or name both in {self.toml}"))
         return Case(case_id, image, np.stack(planes, axis=1), self._spacing(path, pixels), odd)
 
     def _all(self) -> list[_Files]:
@@ -177,7 +183,7 @@ class FolderTask(FileTask):
     def _found_structures(self) -> dict[str, tuple[int, ...]]:
         """From the masks' names where there is one for each structure, else from the values in all of them."""
         if names := sorted({s for f in self._all() if f.images and not f.index for s in f.binary}):
-            return {name: (1, 255) if len(names) == 1 else () for name in names}
+            return {name: BINARY if len(names) == 1 else () for name in names}
         found: set[int] = set()
         for path in (p for files in self._all() for p in files.index if not _is_jpeg(p)):
             try:
@@ -189,8 +195,8 @@ class FolderTask(FileTask):
             raise DataError(
                 f"the masks in {self.root} hold {len(found)} different values", f"name the structures in {self.toml}"
             )
-        if found <= {1, 255}:
-            return {"structure": (1, 255)}
+        if found <= set(BINARY):
+            return {"structure": BINARY}
         return {f"structure_{v}" if len(found) > 1 else "structure": (v,) for v in sorted(found)}
 
     def _planes(self, path: Path, mask: np.ndarray) -> list[np.ndarray]:

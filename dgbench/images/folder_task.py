@@ -135,7 +135,7 @@ class FolderTask(FileTask):
         rasters = [(p, m) for p, m in zip(mask_paths, masks, strict=True) if not p.name.lower().endswith(NIFTI)]
         odd = [told for p, m in rasters for told in of_file(p, m, seen)]
         if tuple(self.values.values()) == (BINARY,) and set(BINARY) <= set(values_of(masks[0])):
-            both = f"{mask_paths[0]} holds both 1 and 255, which are read as one structure; 255 often marks what is unsure"
+            both = f"{mask_paths[0]} holds both 1 and 255, which are read as one structure; 255 often marks doubt"
             odd.append((both, f"save the mask with one of them, or name both in {self.toml}"))
         return Case(case_id, image, np.stack(planes, axis=1), self._spacing(path, pixels), odd)
 

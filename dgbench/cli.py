@@ -459,10 +459,17 @@ def data_describe(task: TaskArgument, data: Data = None) -> None:
 
 @data_app.command("verify")
 def data_verify(task: TaskArgument, data: Data = None) -> None:
-    """Read every case and list all that is wrong, at once."""
+    """Read every case and list all that is wrong, at once; and masks that are odd, which may be meant."""
     from dgbench.images.find_task import get_task
 
-    _all_well(get_task(task, data).verify())
+    loaded = get_task(task, data)
+    problems = loaded.verify()
+    for remedy in dict.fromkeys(doubt.remedy for doubt in loaded.doubts):
+        say(*(doubt.cause for doubt in loaded.doubts if doubt.remedy == remedy), before="[yellow]?[/] ")
+        say(remedy, before="  [bold]try:[/] ")
+    if problems or not loaded.doubts:
+        return _all_well(problems)
+    say(f"no problem; {len(loaded.doubts)} mask(s) to look at")
 
 
 @data_app.command("prepare")

@@ -26,6 +26,7 @@ UNCOUNTED = {
     "dgbench.files": "bytes are written and read back as they are",
     "dgbench.fingerprint": "it looks at the others",
     "dgbench.images.find_task": "the task that it finds is in the fingerprint by its own code",
+    "dgbench.plausibility": "what is odd is told, and changes nothing",
     "dgbench.networks.provenance": "what weights have seen is told beside their scores",
     "dgbench.networks.download": "weights are used by their checksum",
     "dgbench.protocol": "its values are in the fingerprint of a run by themselves",

@@ -18,6 +18,7 @@ import numpy as np
 
 from dgbench.errors import DataError, DgbenchError
 from dgbench.fingerprint import of_code
+from dgbench.plausibility import Doubt, doubt
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +30,14 @@ class Case:
     image: float32 (D, C, H, W) in [0, 1] by the task's documented intensity rule, at its own resolution; C is 1 or 3.
     mask: bool (D, K, H, W), one plane per structure; structures may overlap (the cup lies inside the disc).
     spacing: distance between voxel centres along (D, H, W), in the task's unit ("mm" or "px").
+    odd: what its mask's files hold that may be a mistake, and what to do: pairs of sentences, as of `plausibility`.
     """
 
     id: str
     image: np.ndarray
     mask: np.ndarray
     spacing: tuple[float, float, float]
+    odd: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Task(ABC):
     licence: str = ""
     collections: Sequence[str] = ()  # public ones that the images are from, by which `networks.provenance` knows them
     download: str = ""  # where the data come from and in which folder layout they must lie
+    doubts: Sequence[Doubt] = ()  # after `verify`: what is odd and may be meant
 
     def __init__(self, data: Path | None = None):
         """`data`: the folder with the task's files; None for a task that needs none."""
@@ -120,8 +124,12 @@ class Task(ABC):
         return of_code(type(self), beyond=["dgbench.task"])
 
     def verify(self) -> list[str]:
-        """Everything that is wrong with the task's data, one sentence each; an empty list when all is well."""
+        """Everything that is wrong with the task's data, one sentence each; an empty list when all is well.
+
+        What is no more than odd is in `doubts` afterwards.
+        """
         problems: list[str] = []
+        doubts: list[Doubt | None] = []
         seen: dict[bytes, str] = {}
         if len(self.domains) < 2:
             problems.append(f"task '{self.name}' has {len(self.domains)} domain(s): generalization needs at least 2")
@@ -147,11 +155,14 @@ class Task(ABC):
                 except Exception as error:
                     problems.append(f"{domain}/{case_id} cannot be read: {type(error).__name__}: {error}")
                     continue
-                problems += case_problems(case, self, f"{domain}/{case_id}")
+                found = case_problems(case, self, f"{domain}/{case_id}")
+                problems += found
+                doubts += [] if found else [doubt(domain, case_id, self.structures, case.mask, case.odd)]
                 content = hashlib.sha256(case.image.tobytes()).digest()
                 if content in seen:
                     problems.append(f"{domain}/{case_id} has the same image as {seen[content]}")
                 seen.setdefault(content, f"{domain}/{case_id}")
+        self.doubts = [d for d in doubts if d]
         return problems
 
 
@@ -170,6 +181,8 @@ def case_problems(case: Case, task: Task, name: str) -> list[str]:
         problems.append(f"{name}: image leaves [0, 1]: {image.min():.3g} to {image.max():.3g}")
     if not all(math.isfinite(s) and s > 0 for s in case.spacing):
         problems.append(f"{name}: spacing {case.spacing} must be three positive numbers")
+    if min(image.shape[2:]) < 2:
+        problems.append(f"{name}: a slice of {image.shape[2]} x {image.shape[3]} pixels is a line, not an image")
     if not mask.any() and not task.empty_masks:
-        problems.append(f"{name}: the mask is empty")
+        problems.append("; ".join([f"{name}: the mask is empty", *(cause for cause, _ in case.odd)]))
     return problems

@@ -5,6 +5,8 @@ PATH/<domain>/masks/NAME.png                     index mask: 0 background, 1..K 
 PATH/<domain>/masks/NAME_<structure>.png         or one binary mask per structure,
 PATH/<domain>/masks/<structure>/NAME.png         in either of these two ways
 PATH/task.toml                                   optional, see SETTINGS
+
+Of a mask with a palette the indices are read, not the colours.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ import numpy as np
 from dgbench.errors import DataError, UsageError, require
 from dgbench.images.file_task import FileTask
 from dgbench.images.formats import NIFTI, Pixels, Spacing, channels_first, is_image, read, read_case, stem, values_of
+from dgbench.plausibility import Palettes, of_file
 from dgbench.registry import TASKS
 from dgbench.task import Case
 
 LAYOUT = "the layout is <domain>/images/NAME.png with <domain>/masks/NAME.png or masks/NAME_<structure>.png"
+BINARY = (1, 255)  # values of the only structure: which of the two a mask holds does not matter
 MAX_STRUCTURES = 16  # a mask with more values is more likely a photograph
 # Image formats that are not read here: told, not passed over as other files are.
 FOREIGN = re.compile(r"\.(bmp|gif|webp|jp2|heic|svs|dcm|ima|np[yz]|mat|mh[ad]|raw|nrrd|hdr|img)(\.gz)?$", re.IGNORECASE)
@@ -81,6 +85,7 @@ class FolderTask(FileTask):
         self.intensity = f"{self.intensity_range} to [0, 1], clipped" if self.intensity_range else rule  # type: ignore[misc]
         self._cases = {domain: _listing(self.root / domain) for domain in self.domains}
         self._colours: dict[str, bool] = {}
+        self._palettes: Palettes = {}
         self.spacing: tuple[float, ...] | None = own.get("spacing")
         volumes = any(p.name.lower().endswith(NIFTI) for files in self._all() for p in files.images)
         self.unit = own.get("unit", "mm" if self.spacing or volumes else "px")
@@ -126,7 +131,13 @@ class FolderTask(FileTask):
         image = self.intensities(pixels)
         if image.shape[1] == 1 and self._has_colours(domain):
             image = np.repeat(image, 3, axis=1)
-        return Case(case_id, image, np.stack(planes, axis=1), self._spacing(path, pixels))
+        seen = self._palettes if self._cases[domain][case_id].index and len(self.structures) > 1 else None
+        rasters = [(p, m) for p, m in zip(mask_paths, masks, strict=True) if not p.name.lower().endswith(NIFTI)]
+        odd = [told for p, m in rasters for told in of_file(p, m, seen)]
+        if tuple(self.values.values()) == (BINARY,) and set(BINARY) <= set(values_of(masks[0])):
+            both = f"{mask_paths[0]} holds both 1 and 255, which are read as one structure; 255 often marks doubt"
+            odd.append((both, f"save the mask with one of them, or name both in {self.toml}"))
+        return Case(case_id, image, np.stack(planes, axis=1), self._spacing(path, pixels), odd)
 
     def _all(self) -> list[_Files]:
         return [files for cases in self._cases.values() for files in cases.values()]
@@ -170,7 +181,7 @@ class FolderTask(FileTask):
     def _found_structures(self) -> dict[str, tuple[int, ...]]:
         """From the masks' names where there is one for each structure, else from the values in all of them."""
         if names := sorted({s for f in self._all() if f.images and not f.index for s in f.binary}):
-            return {name: (1, 255) if len(names) == 1 else () for name in names}
+            return {name: BINARY if len(names) == 1 else () for name in names}
         found: set[int] = set()
         for path in (p for files in self._all() for p in files.index if not _is_jpeg(p)):
             try:
@@ -182,8 +193,8 @@ class FolderTask(FileTask):
             raise DataError(
                 f"the masks in {self.root} hold {len(found)} different values", f"name the structures in {self.toml}"
             )
-        if found <= {1, 255}:
-            return {"structure": (1, 255)}
+        if found <= set(BINARY):
+            return {"structure": BINARY}
         return {f"structure_{v}" if len(found) > 1 else "structure": (v,) for v in sorted(found)}
 
     def _planes(self, path: Path, mask: np.ndarray) -> list[np.ndarray]:

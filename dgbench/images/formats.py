@@ -1,7 +1,8 @@
 """Reading image files: volumes, photographs and masks, each read whole and checked before it is believed.
 
 Axes. NIfTI stores (x, y, z); everything here is (D, H, W) = (z, y, x), for images and masks alike. A volume is taken as
-it is stored: its third axis holds the slices, and nothing is flipped or rotated into a standard orientation.
+it is stored: its third axis holds the slices, and nothing is flipped or rotated into a standard orientation. Only where
+all slices would be one pixel wide or high is the axis of length 1 that of the slices: the file holds one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from dgbench.errors import DataError
 
 NIFTI = (".nii", ".nii.gz")
 RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+WHOLE = 0.001  # a mask's value this near to a whole number is that number: scaled headers round, resampling does more
+MEND = "copy or download it again, or mend it"
+CHANNELS = (
+    "save one channel, or one point in time, as a volume with its slices on the third axis; colours as PNG or TIFF"
+)
 
 Spacing = tuple[float, float, float]
 
@@ -61,8 +67,9 @@ def read_volume(path: Path, mask: bool = False) -> Pixels:
     """A NIfTI file: the whole gzip stream with its checksum first, then header and voxels.
 
     nibabel alone returns most bit-flipped .nii.gz files without a word. Uncompressed .nii has no checksum to look at.
-    Refused: shear, a spacing that is not positive or that the affine contradicts, NaN, more than three axes longer
-    than 1, headers that promise more than the file can hold. A 2-D file is a volume of one slice.
+    Refused: shear, a spacing that is not positive or that the affine contradicts, NaN, more than three axes, colours,
+    headers that promise more than the file can hold. A 2-D file is a volume of one slice; axes of length 1 behind the
+    third are dropped.
     """
     import nibabel  # slow to import
 
@@ -75,7 +82,7 @@ def read_volume(path: Path, mask: bool = False) -> Pixels:
         shape.pop()
     problems = []
     if not 2 <= len(shape) <= 3:
-        problems.append(f"it has the shape {tuple(shape)}, not that of one volume")
+        raise _broken(path, [f"it has the shape {tuple(shape)}, not that of one volume"], CHANNELS)
     steps = [float(s) * units for s in header["pixdim"][1:4]]
     axes = len(shape)
     if axes == 2:
@@ -96,7 +103,7 @@ def read_volume(path: Path, mask: bool = False) -> Pixels:
     if problems:
         raise _broken(path, problems)
     spacing = (steps[2], steps[1], steps[0])
-    return Pixels(_whole(values.T, mask), spacing, affine)
+    return _one_slice(path, Pixels(_whole(values.T, mask), spacing, affine))
 
 
 def read_image(path: Path, mask: bool = False) -> Pixels:
@@ -126,7 +133,7 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
         raise _broken(path, [f"Pillow cannot read it ({error or type(error).__name__})"]) from None
     if problems := list(_value_problems(values, mask)):
         raise _broken(path, problems)
-    return Pixels(_whole(values[..., 0] if mask and values.ndim == 4 else values, mask))
+    return _one_slice(path, Pixels(_whole(values[..., 0] if mask and values.ndim == 4 else values, mask)))
 
 
 def read_case(image: Path, masks: Sequence[Path], same_grid: bool = True) -> tuple[Pixels, list[np.ndarray]]:
@@ -147,16 +154,22 @@ def read_case(image: Path, masks: Sequence[Path], same_grid: bool = True) -> tup
         raise DataError("; ".join(causes), remedy)
     first, *rest = found
     for path, mask in zip(masks, rest, strict=True):
-        if mask.values.shape != first.values.shape[:3]:
-            sizes = [" x ".join(map(str, v.shape[:3])) for v in (mask.values, first.values)]
+        its, grid = mask.values.shape, first.values.shape[:3]
+        if its != grid:
+            remedy = "save the mask on the grid of its image"
+            if its == (grid[0], grid[2], grid[1]):
+                remedy += ": its height and width seem to be exchanged"
+            elif grid == (3, *its[1:]) and its[0] == 1:
+                remedy = f"if the three slices are colours, save {image} as PNG or TIFF; else {remedy}"
+            sizes = [" x ".join(map(str, shape)) for shape in (its, grid)]
             raise DataError(
                 f"image and mask differ in size: {path} is {sizes[0]}, {image} is {sizes[1]} (slices x height x width)",
-                "save the mask on the grid of its image",
+                remedy,
             )
         if same_grid and not _same_grid(first, mask):
             raise DataError(
                 f"image and mask lie differently in space: the headers of {path} and {image} give two affines",
-                "resample the mask to its image; if the voxels do correspond, copy the image's header to the mask",
+                "resample the mask to its image; if the voxels do correspond, save it with the image's axes and header",
             )
     return first, [mask.values for mask in rest]
 
@@ -211,8 +224,8 @@ def _sniff(path: Path) -> None:
         raise _broken(path, ["it is a web page that was saved in place of the file"])
 
 
-def _broken(path: Path, problems: Iterable[str]) -> DataError:
-    return DataError(f"{path} is no usable image: {', and '.join(problems)}", "copy or download it again, or mend it")
+def _broken(path: Path, problems: Iterable[str], remedy: str = MEND) -> DataError:
+    return DataError(f"{path} is no usable image: {', and '.join(problems)}", remedy)
 
 
 def _stream(path: Path) -> tuple[bytes, Any]:
@@ -231,7 +244,7 @@ def _stream(path: Path) -> tuple[bytes, Any]:
         header = header_class(raw[: header_class.sizeof_hdr], check=False)
         if not bytes(header["magic"].item()).startswith(b"n+"):
             raise ValueError("its voxels are in another file: save it as one .nii.gz")
-        expected = int(header["vox_offset"]) + _voxel_bytes(header)
+        expected = int(header["vox_offset"]) + _voxel_bytes(path, header)
         if not header_class.sizeof_hdr < expected <= len(raw):
             raise ValueError(f"it ends after {len(raw)} of {expected} bytes")
     except EOFError:
@@ -241,7 +254,7 @@ def _stream(path: Path) -> tuple[bytes, Any]:
     return raw[:expected], kind
 
 
-def _voxel_bytes(header: Any) -> int:
+def _voxel_bytes(path: Path, header: Any) -> int:
     """Bytes that the header says the voxels take, in Python's own integers, which do not overflow."""
     try:
         shape = [int(n) for n in header.get_data_shape()]
@@ -250,6 +263,8 @@ def _voxel_bytes(header: Any) -> int:
         raise ValueError(f"its header makes no sense ({error})") from None
     if not shape or min(shape) < 1:
         raise ValueError(f"its header gives the shape {tuple(shape)}")
+    if dtype.fields:
+        raise _broken(path, [f"its voxels are colours ({', '.join(dtype.fields)}), not one number each"], CHANNELS)
     if dtype.kind not in "iuf":
         raise ValueError(f"its voxels are of type {dtype}, not one number each")
     return math.prod(shape) * dtype.itemsize
@@ -269,15 +284,31 @@ def _value_problems(values: np.ndarray, mask: bool) -> Iterator[str]:
         bad = int(np.count_nonzero(~np.isfinite(values)))
         if bad:
             yield f"{bad} of its values are NaN or infinite"
-        elif mask and not (values == np.rint(values)).all():
-            yield "a mask must hold whole numbers"
+        elif mask and (between := np.abs(values - np.rint(values)) > WHOLE).any():
+            few = f"{values[between][0]:.7g} is one of {np.count_nonzero(between)} that are not"
+            yield f"a mask must hold whole numbers, to within {WHOLE}, and {few}"
     if mask and values.ndim == 4 and not (values == values[..., :1]).all():
         yield "a mask must hold numbers, not colours"
 
 
 def _whole(values: np.ndarray, mask: bool) -> np.ndarray:
     """C-ordered; of a mask stored as floats the integers, since its values are names."""
-    return np.ascontiguousarray(values.astype(np.int64) if mask and values.dtype.kind == "f" else values)
+    return np.ascontiguousarray(np.rint(values).astype(np.int64) if mask and values.dtype.kind == "f" else values)
+
+
+def _one_slice(path: Path, pixels: Pixels) -> Pixels:
+    """The axis of length 1 first, where there is one. Raises `DataError` where height or width hold channels."""
+    depth, height, width = pixels.values.shape[:3]
+    if depth > 1 and (height == 1) != (width == 1):
+        order = (1, 0, 2) if height == 1 else (2, 0, 1)
+        values = np.ascontiguousarray(np.moveaxis(pixels.values, order[0], 0))
+        if pixels.spacing is None or pixels.affine is None:
+            return Pixels(values)
+        d, h, w = (pixels.spacing[i] for i in order)
+        return Pixels(values, (d, h, w), pixels.affine[:, [*(2 - i for i in reversed(order)), 3]])
+    if min(height, width) <= 4 and min(depth, max(height, width)) > 16:
+        raise _broken(path, [f"its slices are {height} x {width} pixels: that looks like channels"], CHANNELS)
+    return pixels
 
 
 def _same_grid(image: Pixels, mask: Pixels) -> bool:

@@ -34,6 +34,7 @@ from dgbench.errors import DataError, DgbenchError
 from dgbench.files import Checksums, cache_folder, make_folder, read_json, sha256, write_json
 from dgbench.fingerprint import of_code
 from dgbench.method import Batch
+from dgbench.plausibility import Doubt, doubt
 from dgbench.task import Case, Task, case_problems
 
 LEVELS = 65535  # intensities are stored as uint16: 8-bit images stay exact, 12-bit ones within 1e-5
@@ -57,7 +58,10 @@ class PreparedCase:
 
 
 class PreparedDomain:
-    """A domain as memory maps. images: uint16 (S, C, n, n); masks: uint8 (S, K, n, n), 0 or 1; S slices in all."""
+    """A domain as memory maps. images: uint16 (S, C, n, n); masks: uint8 (S, K, n, n), 0 or 1; S slices in all.
+
+    doubts: what was odd in its masks when they were read.
+    """
 
     def __init__(self, folder: Path):
         """Open and verify. Raises `DataError` when a file is missing or its checksum differs."""
@@ -69,6 +73,7 @@ class PreparedDomain:
                 raise DataError(f"prepared data {folder / name} is damaged", "delete that folder: it is made again")
         self.folder, self.name, self.fingerprint = folder, index["domain"], index["fingerprint"]
         self.structures: int = index["structures"]
+        self.doubts = [Doubt(*told) for told in index.get("doubts", ())]
         self.cases = {
             c["id"]: PreparedCase(
                 c["id"], c["first"], tuple(c["shape"]), tuple(c["spacing"]), c["offset"], tuple(c["foreground"])
@@ -286,6 +291,7 @@ def _build(task: Task, domain: str, size: int, computed: str | None, folder: Pat
     problems: list[str] = []
     index: list[PreparedCase] = []
     seen: list[object] = _card(task)
+    doubts: list[Doubt | None] = []
     first = offset = channels = 0
     ids = task.case_ids(domain)
     if not ids:
@@ -307,6 +313,7 @@ def _build(task: Task, domain: str, size: int, computed: str | None, folder: Pat
             channels = case.image.shape[1]
             index.append(_prepared(case, first, offset))
             seen.append([case.id, list(index[-1].spacing), _voxels(case.image), _voxels(case.mask)])
+            doubts.append(doubt(domain, case_id, task.structures, case.mask, case.odd))
             first += case.image.shape[0]
             streams["images"].write(stored(case.image, size).tobytes())
             streams["masks"].write(mask_to_network(case.mask, size).tobytes())
@@ -330,6 +337,7 @@ def _build(task: Task, domain: str, size: int, computed: str | None, folder: Pat
         "structures": len(task.structures),
         "files": {f"{n}.npy": sha256(folder / f"{n}.npy") for n in shapes},
         "cases": [asdict(c) for c in index],
+        "doubts": [d for d in doubts if d],
     }
     write_json(folder / "index.json", record)
     return fingerprint

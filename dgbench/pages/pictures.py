@@ -154,12 +154,17 @@ class Picture(NamedTuple):
 def picture(shown: Slice, longest: int = 320) -> Picture:
     """At most `longest` pixels a side; the contours are in pixels of the slice."""
     height, width = shown.image.shape[:2]
-    pixels = Image.fromarray((shown.image.clip(0, 1) * 255).round().astype(np.uint8))
+    paths = svg_path(shown.reference), svg_path(shown.prediction)
+    return Picture(thumbnail(shown.image, longest), width, height, *paths)
+
+
+def thumbnail(image: np.ndarray, longest: int = 320) -> str:
+    """An image, (H, W) or (H, W, 3) in [0, 1], as a data URI of at most `longest` pixels a side."""
+    pixels = Image.fromarray((image.clip(0, 1) * 255).round().astype(np.uint8))
     pixels.thumbnail((longest, longest))
     content = io.BytesIO()
     pixels.save(content, "JPEG", quality=85)
-    uri = data_uri("jpeg", content.getvalue())
-    return Picture(uri, width, height, svg_path(shown.reference), svg_path(shown.prediction))
+    return data_uri("jpeg", content.getvalue())
 
 
 def svg_path(masks: np.ndarray) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -18,6 +19,7 @@ import dgbench
 from dgbench import registry
 from dgbench.errors import DgbenchError
 from dgbench.files import make_folder, write_atomic
+from dgbench.images import preparation
 from dgbench.metrics import METRICS
 from dgbench.pages import cards, drawing, figures, leaderboard, pictures, rank_map, score_tables
 from dgbench.pages import multiverse as multiverse_pages
@@ -25,6 +27,7 @@ from dgbench.pages.captions import ORDER_OF_MEANS, heading
 from dgbench.pages.pictures import Picture
 from dgbench.pages.score_tables import Scale
 from dgbench.pages.table import fill
+from dgbench.plausibility import Doubt
 from dgbench.running.records import RunRecord
 from dgbench.scores import domain_shift, multiverse, published
 from dgbench.scores.domain_shift import Intensities
@@ -34,6 +37,7 @@ from dgbench.scores.study import Study
 from dgbench.task import Task
 
 PICTURES, OF_VARIANT = 48, 4  # the most worst cases on the page, and of one variant
+MASKS = 4  # the most masks of a domain that are shown because they are odd
 LARGEST_SVG = 600_000  # characters; a drawing with more marks becomes an image
 CURVES, CURVE_POINTS = "Training loss against step, a panel per variant", 60
 FLAGS = {"missed": "missed", "false_positive": "falsely found", "both_empty": "in neither mask"}
@@ -46,6 +50,16 @@ class Drawing(NamedTuple):
     width: int
     svg: str
     uri: str
+
+
+class Odd(NamedTuple):
+    """A mask that may not be what it was meant to be, beside its image. uri: both, width x height pixels."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+    doubt: Doubt
 
 
 class Worst(NamedTuple):
@@ -89,6 +103,8 @@ def build(task: Task | None, ranking: Ranking, universes: Multiverse | None = No
         worst=_worst(task, ranking, domains) if task else {},
         scores_alone=[v for v in links if not any(r.has_predictions for r in study.runs[v])],
         card=cards.card(task) if task else {"task": study.task, "citation": study.records[0].record.get("citation")},
+        odd=[odd for d, there in domains.items() if there.prepared for odd in _odd(d, there.prepared)],
+        doubts=sum(len(there.prepared.doubts) for there in domains.values() if there.prepared),
         rules=study.protocol.rules(),
         order_of_means=ORDER_OF_MEANS[study.protocol.mean],
         commands={v: list(_commands(study.runs[v], task)) for v in links if not study.row(v).published},
@@ -148,6 +164,8 @@ def _choices(found: Multiverse) -> dict[str, Any]:
         "choice_tables": [replace(ranks, foot=multiverse_pages.HONEST), *pairs],
         "choice_notes": [n for n in multiverse_pages.notes(found) if n != multiverse_pages.HONEST],
     }
+
+
 def _counted(ranking: Ranking) -> bool:
     """Is there any variant whose training is counted in FLOPs?"""
     return any(math.isfinite(of.row.train_flops) and math.isfinite(of.row.mean) for of in ranking.every)
@@ -205,6 +223,21 @@ def _shown(task: Task, example: pictures.Example) -> Worst:
     where = example.where + (f", slice {shown.number} of {shown.of}" if volume else "")
     score = ", ".join([f"Dice {METRICS['dice'].number(dice)}", *flags])
     return Worst(pictures.picture(shown), alt, score, where)
+
+
+def _odd(domain: str, prepared: preparation.PreparedDomain) -> Iterator[Odd]:
+    """The first odd masks of a domain as the network sees them, of a volume the slice that shows most of them."""
+    for doubt in prepared.doubts[:MASKS]:
+        case = prepared.cases[doubt.case]
+        depth, *sides = case.shape
+        h, w = preparation.network_box(sides[0], sides[1], prepared.masks.shape[-1])
+        masks = prepared.masks[case.first : case.first + depth, :, :h, :w].astype(bool)
+        most = int(masks.sum((1, 2, 3)).argmax())
+        image = preparation.restored(prepared.images[case.first + most, :, :h, :w]).mean(axis=0)
+        both = np.hstack([image, masks[most].any(axis=0)])
+        where = f", slice {most + 1} of {depth}" if depth > 1 else ""
+        alt = f"Image and mask of case {case.id} of {domain}{where}"
+        yield Odd(pictures.thumbnail(both), both.shape[1], both.shape[0], alt, doubt)
 
 
 def _shift(study: Study, variants: Mapping[str, str], domains: Mapping[str, Intensities]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import torch
 from dgbench.errors import DgbenchError, RunError
 from dgbench.files import make_folder, read_object
 from dgbench.images.preparation import prepare
+from dgbench.plausibility import summary
 from dgbench.running import slurm
 from dgbench.running.compiled import check_compiler
 from dgbench.running.device import all_devices, one_thread
@@ -89,7 +90,10 @@ def launch(
             domains = (run.source, *task.targets(run.source))
             for domain in (d for d in domains if (d, size) not in places):
                 with one_thread():
-                    places[domain, size] = prepare(task, domain, size).folder
+                    ready = prepare(task, domain, size)
+                if domain not in {known for known, _ in places} and (text := summary(domain, ready.doubts)):
+                    tell(text)
+                places[domain, size] = ready.folder
             prepared = {d: places[d, size] for d in domains}
             how = options.threads, options.save_every, options.compile
             waiting.append(Order(run, prepared, rerun == "all", devices[0], *how))

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,10 +87,10 @@ class RunRecord:
         return pd.read_json(path, lines=True) if path.is_file() else pd.DataFrame()
 
     @functools.cached_property
-    def _predictions(self) -> dict[tuple[str, str], np.ndarray]:
-        from dgbench.running.test import read_predictions
+    def _predictions(self) -> Mapping[tuple[str, str], np.ndarray]:
+        from dgbench.running.test import Predictions
 
-        return read_predictions(self.path / "predictions.npz")
+        return Predictions(self.path / "predictions.npz")
 
     @property
     def has_predictions(self) -> bool:

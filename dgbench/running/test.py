@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -29,12 +33,22 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Tested:
-    """One case's outcome: its rows of cases.csv, and the predicted mask, bool (D, K, H, W), as the protocol saw it."""
+    """One case's outcome: its rows of cases.csv, and the predicted mask as the protocol saw it.
+
+    shape: (D, K, H, W) of the mask. packed: its voxels, eight a byte, deflated, so that those of all cases fit into
+    memory until the run ends.
+    """
 
     domain: str
     case: str
     rows: list[dict[str, object]]
-    prediction: np.ndarray
+    shape: tuple[int, ...]
+    packed: bytes
+
+    @classmethod
+    def of(cls, domain: str, case: str, rows: list[dict[str, object]], prediction: np.ndarray) -> Self:
+        """`prediction`: bool (D, K, H, W)."""
+        return cls(domain, case, rows, prediction.shape, zlib.compress(np.packbits(prediction).tobytes(), 1))
 
 
 def predict_slices(method: Method, batches: Iterable[Batch], size: tuple[int, int] | None) -> np.ndarray | None:
@@ -94,7 +108,7 @@ def measure_domain(
             what = {"role": role, "domain": domain.name, "case": case_id, "structure": structure}
             diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
             rows.append({**what, **scores._asdict(), "diagonal": diagonal})
-        yield Tested(domain.name, case_id, rows, prediction)
+        yield Tested.of(domain.name, case_id, rows, prediction)
 
 
 def mean_dice(
@@ -122,18 +136,30 @@ def cases_csv(tested: Sequence[Tested]) -> str:
 
 def write_predictions(tested: Sequence[Tested], path: Path) -> None:
     """All predicted masks in one .npz, eight voxels a byte; the array `index` says which is which. No pickle."""
-    index = [[t.domain, t.case, list(t.prediction.shape)] for t in tested]
-    arrays = {f"mask_{i}": np.packbits(t.prediction) for i, t in enumerate(tested)}
+    index = json.dumps([[t.domain, t.case, list(t.shape)] for t in tested]).encode()
+    masks = ((f"mask_{i}", zlib.decompress(t.packed)) for i, t in enumerate(tested))
     content = io.BytesIO()
-    np.savez_compressed(content, index=np.frombuffer(json.dumps(index).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:  # as np.savez_compressed, one mask at a time
+        for name, values in itertools.chain([("index", index)], masks):
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.frombuffer(values, np.uint8), allow_pickle=False)
     write_atomic(path, content.getvalue())
 
 
-def read_predictions(path: Path) -> dict[tuple[str, str], np.ndarray]:
-    """Undo `write_predictions`: {(domain, case): bool (D, K, H, W)}."""
-    with np.load(path, allow_pickle=False) as file:
-        index = json.loads(file["index"].tobytes())
-        return {
-            (domain, case): np.unpackbits(file[f"mask_{i}"], count=int(np.prod(shape))).view(bool).reshape(shape)
-            for i, (domain, case, shape) in enumerate(index)
-        }
+class Predictions(Mapping[tuple[str, str], np.ndarray]):
+    """What `write_predictions` wrote, {(domain, case): bool (D, K, H, W)}; a mask is unpacked when it is asked for."""
+
+    def __init__(self, path: Path):
+        self.file = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        index = json.loads(self.file["index"].tobytes())
+        self.places = {(domain, case): (f"mask_{i}", tuple(shape)) for i, (domain, case, shape) in enumerate(index)}
+
+    def __getitem__(self, key: tuple[str, str]) -> np.ndarray:
+        name, shape = self.places[key]
+        return np.unpackbits(self.file[name], count=int(np.prod(shape))).view(bool).reshape(shape)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)

@@ -29,7 +29,8 @@ DEFINITION = (
 class Intensities:
     """A domain's gray values: shares of BINS bins, (BINS,) float64 with sum 1, inside its structures and outside.
 
-    inside is NaN when no case has a structure. fingerprint: of the images and masks, as runs record it.
+    inside is NaN when no case has a structure. fingerprint: of the images and masks, as runs record it. prepared: the
+    images that were counted.
     """
 
     domain: str
@@ -38,6 +39,7 @@ class Intensities:
     slices: int
     inside: np.ndarray
     outside: np.ndarray
+    prepared: preparation.PreparedDomain | None = None
 
 
 def intensities(task: Task, domain: str) -> Intensities:
@@ -64,6 +66,7 @@ def intensities(task: Task, domain: str) -> Intensities:
         len(prepared.images),
         np.mean(inside or nothing, axis=0),
         np.mean(outside or nothing, axis=0),
+        prepared,
     )
 
 

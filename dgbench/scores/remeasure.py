@@ -71,11 +71,10 @@ def _studies(study: Study, ways: Mapping[tuple[str, str], Protocol], task: Task)
                 prepared[domain, size] = prepare(task, domain, size)
             if not prepared[domain, size].fingerprint.startswith(r.record["data"][domain]):
                 raise DgbenchError(f"the images of {domain} are others than these runs saw")
-        alone = RunRecord(r.path, r.record)  # its masks are forgotten with it: those of all runs may not fit in memory
         domains = {domain: prepared[domain, size] for domain in r.record["targets"]}
         for way, protocol in ways.items():
             again = RunRecord(r.path, r.record)
-            vars(again)["cases"] = pd.DataFrame(_rows(alone, domains, study.protocol, protocol))
+            vars(again)["cases"] = pd.DataFrame(_rows(r, domains, study.protocol, protocol))
             found[way].append(again)
     return {way: Study(records, ways[way]) for way, records in found.items()}
 

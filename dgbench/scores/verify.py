@@ -20,7 +20,7 @@ from dgbench.errors import UsageError
 from dgbench.files import read_json
 from dgbench.running.plan import safe
 from dgbench.running.records import SCHEMA, broken_files
-from dgbench.running.test import COLUMNS, read_predictions
+from dgbench.running.test import COLUMNS, Predictions
 
 NEEDED = ("run.json", "cases.csv", "predictions.npz", "history.jsonl")
 METRICS = ("dice", "asd", "assd", "hd95")
@@ -154,7 +154,7 @@ def _of_predictions(folder: Path, record: Record, rows: Rows) -> Iterator[str]:
     """The masks hold as many voxels as cases.csv says."""
     counts = {
         (*key, s): int(n)
-        for key, mask in read_predictions(folder / "predictions.npz").items()
+        for key, mask in Predictions(folder / "predictions.npz").items()
         for s, n in zip(record["structures"], np.count_nonzero(mask, axis=(0, 2, 3)), strict=True)
     }
     said = {(r["domain"], r["case"], r["structure"]): int(r["n_prediction"]) for r in rows}

@@ -331,4 +331,4 @@ def test_breast_ultrasound_of_four_sources_is_a_task_as_it_stands(root):
     assert task.domains == ("BUS-BRA", "BUS-UC", "BUSI", "BrEaST")
     assert [len(task.case_ids(d)) for d in task.domains] == [30, 20, 30, 15]
     assert (task.name, task.structures, task.unit) == ("breast_us", ("structure",), "px")
-    assert task.verify() == []
+    assert task.verify() == [] and task.doubts == []

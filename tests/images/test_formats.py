@@ -17,6 +17,7 @@ from PIL import Image, ImageFile
 from dgbench.errors import DataError
 from dgbench.images.file_task import FileTask
 from dgbench.images.formats import Pixels, read, read_case, read_image, read_volume, stem, to_unit, values_of
+from dgbench.metrics import measure
 from dgbench.task import Case
 
 RNG = np.random.default_rng(0)
@@ -50,7 +51,7 @@ def test_x_y_z_become_slices_height_width(tmp_path):
     np.testing.assert_allclose(matrix, affine(), rtol=1e-6)
 
 
-CUBES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)
+CUBES = hnp.array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=5)
 
 
 @given(hnp.arrays(st.sampled_from([np.uint8, np.int16, np.float32]), CUBES, elements=st.integers(0, 200)))
@@ -136,6 +137,7 @@ SHEARED = affine() + 0.3 * np.eye(4, k=1) * np.array([[1], [0], [0], [0]])
         ({"voxels": NAN}, "1 of its values"),
         ({"voxels": np.ones((4, 4, 3, 2), np.uint8)}, r"shape \(4, 4, 3, 2\)"),
         ({"voxels": np.ones((4, 4, 3), np.complex64)}, "complex64"),
+        ({"voxels": np.ones((4, 4, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")])}, r"colours \(R, G, B\)"),
         ({"dim": [3, 0, 5, 4, 1, 1, 1, 1]}, "shape"),
         ({"dim": [3, -6, 5, 4, 1, 1, 1, 1]}, "shape"),
         ({"datatype": 77}, "no usable image"),
@@ -170,6 +172,67 @@ def test_axes_of_length_one_behind_the_third_are_dropped_and_a_plane_is_one_slic
     assert plane.values.shape == (1, 5, 6) and plane.spacing == pytest.approx((1.0, 0.5, 0.6))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_one_slice_is_one_slice_along_whichever_axis_it_was_stored(tmp_path, axis):
+    """Read as volumes of slices one pixel wide, every voxel of a mask is a border, and a surface distance is 0."""
+    plane = np.arange(30).reshape(5, 6).astype(np.uint8)
+    stored = write(tmp_path / "a.nii.gz", np.expand_dims(plane, axis), affine(2.0, 3.0, 4.0))
+    values, spacing, matrix = read_volume(stored)
+    np.testing.assert_array_equal(values, plane.T[None])
+    step = [2.0, 3.0, 4.0]
+    through = step.pop(axis)
+    assert spacing == pytest.approx((through, step[1], step[0]))
+    index = np.insert([1, 2], axis, 0)  # in the file; in `values` it is [0, 2, 1], in its affine (1, 2, 0)
+    assert plane[1, 2] == values[0, 2, 1]
+    np.testing.assert_allclose(matrix @ [1, 2, 0, 1], affine(2.0, 3.0, 4.0) @ [*index, 1])
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 20), (24, 1, 20), (24, 20, 1), (24, 20), (24, 20, 1, 1)])
+def test_a_prediction_two_pixels_too_small_is_two_pixels_away_however_its_slice_was_stored(tmp_path, shape):
+    reference, prediction = np.zeros((2, 24, 20), np.uint8)
+    reference[4:18, 3:17] = prediction[6:16, 5:15] = 1  # every border pixel of the inner square has one 2 px outwards
+    image = write(tmp_path / "image.nii.gz", RNG.integers(0, 99, (24, 20)).astype(np.int16).reshape(shape), np.eye(4))
+    masks = [
+        write(tmp_path / f"{n}.nii.gz", m.reshape(shape), np.eye(4)) for n, m in enumerate((prediction, reference))
+    ]
+    pixels, (found, truth) = read_case(image, masks)
+    assert pixels.values.shape == found.shape == (1, 20, 24) and pixels.spacing is not None
+    assert measure(found > 0, truth > 0, pixels.spacing).asd == 2.0
+
+
+def test_a_mask_of_another_rank_lies_on_its_images_grid_or_is_told_how_to(tmp_path):
+    plane = RNG.integers(0, 2, (24, 20)).astype(np.uint8)
+    flat = write(tmp_path / "flat.nii.gz", plane, np.eye(4))
+    behind, before = (write(tmp_path / f"{i}.nii.gz", np.expand_dims(plane, i), np.eye(4)) for i in (2, 0))
+    np.testing.assert_array_equal(read_case(flat, [behind])[1][0], plane.T[None])
+    with pytest.raises(DataError, match="two affines") as failure:  # their headers put the planes at right angles
+        read_case(flat, [before])
+    assert "save it with the image's axes and header" in failure.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((24, 20, 1, 3), "shape (24, 20, 1, 3), not that of one volume"),
+        ((24, 20, 1, 1, 3), "shape (24, 20, 1, 1, 3), not that of one volume"),
+        ((1, 24, 20, 18), "shape (1, 24, 20, 18), not that of one volume"),
+        ((3, 24, 20), "slices are 24 x 3 pixels"),
+        ((24, 4, 20), "slices are 4 x 24 pixels"),
+    ],
+)
+def test_channels_are_not_taken_for_slices(tmp_path, shape, said):
+    with pytest.raises(DataError) as failure:
+        read(write(tmp_path / "a.nii.gz", np.ones(shape, np.uint8)))
+    assert said in failure.value.cause and "save one channel" in failure.value.remedy
+
+
+def test_colours_taken_for_three_slices_are_told_beside_a_mask_of_one(tmp_path):
+    image = write(tmp_path / "image.nii.gz", np.ones((24, 20, 3), np.uint8))
+    with pytest.raises(DataError, match="image and mask differ in size") as failure:
+        read_case(image, [write(tmp_path / "mask.nii.gz", np.ones((24, 20), np.uint8))])
+    assert failure.value.remedy.startswith("if the three slices are colours, save")
+
+
 def test_scaling_byte_order_units_and_nifti_2_are_understood(tmp_path):
     scaled = read(write(tmp_path / "a.nii.gz", scl_slope=2.0, scl_inter=-1.0))
     np.testing.assert_allclose(scaled.values, 2.0 * VOXELS.T - 1)
@@ -196,8 +259,24 @@ def test_a_mask_stored_as_floats_becomes_whole_numbers_and_half_a_structure_is_r
     labels = (VOXELS % 3).astype(np.float64)
     mask = read(write(tmp_path / "a.nii.gz", labels), mask=True).values
     assert mask.dtype.kind == "i" and values_of(mask) == [1, 2]
-    with pytest.raises(DataError, match="whole numbers"):
+    with pytest.raises(DataError, match=r"within 0\.001, and 0\.5 is one of 120 that are not"):
         read(write(tmp_path / "b.nii.gz", labels + 0.5), mask=True)
+
+
+@pytest.mark.parametrize(("stored", "intercept"), [((0, 3, 6), 0.0), ((1, 4, 7), -1 / 3)])
+def test_a_mask_whose_header_scales_its_values_is_rounded(tmp_path, stored, intercept):
+    """A slope of 1/3 is 0.33333334 in the header's 32 bits, so that 6 becomes 2.00000006."""
+    labels = VOXELS % 3
+    scaled = np.array(stored, np.uint8)[labels]
+    mask = read(write(tmp_path / "a.nii.gz", scaled, scl_slope=1 / 3, scl_inter=intercept), mask=True).values
+    np.testing.assert_array_equal(mask, labels.T)
+    assert mask.dtype.kind == "i"
+
+
+@pytest.mark.parametrize(("slope", "value"), [(0.3337, "1.0011"), (0.2997, "0.8991")])
+def test_a_mask_further_from_whole_numbers_than_rounding_goes_is_refused_with_a_value(tmp_path, slope, value):
+    with pytest.raises(DataError, match=rf"to within 0\.001, and {value}\d* is one of"):
+        read(write(tmp_path / "a.nii.gz", 3 * (VOXELS % 2).astype(np.uint8), scl_slope=slope), mask=True)
 
 
 # --- PNG, JPEG, TIFF ------------------------------------------------------------------------------------------------
@@ -254,6 +333,19 @@ def test_an_image_is_turned_as_its_exif_says(tmp_path, name):
     Image.fromarray(np.array([[250, 10, 10]], np.uint8).repeat(8, 0).repeat(8, 1)).save(tmp_path / name, exif=exif)
     shown = read(tmp_path / name).values[0]
     assert shown.shape == (24, 8) and (shown[:8] > 200).all() and (shown[8:] < 60).all()
+
+
+def test_pages_of_a_tiff_that_are_lines_are_one_slice_and_pages_of_channels_are_refused(tmp_path):
+    def save(pages: np.ndarray) -> Path:
+        first, *rest = map(Image.fromarray, pages)
+        first.save(tmp_path / "a.tif", save_all=True, append_images=rest)
+        return tmp_path / "a.tif"
+
+    for one in (GRAY[None], GRAY[:, None], GRAY[:, :, None]):
+        np.testing.assert_array_equal(read(save(one)).values, GRAY[None])
+    with pytest.raises(DataError, match="slices are 20 x 3 pixels") as failure:
+        read(save(np.ones((30, 20, 3), np.uint8)))
+    assert "one channel" in failure.value.remedy
 
 
 def test_pages_of_a_tiff_are_slices(tmp_path):

@@ -141,6 +141,7 @@ def test_damaged_arrays_are_noticed_and_made_again(tmp_path, capsys):
         (lambda c: replace(c, mask=c.mask[:, :, :-1]), "image and mask differ"),
         (lambda c: replace(c, mask=np.zeros_like(c.mask)), "the mask is empty"),
         (lambda c: replace(c, spacing=(3.0, 0.0, 0.5)), "spacing"),
+        (lambda c: replace(c, image=c.image[..., :1], mask=c.mask[..., 5:6]), "16 x 1 pixels is a line"),
     ],
 )
 def test_a_case_that_cannot_be_used_is_named_and_nothing_is_left(tmp_path, change, message):

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from dgbench import cli
 from dgbench.pages import report
+from dgbench.plausibility import SWAPPED
 from dgbench.protocol import PROTOCOLS
 from dgbench.running.records import RunRecord
 from dgbench.scores import domain_shift
@@ -186,6 +188,23 @@ def test_a_missed_structure_is_told_at_its_picture():
     page = page_of(task, records)
     assert page.index("Dice 0.00, square missed") < page.index("</figcaption>", page.index('id="worst"'))
     assert "Case B-3 of B: the reference covers 11.2%, the prediction 0.0% of it" in page  # 144 of 1280 pixels
+
+
+def test_an_odd_mask_is_shown_beside_its_image_with_what_to_do(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report, "_draw", lambda figure, alt: report.Drawing(alt, 1, "<svg></svg>", ""))
+
+    class Exchanged(Squares):
+        def load(self, domain: str, case_id: str) -> Case:
+            case = super().load(domain, case_id)
+            return replace(case, mask=~case.mask) if case_id in ("B-0", "B-1") else case
+
+    task = Exchanged()
+    page = page_of(task, runs(task, {"erm": 0.8}, seeds=(0,)))
+    shown = page[page.index("Masks to look at") : page.index('id="protocol"')]
+    assert shown.count('<img src="data:image/jpeg;base64,') == 2
+    assert shown.count('alt="Image and mask of case B-0 of B"') == 1
+    assert "B/B-1: &#39;square&#39; covers 1136 of 1280 pixels (89%) and 100%" in shown
+    assert f"To do: {SWAPPED}" in shown and "lists all" not in shown
 
 
 def test_pictures_are_capped_however_many_variants_there_are(monkeypatch: pytest.MonkeyPatch):

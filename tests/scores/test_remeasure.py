@@ -60,7 +60,7 @@ def block(wrong: int, lacking: int) -> np.ndarray:
 
 def store(folder: Path, target: str, prediction: np.ndarray) -> None:
     """The same prediction for every case."""
-    tested = [testing.Tested(target, f"{target}-{i}", [], prediction) for i in range(CASES)]
+    tested = [testing.Tested.of(target, f"{target}-{i}", [], prediction) for i in range(CASES)]
     testing.write_predictions(tested, folder / "predictions.npz")
 
 

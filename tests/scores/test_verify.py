@@ -16,7 +16,7 @@ from dgbench.errors import UsageError
 from dgbench.files import read_json, sha256, write_json
 from dgbench.images.folder_task import FolderTask
 from dgbench.running import launchers, plan
-from dgbench.running.test import read_predictions
+from dgbench.running.test import Predictions
 from dgbench.scores.verify import verify
 from tests.discs import write_discs
 
@@ -188,7 +188,7 @@ def test_a_row_that_contradicts_itself_is_told(results, new, problem):
 
 def test_masks_with_another_number_of_voxels_than_the_table_says_are_noticed(results):
     edit_cases(bright(results), r"^(target,dim,case1,.*,)(\d+)(,[^,]*)$", lambda m: f"{m[1]}{int(m[2]) + 1}{m[3]}")
-    masks = read_predictions(bright(results) / "predictions.npz")
+    masks = Predictions(bright(results) / "predictions.npz")
     n = int(np.count_nonzero(masks["dim", "case1"]))
     told = f"dim/case1 disc: {n} voxels in predictions.npz, {n + 1} in cases.csv"
     assert any(told in problem for problem in verify(results)[1])

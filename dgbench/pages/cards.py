@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
 
 import dgbench
 from dgbench.errors import DgbenchError
+from dgbench.settings import fields, spelled
 from dgbench.task import Task
+
+if TYPE_CHECKING:
+    from dgbench.method import Method
 
 
 def card(task: Task) -> dict[str, str]:
@@ -50,6 +61,24 @@ def weights_card(name: str) -> dict[str, str]:
         "from": brought + known.url,
         "trained on": seen or "not known",
     }
+
+
+def settings_table(method: type[Method]) -> Table:
+    """What `--set` may change of a method: each setting, its default, what it may be, and what its file says of it."""
+    from dgbench.method import hparams_class, resolve_hparams
+
+    said: dict[str, str] = {}
+    kind, defaults = hparams_class(method), resolve_hparams(method, "")
+    for base in reversed(kind.__mro__):
+        with suppress(OSError, TypeError):
+            said |= dict(re.findall(r"(?m)^    (\w+): .*?  # (.+)$", inspect.getsource(base)))
+    table = Table(box=None, pad_edge=False, title=f"{method.name}: --set", title_justify="left")
+    for name in ("setting", "default", "may be", ""):
+        table.add_column(name, overflow="fold")
+    for name, field in fields(kind).items():
+        row = (name, spelled(getattr(defaults, name)), field.allowed, said.get(name, ""))
+        table.add_row(*map(Text, row))
+    return table
 
 
 def environment() -> dict[str, str]:

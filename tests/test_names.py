@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dgbench.errors import DataError, UsageError
@@ -21,19 +22,23 @@ from dgbench.scores.study import Study
 from tests import toy_runs
 
 
-def toy_study() -> Study:
+@pytest.fixture(scope="module")
+def study() -> Study:
     def scores(of: float) -> dict[str, list[float]]:
         return {d: [of, of + 0.05, of - 0.02, of + 0.01] for d in "ABC"}
 
-    runs = [
-        toy_runs.run(v, s, scores(of), seed) for v, of in (("x", 0.7), ("y", 0.8)) for s in "ABC" for seed in (0, 1)
-    ]
+    means = {"x": 0.7, "y": 0.8}
+    runs = [toy_runs.run(v, s, scores(of), seed) for v, of in means.items() for s in "ABC" for seed in (0, 1)]
     return Study(runs, get_protocol("sdg"))
 
 
-def test_all_that_heads_a_column_beside_domains_is_no_name_of_a_domain():
+@pytest.fixture(scope="module")
+def compared(study: Study) -> pd.DataFrame:
+    return compare(study, "x", "y").frame()
+
+
+def test_all_that_heads_a_column_beside_domains_is_no_name_of_a_domain(study: Study, compared: pd.DataFrame):
     """Read off the tables themselves: a new column beside domains must become a word that no domain can have."""
-    study = toy_study()
     board = rank(study)
     beside = set(score_tables.matrix_frame([study.matrix("x", "asd")], "mm").columns)
     for table in (
@@ -45,14 +50,13 @@ def test_all_that_heads_a_column_beside_domains_is_no_name_of_a_domain():
         beside |= set(table.header)
     beside = {name for name in beside if name not in "ABC" and not name.startswith("against ")}
     assert {"mean", "source", "seeds", "worst", "found", "mean_std"} <= beside
-    rows = {*study.matrix("x", "dice").values.index, *compare(study, "x", "y").frame()["target"]} - set("ABC")
+    rows = {*study.matrix("x", "dice").values.index, *compared["target"]} - set("ABC")
     assert rows == {"mean", "all targets"}
     assert beside | rows <= OURS["domain"]
 
 
-def test_all_that_heads_a_column_beside_methods_is_no_name_of_a_method():
-    study = toy_study()
-    columns = set(compare(study, "x", "y").frame().columns) - {"x", "y"}
+def test_all_that_heads_a_column_beside_methods_is_no_name_of_a_method(study: Study, compared: pd.DataFrame):
+    columns = set(compared.columns) - {"x", "y"}
     columns |= set(score_tables.hardest(study, ["x", "y"]).header) - {"x", "y", "mean of all"}
     assert {"target", "case", "difference", "low", "verdict"} <= columns <= OURS["method"]
 

@@ -1,4 +1,4 @@
-"""What a setting may be: by its type and its range, in every spelling; two spellings are one variant, two values two."""
+"""What a setting may be: by its type and its range, in every spelling; two spellings are one variant."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_two_values_never_share_a_name():
         "file": ["a;rank=3", "a]", "a_rank_3", "a/b", "a_b", "A"], "colour": ["GREEN"], "whole": ["", "1", "1,2,3"],
     }  # fmt: skip
     names = [variant(**{setting: text}) for setting, of in texts.items() for text in of]
-    assert len(set(names)) == len(names) == 19
+    assert len(set(names)) == len(names) == 20
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,6 @@ def test_a_value_that_no_text_can_give_is_refused_by_its_kind_and_not_its_addres
 
 def test_names_of_long_variants_fit_into_a_file_system_in_any_script():
     """File systems count bytes: a letter of most scripts has two or three."""
-    names = {variant_name("erm", {"encoder": "\u4e2d" * n}) for n in (99, 100)} | {
-        variant_name("+".join("ab" * 99), {})
-    }
-    assert len(names) == 3 and max(len(name.encode()) for name in names) <= 150
+    names = {variant_name("erm", {"encoder": "\u4e2d" * n}) for n in (99, 100)}
+    names |= {variant_name("+".join("ab" * n), {}) for n in (98, 99)}
+    assert len(names) == 4 and max(len(name.encode()) for name in names) <= 150

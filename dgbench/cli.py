@@ -379,9 +379,10 @@ def explain(
 
     face.add_plugins(plugin or ())
     if topic not in TOPICS and topic.partition("+")[0] in registry.METHODS.names():
-        from dgbench.pages.cards import settings_table
+        from dgbench.pages.cards import settings_card
 
-        return console.print(settings_table(registry.get_method(topic)))
+        card = settings_card(registry.get_method(topic))
+        return say(*(f"{name:{max(map(len, card))}}  {value}" for name, value in card.items()))
     console.print(explain(topic))
 
 

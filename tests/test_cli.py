@@ -129,7 +129,6 @@ def test_predict_applies_a_run_to_an_image(home, first):
         (["run", "-m", "erm", "-t", ""], 2, ["no task is named"]),
         (["run", "-m", " , ", "-t", "./discs"], 2, ["no method is named"]),
         (["data", "verify", ""], 2, ["unknown task ''"]),
-        (["run", "-m", "erm", "-t", "./discs", "--save-every", "nan"], 2, ["save_every cannot be 'nan'"]),
         (["run", "-m", "erm", "-t", "./discs", "--device", "cuda:77"], 2, ["cuda:77"]),
         (["run", "-m", "erm", "-t", "./discs", "--results", "discs/task.toml"], 2, ["cannot write to"]),
         (["run", "-m", "erm", "-t", "./discs", "--checkpoint", "x.pth", "--source", "dim"], 2, ["no such checkpoint"]),
@@ -144,6 +143,12 @@ def test_a_mistake_ends_in_a_cause_a_remedy_and_an_exit_code(home, arguments, co
     for word in words:
         assert word in text
     assert len(text.strip().splitlines()) <= 4
+
+
+def test_explain_shows_what_the_settings_of_a_method_may_be(home):
+    text = dgbench(home, "explain", "cutout")
+    assert re.search(r"(?m)^cutout_side +0\.333\d+ +a number from 0 to 1 \(of the square, in shorter", text)
+    assert re.search(r"(?m)^steps +None +a whole number of at least 1 or none \(None: the task's budget\)$", text)
 
 
 def test_a_failed_run_ends_in_exit_code_4_with_a_summary(home):

@@ -15,6 +15,7 @@ import pytest
 
 import dgbench
 from dgbench.errors import UsageError
+from dgbench.fingerprint import of_code
 from dgbench.method import Hparams, Method, changed_hparams, hparams_class, resolve_hparams
 from dgbench.registry import METHODS, get_method
 from dgbench.running.plan import variant_name
@@ -145,6 +146,21 @@ def test_ranges_of_an_idea_come_along_when_it_is_put_over_another_method():
     combined = get_method("erm+randconv")
     with pytest.raises(UsageError, match="p_original cannot be '2': it must be a number from 0 to 1"):
         resolve_hparams(combined, "drawn", {"p_original": "2"})
+
+
+def test_a_range_makes_no_run_stale(tmp_path):
+    """It refuses values and computes nothing: a method that states one later keeps the runs that it has."""
+    text = "from typing import Annotated\nfrom dgbench.method import Hparams, Method\n"
+    text += "from dgbench.settings import Range\n"
+    text += "class Mine(Method):\n    pass\nclass Settings(Hparams):\n    share: {} = 0.5\n"
+    found = set()
+    for i, kind in enumerate(("float", "Annotated[float, Range(0, 1)]", "Annotated[float, Range(0)]")):
+        path = tmp_path / str(i) / "mine.py"
+        path.parent.mkdir()
+        path.write_text(text.format(kind))
+        METHODS.extra[:] = [path]
+        found.add(of_code(get_method("mine")))
+    assert len(found) == 1
 
 
 # --- types -----------------------------------------------------------------------------------------------------------

@@ -8,9 +8,6 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-from rich.text import Text
-
 import dgbench
 from dgbench.errors import DgbenchError
 from dgbench.settings import fields, spelled
@@ -63,22 +60,19 @@ def weights_card(name: str) -> dict[str, str]:
     }
 
 
-def settings_table(method: type[Method]) -> Table:
-    """What `--set` may change of a method: each setting, its default, what it may be, and what its file says of it."""
+def settings_card(method: type[Method]) -> dict[str, str]:
+    """What `--set` may change of a method: by setting, its default, what it may be, and what its file says of it."""
     from dgbench.method import hparams_class, resolve_hparams
 
-    said: dict[str, str] = {}
     kind, defaults = hparams_class(method), resolve_hparams(method, "")
+    said: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        with suppress(OSError, TypeError):
+        with suppress(OSError, TypeError):  # a class that no file holds
             said |= dict(re.findall(r"(?m)^    (\w+): .*?  # (.+)$", inspect.getsource(base)))
-    table = Table(box=None, pad_edge=False, title=f"{method.name}: --set", title_justify="left")
-    for name in ("setting", "default", "may be", ""):
-        table.add_column(name, overflow="fold")
-    for name, field in fields(kind).items():
-        row = (name, spelled(getattr(defaults, name)), field.allowed, said.get(name, ""))
-        table.add_row(*map(Text, row))
-    return table
+    return {
+        name: f"{spelled(getattr(defaults, name)):10} {field.allowed}" + (f" ({said[name]})" if name in said else "")
+        for name, field in fields(kind).items()
+    }
 
 
 def environment() -> dict[str, str]:

@@ -49,7 +49,7 @@ class DeSAMHparams(SAMHparams):
     augmentation: Literal["base", "none"] = "none"
     mode: Literal["box", "points"] = "box"
     grid: Annotated[int, Range(1)] = 9  # points along each side in testing
-    least_iou: Annotated[float, Range(-1, 1)] = 0.5  # predicted, of a mask that may be chosen
+    least_iou: float = 0.5  # predicted, of a mask that may be chosen
     least_stability: Annotated[float, Range(0, 1)] = 0.6  # IoU with itself cut a unit higher, lower; 0: the authors'
     overlap: Annotated[float, Range(0, 1)] = 0.7  # IoU of two masks' boxes above which the worse one is dropped
     smallest_region: Annotated[float, Range(0, 1)] = 1000 / 256**2  # part of the image below which specks and holes go

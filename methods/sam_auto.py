@@ -47,7 +47,7 @@ class SAMAutoHparams(SAMHparams):
 
     points_per_side: Annotated[int, Range(1)] = 16  # SAM's generator has 32: four times the time
     prompts_at_once: Annotated[int, Range(1)] = 64  # decoded together; memory only
-    predicted_iou: Annotated[float, Range(-1, 1)] = 0.5  # a candidate needs more
+    predicted_iou: float = 0.5  # a candidate needs more
     stable: Annotated[float, Range(-1, 1)] = 0.6  # a candidate needs more
     duplicate: Annotated[float, Range(0, 1)] = 0.7  # IoU of boxes above which the worse of two candidates is removed
     shape_weight: Annotated[float, Range(0)] = 1.0  # power of the overlap with the source's mean shape; 0: by IoU alone

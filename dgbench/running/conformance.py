@@ -179,11 +179,11 @@ def settings(subject: _Subject) -> Iterator[str]:
         else:
             if given != value:
                 yield f"`--set {name}={spelled(value)}` gives {given!r} and not its default, {value!r}; {TYPES}"
-    for task in ("", *(t for base in cls.__mro__ for t in vars(base).get("per_task", ()))):
+    for task in dict.fromkeys(task for base in cls.__mro__ for task in vars(base).get("per_task", ())):
         try:
             resolve_hparams(cls, task)
         except UsageError as error:
-            yield f"for task '{task}' {error.cause}"
+            yield f"per_task['{task}']: {error.cause}"
 
 
 def builds(subject: _Subject) -> Iterator[str]:

@@ -531,7 +531,8 @@ def _listed_names(given: Names) -> list[str | Path | int]:
 
 
 def _sources(given: Names, known: Sequence[str]) -> list[str]:
-    found = [one_form(name) for name in several(given, known)]
+    forms = {one_form(name): name for name in known}
+    found = [forms.get(one_form(name), name) for name in several(given, known)]
     if not found and _listed_names(given):
         raise UsageError("no source is named", f"known: {', '.join(known)}; without --source each is trained on")
     return found

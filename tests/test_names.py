@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import dgbench
 from dgbench.errors import DataError, UsageError
 from dgbench.images.find_task import get_task
 from dgbench.names import OURS, check, problem
 from dgbench.pages import leaderboard, score_tables
 from dgbench.protocol import get_protocol
-from dgbench.registry import METHODS, add_plugin, get_method
+from dgbench.registry import METHODS, TASKS, add_plugin, get_method
 from dgbench.running import plan
 from dgbench.running.new_method import write_method
 from dgbench.scores.comparison import compare
@@ -118,7 +119,16 @@ def test_the_numbers_of_a_task_are_held_to_the_ranges_of_a_method(tmp_path, what
         plan.plan(task, ["constant"], results=tmp_path)
 
 
+def test_a_source_may_be_named_in_either_form_of_its_accents(monkeypatch):
+    monkeypatch.setattr(TASKS.get("phantom"), "domains", ("A", "S\u00e9vres"))
+    (_, run) = dgbench.run("constant", "phantom", source=["A", "Se\u0301vres"], dry_run=True).runs
+    assert run.source == "S\u00e9vres"
+
+
 def test_names_that_people_give_are_fit():
+    for name in TASKS.names():
+        check(TASKS.get(name).domains, "domain", name)
+        check(TASKS.get(name).structures, "structure", name)
     for name in (
         "Site A",
         "S\u00e9vres",

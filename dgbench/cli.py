@@ -92,7 +92,7 @@ def run(
     method: Annotated[list[str], typer.Option("--method", "-m", help="Method name; several, or with commas.")],
     task: Annotated[list[str], typer.Option("--task", "-t", help="Task name or folder of images; several allowed.")],
     source: Annotated[list[str] | None, typer.Option("--source", help="Train on this domain only.")] = None,
-    seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds, e.g. 0,1,2.", show_default="0")] = None,
+    seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds >= 0, e.g. 0,1,2.", show_default="0")] = None,
     protocol: Protocol = "sdg",
     budget: Annotated[
         Budget | None,
@@ -108,7 +108,7 @@ def run(
         typer.Option("--jobs", min=1, help="Runs made at the same time.", show_default="free cores, GPUs; SLURM: all"),
     ] = None,
     per_device: Annotated[int, typer.Option("--per-device", min=1, help="Runs at the same time on one GPU.")] = 1,
-    save_every: Annotated[float, typer.Option("--save-every", help="Seconds between checkpoints.")] = 60.0,
+    save_every: Annotated[float, typer.Option("--save-every", min=0, help="Seconds between checkpoints.")] = 60.0,
     compile: Annotated[bool, typer.Option("--compile", help="Use torch's compiler; rounding differs.")] = False,
     launcher: Annotated[face.Launcher, typer.Option("--launcher", help="This host, or a SLURM cluster.")] = "local",
     slurm: Annotated[
@@ -124,6 +124,8 @@ def run(
     Example: dgbench run --method dapsam,erm --task phantom
     """
     failed, tasks = False, face.several(task, lambda text: Path(text).exists())
+    if not tasks:
+        raise UsageError("no task is named", "give one with --task; `dgbench list tasks` shows all")
     lacking: list[DataError] = []
     with _interruptible("without --rerun all the same command continues" if rerun == "all" else CONTINUES):
         for name in tasks:
@@ -260,7 +262,7 @@ def compare(
     metric: Metric = "dice",
     margin: Annotated[
         float | None,
-        typer.Option("--margin", help="Equivalent within: Dice points, or mm.", show_default="0.5 points, 0.1 mm"),
+        typer.Option("--margin", min=0, help="Equivalent within: points or mm.", show_default="0.5 points, 0.1 mm"),
     ] = None,
     protocol: Shown = None,
     results: Results = face.RESULTS,
@@ -386,10 +388,19 @@ def reproduce(
 
 
 @app.command()
-def explain(topic: Annotated[str, typer.Argument(help="asd, assd, hd95, dice, mean, missed, oracle, gap.")]) -> None:
-    """What a word means here and elsewhere, and what each definition gives on one pair of masks."""
-    from dgbench.pages.glossary import explain
+def explain(
+    topic: Annotated[str, typer.Argument(help="asd, assd, hd95, dice, mean, missed, oracle, gap; or a method.")],
+    plugin: Plugins = None,
+) -> None:
+    """What a word means here and elsewhere, on one pair of masks; or a method's settings and what each may be."""
+    from dgbench.pages.glossary import TOPICS, explain
 
+    face.add_plugins(plugin or ())
+    if topic not in TOPICS and topic.partition("+")[0] in registry.METHODS.names():
+        from dgbench.pages.cards import settings_card
+
+        card = settings_card(registry.get_method(topic))
+        return say(*(f"{name:{max(map(len, card))}}  {value}" for name, value in card.items()))
     console.print(explain(topic))
 
 
@@ -476,7 +487,9 @@ def data_verify(task: TaskArgument, data: Data = None) -> None:
 def data_prepare(
     task: TaskArgument,
     data: Data = None,
-    image_size: Annotated[int | None, typer.Option("--image-size", help="Side of the network's input.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=16, max=4096, help="Side of the network's input.")
+    ] = None,
 ) -> None:
     """Read every case into the cache that runs train and test from."""
     from dgbench.images.find_task import get_task
@@ -596,7 +609,11 @@ def _cancel_or_leave(jobs: Sequence[str]) -> None:
 
 
 def _settings(values: Sequence[str]) -> dict[str, str]:
+    settings: dict[str, str] = {}
     for value in values:
-        if "=" not in value:
+        key, given, text = value.partition("=")
+        if not given:
             raise UsageError(f"--set {value} has no value", f"give --set {value}=VALUE")
-    return dict(value.partition("=")[::2] for value in values)
+        if settings.setdefault(key.strip(), text) != text:
+            raise UsageError(f"--set gives {key} twice: {settings[key]} and {text}", "give one of them")
+    return settings

@@ -20,7 +20,9 @@ from rich.console import Console
 
 from dgbench import registry
 from dgbench.errors import UsageError
+from dgbench.names import one_form
 from dgbench.protocol import Budget, budgeted
+from dgbench.settings import Range, number, spelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +40,7 @@ Names = str | Path | int | Iterable[str | Path | int]
 Rerun = Literal["missing", "failed", "all"]
 Launcher = Literal["local", "slurm"]
 RESULTS = Path("results")
+SEEDS = Range(0, 2**31 - 1)
 
 
 # --- run -------------------------------------------------------------------------------------------------------------
@@ -115,7 +118,7 @@ def run(
     Parameters
     ----------
     method: names; `a+b` puts the idea of b over a. task: a name, or the path of a folder of images.
-    source: domains to train on, all by default. seed: whole numbers.
+    source: domains to train on, all by default. seed: whole numbers from 0 to 2147483647.
     budget: "equal-compute" makes it the protocol of that name with "-compute" behind it: each method has as many steps
     as compute what plain training does; `settings` cannot give steps then. None: the protocol's own.
     settings: hyperparameters that differ from a method's defaults: {"steps": 100}.
@@ -145,6 +148,9 @@ def run(
 
     if launcher == "local" and (slurm or detach):
         raise UsageError("--slurm and --detach are for a cluster", "add --launcher slurm")
+    jobs = None if jobs is None else number("jobs", jobs, int, Range(1))
+    per_device = number("per_device", per_device, int, Range(1))
+    save_every = number("save_every", save_every, float, Range(0))
     asked = cluster.parse(slurm or "") if launcher == "slurm" else None
     add_plugins(plugin)
     protocol = budgeted(protocol, budget)
@@ -154,10 +160,10 @@ def run(
     planned = plan.plan(
         loaded,
         several(method, registry.METHODS.names()),
-        sources=several(source, loaded.domains),
+        sources=_sources(source, loaded.domains),
         seeds=_seeds(seed),
         protocol=protocol,
-        settings={key: _text(value) for key, value in (settings or {}).items()},
+        settings={key: _text(key, value) for key, value in (settings or {}).items()},
         checkpoint=None if checkpoint is None else Path(checkpoint),
         results=results,
         broken=broken,
@@ -325,7 +331,7 @@ def compare(
     from dgbench.scores.study import Study
 
     name = task_name(task)
-    within = None if margin is None else margin / get_metric(metric).scale
+    within = None if margin is None else number("margin", margin, float, Range(0)) / get_metric(metric).scale
     if Path(one).is_dir() and Path(other).is_dir():
         before, after = (Study.load(Path(folder), name, protocol) for folder in (one, other))
         found, notes = comparison.folders(before, after, metric, within)
@@ -516,24 +522,38 @@ def add_plugins(plugin: Names) -> None:
 
 
 def _paths(given: Names) -> list[Path]:
-    return [Path(str(path)) for path in ([given] if isinstance(given, str | Path | int) else given)]
+    return [Path(str(path)) for path in _listed_names(given)]
 
 
 def several(given: Names, known: Sequence[str] | Callable[[str], bool] = ()) -> list[str]:
     """Names in a list and with commas alike, each once; one that is known, and itself holds a comma, stays whole."""
     whole = known if callable(known) else known.__contains__
-    texts = [str(g) for g in ([given] if isinstance(given, str | Path | int) else given)]
+    texts = [str(g) for g in _listed_names(given)]
     parts = [part.strip() for text in texts for part in ([text] if whole(text) else text.split(","))]
     return list(dict.fromkeys(filter(None, parts)))
 
 
+def _listed_names(given: Names) -> list[str | Path | int]:
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+
+
+def _sources(given: Names, known: Sequence[str]) -> list[str]:
+    forms = {one_form(name): name for name in known}
+    found = [forms.get(one_form(name), name) for name in several(given, known)]
+    if not found and _listed_names(given):
+        raise UsageError("no source is named", f"known: {', '.join(known)}; without --source each is trained on")
+    return found
+
+
 def _seeds(given: Names) -> list[int]:
-    try:
-        return [int(seed) for seed in several(given)]
-    except ValueError:
-        raise UsageError(f"seeds must be whole numbers, got {given}", "e.g. --seed 0,1,2") from None
+    if not (texts := several(given)):
+        raise UsageError("no seed is named", "e.g. --seed 0,1,2; without --seed it is 0")
+    return list(dict.fromkeys(number("seed", text, int, SEEDS) for text in texts))
 
 
-def _text(value: Any) -> str:
+def _text(name: str, value: Any) -> str:
     """A setting as `--set` would give it."""
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    try:
+        return spelled(value)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}", "give a number, a text, True, False, None, or a list of these") from None

@@ -32,6 +32,8 @@ UNCOUNTED = {
     "dgbench.protocol": "its values are in the fingerprint of a run by themselves",
     "dgbench.networks.torchvision_ops": "it lets torchvision be imported where its operators cannot be loaded",
     "dgbench.registry": "what it finds is in the fingerprint by its own code",
+    "dgbench.names": "it refuses names",
+    "dgbench.settings": "the values that it reads are in the fingerprint of a run by themselves",
     "dgbench.running.conformance": "checks of a method, beside its runs",
     "dgbench.running.description": "what is written about a run",
     "dgbench.running.flops": "a count beside a run; steps that follow from it are in its fingerprint by themselves",
@@ -189,6 +191,8 @@ class _Reader:
             return ascii(node)
         if isinstance(node, ast.Import | ast.ImportFrom) or _says_nothing(node):
             return ""
+        if isinstance(node, ast.Subscript) and self._dotted(node.value) == ["typing.Annotated"]:
+            return self.text(node.slice.elts[0])  # type: ignore[attr-defined]  # a range refuses, it computes nothing
         if isinstance(node, ast.Name | ast.Attribute) and (dotted := self._dotted(node)):
             return "|".join(map(self._reference, dotted))
         if isinstance(node, ast.Name) and node.id in self.own:

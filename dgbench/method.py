@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from dgbench import settings as values
 from dgbench.errors import UsageError, require
 from dgbench.losses import dice_bce
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 Precision = Literal["float32", "bfloat16"]
@@ -32,13 +33,13 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Hparams:
-    """What every method has; a method subclasses it in its own file."""
+    """What every method has; a method subclasses it in its own file, see `dgbench.settings` for types and ranges."""
 
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    batch_size: int = 8
-    steps: int | None = None  # None: the task's budget
-    image_size: int | None = None  # side of the square input in pixels; None: the task's
+    learning_rate: Annotated[float, Range(above=0)] = 1e-3
+    weight_decay: Annotated[float, Range(0)] = 1e-4
+    batch_size: Annotated[int, Range(1)] = 8
+    steps: Annotated[int | None, Range(1)] = None  # None: the task's budget
+    image_size: Annotated[int | None, Range(16, 4096)] = None  # side of the square input in pixels; None: the task's
     precision: Precision = "float32"  # of the network; losses, masks and metrics: float32
 
 
@@ -154,16 +155,23 @@ def resolve_hparams(
     """Defaults, then the method's own values for this task, then what a protocol fixes, then the user's
     `--set key=value`.
 
-    Raises `UsageError` for a key the method does not have or a value of the wrong type.
+    Raises `UsageError` for a key the method does not have, and for a value of another type or out of its range.
     """
     cls = hparams_class(method)
-    hints = typing.get_type_hints(cls)
+    known = values.fields(cls)
     hparams = cls(**own_settings(method, task_name) | dict(fixed or {}))
+    remedy = f"`dgbench explain {getattr(method, 'name', 'METHOD')}` shows every setting and what it may be"
     changed = {}
     for key, text in (settings or {}).items():
-        require(key, sorted(hints), f"hyperparameter of {method.__name__}")
-        changed[key] = _convert(text, hints[key], key)
-    return dataclasses.replace(hparams, **changed)
+        require(key, sorted(known), f"hyperparameter of {method.__name__}")
+        changed[key] = values.read(key, text, known[key], remedy)
+    hparams = dataclasses.replace(hparams, **changed)
+    for key, field in known.items():
+        values.check(key, getattr(hparams, key), field, remedy)
+    if method.needs_batch and hparams.batch_size < 2:
+        cause = f"batch_size cannot be 1: {method.__name__} needs several images in a batch"
+        raise UsageError(cause, "give at least 2")
+    return hparams
 
 
 def own_settings(method: type[Method], task_name: str) -> dict[str, Any]:
@@ -182,27 +190,3 @@ def changed_hparams(
     default = resolve_hparams(method, task_name, fixed=fixed)
     pairs = ((f.name, getattr(hparams, f.name)) for f in dataclasses.fields(hparams))
     return {name: value for name, value in pairs if value != getattr(default, name)}
-
-
-def _convert(text: str, kind: Any, key: str) -> Any:
-    """`text` as the field's type: int, float, bool, str, a tuple of these ("1,3,5"), or one of these or None."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if type(None) in arguments and text.lower() == "none":
-            return None
-        return _convert(text, next(a for a in arguments if a is not type(None)), key)
-    if origin is typing.Literal:
-        return require(text, [str(a) for a in arguments], f"value for {key}")
-    if origin is tuple:
-        return tuple(_convert(part.strip(), arguments[0], key) for part in text.split(",") if part.strip())
-    try:
-        if kind is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
-        value = kind(text)
-        if kind is float and value != value:
-            raise ValueError
-        return value
-    except (ValueError, KeyError):
-        raise UsageError(
-            f"'{text}' is no {kind.__name__}: hyperparameter {key}", f"give {key} as {kind.__name__}"
-        ) from None

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from dgbench.errors import UsageError, require
+from dgbench.names import problem
 
 if TYPE_CHECKING:
     from dgbench.method import Method
@@ -45,6 +46,8 @@ class Plugin:
 
     def summary(self) -> str:
         """The first line of the file's docstring, or why the file cannot be imported, as far as reading it can tell."""
+        if why := unfit(self.name, self.kind):
+            return f"broken: {why}"
         if self.path is None:
             return f"(from the installed package {self.origin})"
         try:
@@ -123,7 +126,7 @@ class Registry:
         found: dict[str, Plugin] = {}
 
         def add(plugin: Plugin) -> None:
-            other = found.get(plugin.name)
+            other = next((p for name, p in found.items() if name.casefold() == plugin.name.casefold()), None)
             if other and other.path and other.path == plugin.path:
                 return  # one of ours, also given by its path
             if other:
@@ -152,6 +155,8 @@ class Registry:
         """The one concrete class a plug-in defines. Its own traceback is shown when its import fails."""
         plugins = self.plugins()
         plugin = plugins[require(name, list(plugins), WORD[self.kind])]
+        if why := unfit(name, self.kind):
+            raise UsageError(f"'{name}' of {plugin.origin} cannot name a {WORD[self.kind]}: {why}", "rename it there")
         module = _load(plugin)
         base: type
         if self.kind == "methods":
@@ -183,14 +188,22 @@ def add_plugin(path: Path) -> None:
     path = Path(path).resolve()
     if not path.is_file():
         raise UsageError(f"no such plug-in file: {path}", "give the path of a .py file; `dgbench new NAME` writes one")
-    if path.suffix != ".py" or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", path.stem):
+    why = "it has not the ending .py" if path.suffix != ".py" else unfit(path.stem, defines(path))
+    if why:
         raise UsageError(
-            f"{path.name} cannot be a plug-in: its file name is its name in commands, paths and tables",
+            f"{path.name} cannot be a plug-in: its file name is its name in commands, paths and tables, and {why}",
             "name it with letters, digits, '-' and '_', a letter first, and the ending .py",
         )
     for registry in (METHODS, TASKS):
         if path not in registry.extra:
             registry.extra.append(path)
+
+
+def unfit(name: str, kind: Kind) -> str:
+    """Why a method or task cannot be called so; "" when it can. Names of variants join methods by other signs."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        return "it is not of letters, digits, '-' and '_', a letter first"
+    return problem(name, WORD[kind])
 
 
 def published_folder() -> Path:
@@ -241,7 +254,7 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
                 "derive a class from both in a file of your own that does what both should do",
             )
     settings, theirs = hparams_class(base), hparams_class(other)
-    hints, defaults = typing.get_type_hints(theirs), theirs()
+    hints, defaults = typing.get_type_hints(theirs, include_extras=True), theirs()
     added = [f.name for f in dataclasses.fields(theirs) if f.name in vars(theirs).get("__annotations__", {})]
     twice = [n for n in added if n in {f.name for f in dataclasses.fields(settings)}]
     if twice:
@@ -249,7 +262,8 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
             f"'{base.name}' and '{other.name}' both have a setting named {', '.join(twice)}",
             "derive a class from both in a file of your own, with names that differ",
         )
-    fields = [(n, hints[n], dataclasses.field(default=getattr(defaults, n))) for n in added]
+    # A list may be no default, what gives one may.
+    fields = [(n, hints[n], dataclasses.field(default_factory=functools.partial(getattr, defaults, n))) for n in added]
     merged = dataclasses.make_dataclass(
         f"{settings.__name__}And{theirs.__name__}", fields, bases=(settings,), frozen=True
     )

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from dgbench.method import Batch
 from dgbench.methods._sam import SAMHparams, SAMMethod
 from dgbench.networks import sam
 from dgbench.networks.unet import resize
+from dgbench.settings import Range
 
 
 def boxes(mask: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def answer_loss(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, i
 class PromptedHparams(SAMHparams):
     """Settings of SAM prompted from a mask."""
 
-    jitter: float = 0.0  # how far prompts are displaced at random at most, in sides of the image
+    jitter: Annotated[float, Range(0, 1)] = 0.0  # how far prompts are moved at random at most, in sides of the image
 
 
 class PromptedSAM(SAMMethod):

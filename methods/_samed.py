@@ -1,21 +1,23 @@
 """SAMed's recipe, which MA-SAM follows: a mask of the background, cross-entropy plus Dice, and a warm-up."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from dgbench.losses import dice_bce
 from dgbench.methods._sam import SAMHparams, SAMMethod
+from dgbench.settings import Range
 
 
 @dataclass(frozen=True)
 class SAMedHparams(SAMHparams):
     """The schedule and the loss of SAMed's code."""
 
-    dice_weight: float = 0.8  # of the Dice loss; the rest is the cross-entropy's
-    warmup: int = 25  # steps of linear warm-up
-    horizon: float = 1.25  # the learning rate would reach zero after horizon * steps: the authors stop before
-    decay: float = 0.9  # power of the polynomial decay
+    dice_weight: Annotated[float, Range(0, 1)] = 0.8  # of the Dice loss; the rest is the cross-entropy's
+    warmup: Annotated[int, Range(0)] = 25  # steps of linear warm-up
+    horizon: Annotated[float, Range(above=0)] = 1.25  # the rate would reach zero after horizon * steps
+    decay: Annotated[float, Range(0)] = 0.9  # power of the polynomial decay
 
 
 class SAMedMethod(SAMMethod):

@@ -8,17 +8,20 @@ Differs: what is not as in the paper, and why.   Measured: nothing yet.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from dgbench.method import Batch
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.settings import Range
 
 
 @dataclass(frozen=True)
 class TemplateHparams(ERMHparams):
-    spread: float = 0.5  # `dgbench run --set spread=0.3` changes it; the tables then show it as a variant of its own
+    # `dgbench run --set spread=0.3` changes it; the tables then show it as a variant of its own.
+    spread: Annotated[float, Range(0, 1)] = 0.5
 
 
 class Template(ERM):

@@ -16,6 +16,7 @@ gets brighter than 1 is scaled back. KL is summed over inside and outside.
 
 from dataclasses import dataclass
 from math import log
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from dgbench.methods._batchnorm import untracked
 from dgbench.methods._fields import points, spread
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import one_channel
+from dgbench.settings import Range
 
 CONTOURS = 0.5  # weight of the edges in D
 
@@ -34,10 +36,10 @@ CONTOURS = 0.5  # weight of the edges in D
 class AdvBiasHparams(ERMHparams):
     """How strong the adversary's bias field may get, and how much consistency with the clean image counts."""
 
-    bias: float = 0.3  # e: the field lies between 1 - e and 1 + e
-    bias_spacing: float = 0.5  # of the control points, in sides of the image
-    bias_step: float = 1.0
-    consistency: float = 1.0
+    bias: Annotated[float, Range(0, 0.99)] = 0.3  # e: the field lies between 1 - e and 1 + e
+    bias_spacing: Annotated[float, Range(0.01, 1)] = 0.5  # of the control points, in sides of the image
+    bias_step: Annotated[float, Range(0)] = 1.0
+    consistency: Annotated[float, Range(0)] = 1.0
 
 
 def biased(image: Tensor, control: Tensor, spacing: float) -> Tensor:

@@ -17,6 +17,7 @@ summed over inside and outside.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -26,14 +27,15 @@ from dgbench.methods._adversary import divergence, unit
 from dgbench.methods._batchnorm import untracked
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import one_channel
+from dgbench.settings import Range
 
 
 @dataclass(frozen=True)
 class AdvNoiseHparams(ERMHparams):
     """How large the adversary's noise may get, and how much consistency with the clean image counts."""
 
-    noise_norm: float = 1.0  # e
-    consistency: float = 1.0
+    noise_norm: Annotated[float, Range(0)] = 1.0  # e
+    consistency: Annotated[float, Range(0)] = 1.0
 
 
 class AdvNoiseIdea(Method):

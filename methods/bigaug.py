@@ -18,6 +18,7 @@ deformation is the benchmark's, by the paper's probability.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -27,17 +28,18 @@ from dgbench.methods._fields import unit_range
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.augmentation import Augmentation, augment, gaussian_blur
 from dgbench.networks.unet import one_channel
+from dgbench.settings import Range
 
 
 @dataclass(frozen=True)
 class BigAugHparams(ERMHparams):
     """How likely and how strong the transforms are."""
 
-    p_bigaug: float = 0.5  # of each transform
-    sharpen: tuple[float, ...] = (10.0, 30.0)
-    bigaug_noise: tuple[float, ...] = (0.1, 1.0)
-    bigaug_gamma: tuple[float, ...] = (0.5, 4.5)
-    bigaug_size: tuple[float, ...] = (0.4, 1.6)
+    p_bigaug: Annotated[float, Range(0, 1)] = 0.5  # of each transform
+    sharpen: Annotated[tuple[float, float], Range(0)] = (10.0, 30.0)
+    bigaug_noise: Annotated[tuple[float, float], Range(0)] = (0.1, 1.0)
+    bigaug_gamma: Annotated[tuple[float, float], Range(above=0)] = (0.5, 4.5)
+    bigaug_size: Annotated[tuple[float, float], Range(above=0)] = (0.4, 1.6)
 
 
 class BigAugIdea(Method):

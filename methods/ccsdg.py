@@ -22,7 +22,7 @@ few.
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from dgbench.methods._curves import new_contrast
 from dgbench.methods._spectrum import mix_amplitudes
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import normalise, one_channel
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 CELL = 4  # pixels of the image along each side of what the projector sees as one
@@ -42,10 +43,10 @@ CELL = 4  # pixels of the image along each side of what the projector sees as on
 class CCSDGHparams(ERMHparams):
     """The prompt's temperature and optimizer, and the projector's size."""
 
-    temperature: float = 0.1
-    prompt_learning_rate: float = 0.01
-    prompt_momentum: float = 0.99
-    projection: int = 1024  # length of what the projector gives
+    temperature: Annotated[float, Range(above=0)] = 0.1
+    prompt_learning_rate: Annotated[float, Range(above=0)] = 0.01
+    prompt_momentum: Annotated[float, Range(above=0, high=1)] = 0.99
+    projection: Annotated[int, Range(1)] = 1024  # length of what the projector gives
 
 
 class ChannelPrompt(nn.Module):

@@ -21,7 +21,7 @@ at the size of SAM's logits. L is the mean of Dice and BCE. Structure k has a ma
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from dgbench.method import Batch
 from dgbench.methods._regions import box_of_largest_region
 from dgbench.methods._sam import SAMHparams, SAMMethod
 from dgbench.networks.unet import convolutions, resize
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 
@@ -39,12 +40,12 @@ class CoSAMHparams(SAMHparams):
     """The rounds of correction, the prompts drawn from a mask, and the losses' weights."""
 
     augmentation: Literal["base", "none"] = "none"
-    rounds: int = 4  # of correction in testing; 0: the coarse mask
-    points: int = 64  # that prompt a correction
-    alpha: float = 0.2  # odds of a pixel of the coarse mask to be flipped before the error decoder sees it
-    refined_weight: float = 1.0  # of the loss of the corrected mask
-    guided_weight: float = 0.1  # of the loss of the mask that is prompted from the reference
-    error_weight: float = 1.0  # of the loss of the error map
+    rounds: Annotated[int, Range(0)] = 4  # of correction in testing; 0: the coarse mask
+    points: Annotated[int, Range(1)] = 64  # that prompt a correction
+    alpha: Annotated[float, Range(0, 1)] = 0.2  # odds of a coarse pixel to be flipped before the error decoder sees it
+    refined_weight: Annotated[float, Range(0)] = 1.0  # of the loss of the corrected mask
+    guided_weight: Annotated[float, Range(0)] = 0.1  # of the loss of the mask that is prompted from the reference
+    error_weight: Annotated[float, Range(0)] = 1.0  # of the loss of the error map
 
 
 class ErrorDecoder(nn.Module):

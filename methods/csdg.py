@@ -17,6 +17,7 @@ which undoes the norm |z|; theirs goes into the network as it is. Theirs is an E
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -28,18 +29,19 @@ from dgbench.methods._consistency import kl, log_outcomes, mixture
 from dgbench.methods._fields import points, spread, unit_range
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import normalise
+from dgbench.settings import Range
 
 
 @dataclass(frozen=True)
 class CSDGHparams(ERMHparams):
     """The random networks that redraw an image, and how much the consistency of its views counts."""
 
-    gin_layers: int = 4
-    gin_channels: int = 2  # between the layers
-    gin_kernels: tuple[int, ...] = (1, 3)
+    gin_layers: Annotated[int, Range(1)] = 4
+    gin_channels: Annotated[int, Range(1)] = 2  # between the layers
+    gin_kernels: Annotated[tuple[int, ...], Range(1, odd=True)] = (1, 3)
     ipa: bool = True
-    blend_spacing: float = 0.25  # of the control points, in sides of the image
-    consistency: float = 5.0
+    blend_spacing: Annotated[float, Range(0.01, 1)] = 0.25  # of the control points, in sides of the image
+    consistency: Annotated[float, Range(0)] = 5.0
 
 
 @in_float32

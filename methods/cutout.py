@@ -12,19 +12,21 @@ Differs: the mask is of pixels, and stays as it was under the square.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 from dgbench.method import Batch, Method
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import one_channel
+from dgbench.settings import Range
 
 
 @dataclass(frozen=True)
 class CutoutHparams(ERMHparams):
     """The size of the square."""
 
-    cutout_side: float = 1 / 3  # of the square, in shorter sides of the image
+    cutout_side: Annotated[float, Range(0, 1)] = 1 / 3  # of the square, in shorter sides of the image
 
 
 class CutoutIdea(Method):

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,7 @@ from dgbench.methods._low_level import ChannelAdapter, LowLevelAdapter
 from dgbench.networks import checkpoints, sam, weights
 from dgbench.networks.augmentation import BASE, Augmentation, augment
 from dgbench.networks.unet import normalise, resize
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 # The authors' augmentation of prostate, as it acts. Their noise and additive brightness are too small to show in
@@ -83,14 +84,14 @@ class DAPSAMHparams(Hparams):
     backbone: str = (
         "vit_tiny"  # trained from scratch; or a pretrained and frozen one, see dgbench.networks.sam.BACKBONES
     )
-    warmup: int = 25  # steps of linear warm-up
-    horizon: float = 1.25  # the learning rate would reach zero after horizon * steps: the authors stop at 160 of 200
-    dice_weight: float = 0.8
+    warmup: Annotated[int, Range(0)] = 25  # steps of linear warm-up
+    horizon: Annotated[float, Range(above=0)] = 1.25  # zero after horizon * steps: the authors stop at 160 of 200
+    dice_weight: Annotated[float, Range(0, 1)] = 0.8
     dice_reduction: Literal["batch", "image"] = "batch"
     adapters: Literal["both", "l", "channel"] = "both"  # before the blocks (l), beside their MLPs (channel)
-    reduction: int = 4  # of the adapters' hidden width
+    reduction: Annotated[int, Range(1)] = 4  # of the adapters' hidden width
     layout: Literal["authors", "paper"] = "authors"  # of the low-level prompt's axes, see above
-    memory: int = 256  # prototypes in M
+    memory: Annotated[int, Range(1)] = 256  # prototypes in M
     memory_similarity: Literal["dot", "cosine"] = "dot"
     position_encoding: Literal["random", "sam"] = "random"
     load_mask_head: bool = False

@@ -22,7 +22,7 @@ size. Trap: ViT-H's features of a 1024 px image take 34 MB on disk. From scratch
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from dgbench.methods._grid import grid
 from dgbench.methods._sam import SAMHparams, SAMMethod
 from dgbench.networks.embeddings import EmbeddingCache
 from dgbench.networks.unet import resize
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 OF_TINY_VIT = (3, 5, 7)  # of its ten blocks with attention
@@ -47,15 +48,15 @@ class DeSAMHparams(SAMHparams):
 
     augmentation: Literal["base", "none"] = "none"
     mode: Literal["box", "points"] = "box"
-    grid: int = 9  # points along each side in testing
+    grid: Annotated[int, Range(1)] = 9  # points along each side in testing
     least_iou: float = 0.5  # predicted, of a mask that may be chosen
-    least_stability: float = 0.6  # its IoU with itself when cut a unit higher and lower; 0: the authors' in effect
-    overlap: float = 0.7  # IoU of two masks' boxes above which the worse one is dropped
-    smallest_region: float = 1000 / 256**2  # area below which specks and holes of a mask go; part of the image
-    border: float = 0.0  # width of the frame that is set to zero; part of the side
-    cross_entropy: float = 1.0  # its weight beside Dice; 0: the authors' in effect
+    least_stability: Annotated[float, Range(0, 1)] = 0.6  # IoU with itself cut a unit higher, lower; 0: the authors'
+    overlap: Annotated[float, Range(0, 1)] = 0.7  # IoU of two masks' boxes above which the worse one is dropped
+    smallest_region: Annotated[float, Range(0, 1)] = 1000 / 256**2  # part of the image below which specks and holes go
+    border: Annotated[float, Range(0, 0.5)] = 0.0  # width of the frame that is set to zero; part of the side
+    cross_entropy: Annotated[float, Range(0)] = 1.0  # its weight beside Dice; 0: the authors' in effect
     iou_loss: Literal["l1", "mse"] = "l1"
-    iou_weight: float = 1.0  # of the loss of the predicted IoU, which "points" has
+    iou_weight: Annotated[float, Range(0)] = 1.0  # of the loss of the predicted IoU, which "points" has
 
 
 class DeSAM(SAMMethod):

@@ -11,12 +11,14 @@ here after each of its stages (the paper: two more, around ResNet's first poolin
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from dgbench.methods._style import has_styles, insert, restyled, style
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 
@@ -24,9 +26,9 @@ from dgbench.task import TaskInfo
 class DSUHparams(ERMHparams):
     """How likely a layer's statistics are moved."""
 
-    p_uncertain: float = 0.5  # of each stage at each step
-    uncertainty: float = 1.0  # factor on e; 0 leaves the features as they are
-    stages: tuple[int, ...] | None = None  # of the encoder, 0 the shallowest; None: all
+    p_uncertain: Annotated[float, Range(0, 1)] = 0.5  # of each stage at each step
+    uncertainty: Annotated[float, Range(0)] = 1.0  # factor on e; 0 leaves the features as they are
+    stages: Annotated[tuple[int, ...] | None, Range(0)] = None  # of the encoder, 0 the shallowest; None: all
 
 
 class UncertainStyle(nn.Module):

@@ -13,7 +13,7 @@ it, so that nothing else differs.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from dgbench.method import Batch, Hparams, Method
 from dgbench.networks.augmentation import augment
 from dgbench.networks.checkpoints import load_into, load_state, weights_file
 from dgbench.networks.unet import FeatureUNet, Norm, UNet, normalise, published_weights
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 
@@ -33,7 +34,7 @@ class ERMHparams(Hparams):
 
     encoder: str = "unet"  # or the name of a network in timm
     initialisation: str = "scratch"  # or "imagenet", as timm publishes it, or a .safetensors or .pth file
-    width: int = 16  # channels of the (decoder's) shallowest stage, twice as many at each deeper one
+    width: Annotated[int, Range(1)] = 16  # channels of the (decoder's) shallowest stage, doubled at each deeper one
     norm: Norm = "batch"  # of the U-Net, or of the decoder on timm's encoder
     normalise: Literal["zscore", "imagenet"] = "zscore"  # by the image's own mean and deviation, or ImageNet's
     augmentation: Literal["base", "none"] = "base"  # what all see besides their own idea, see networks.augmentation

@@ -15,7 +15,7 @@ seen here.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
@@ -23,6 +23,7 @@ from dgbench.method import Batch, Method
 from dgbench.methods._spectrum import mix_amplitudes
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import one_channel
+from dgbench.settings import Range
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class FourierHparams(ERMHparams):
     """Which amplitudes are taken, and in which share of the images."""
 
     fourier: Literal["ampmix", "fda"] = "ampmix"
-    p_fourier: float = 0.5  # of each image
-    largest_share: float = 1.0  # of ampmix
-    window: float = 0.09  # of fda
+    p_fourier: Annotated[float, Range(0, 1)] = 0.5  # of each image
+    largest_share: Annotated[float, Range(0, 1)] = 1.0  # of ampmix
+    window: Annotated[float, Range(0, 1)] = 0.09  # of fda
 
 
 class FourierIdea(Method):

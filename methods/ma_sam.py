@@ -25,7 +25,7 @@ backbone that is trained from scratch.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from dgbench.errors import UsageError
 from dgbench.methods import _blocks
 from dgbench.methods._samed import SAMedHparams, SAMedMethod
 from dgbench.networks import sam
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 
@@ -41,10 +42,10 @@ from dgbench.task import TaskInfo
 class MASAMHparams(SAMedHparams):
     """How many neighbouring slices are seen, and the adapters' widths."""
 
-    neighbours: int = 2  # slices seen before and after each; 0: a slice alone
-    rank: int = 32  # of the factors
-    dropout: float = 0.1  # between the factors
-    adapter_width: int | None = None  # channels inside the adapters; None: half the backbone's
+    neighbours: Annotated[int, Range(0)] = 2  # slices seen before and after each; 0: a slice alone
+    rank: Annotated[int, Range(1)] = 32  # of the factors
+    dropout: Annotated[float, Range(0, 1)] = 0.1  # between the factors
+    adapter_width: Annotated[int | None, Range(1)] = None  # channels inside the adapters; None: half the backbone's
 
 
 class FacTLinear(nn.Linear):

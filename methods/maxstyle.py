@@ -18,6 +18,7 @@ rescale x, too. In their pass over the rebuilt image scale and bias of batch nor
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from dgbench.methods._fields import unit_range
 from dgbench.methods._style import restyled, style
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import convolutions, normalise, one_channel, resize
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 Layer = Callable[[Tensor], Tensor]
@@ -43,11 +45,11 @@ def _same(x: Tensor) -> Tensor:
 class MaxStyleHparams(ERMHparams):
     """The auxiliary decoder, and the search for the hardest style."""
 
-    p_layer: float = 0.5  # of each layer at each step
-    style_steps: int = 5
-    style_rate: float = 0.1
-    style_alpha: float = 0.1
-    noise: float = 0.05  # deviation, on the image that is segmented and rebuilt
+    p_layer: Annotated[float, Range(0, 1)] = 0.5  # of each layer at each step
+    style_steps: Annotated[int, Range(0)] = 5
+    style_rate: Annotated[float, Range(0)] = 0.1
+    style_alpha: Annotated[float, Range(above=0)] = 0.1
+    noise: Annotated[float, Range(0)] = 0.05  # deviation, on the image that is segmented and rebuilt
 
 
 class Composition:

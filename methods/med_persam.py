@@ -22,7 +22,7 @@ On a backbone that is trained from scratch, SAM learns meanwhile to answer promp
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from dgbench.methods._warp import SIDE, Warper, likeness, small, strain, warp
 from dgbench.methods.constant import Constant
 from dgbench.networks import sam
 from dgbench.networks.unet import resize
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 
@@ -42,9 +43,9 @@ from dgbench.task import TaskInfo
 class MedPerSAMHparams(SAMHparams):
     """The warp's network and its loss, and the rounds of prompting."""
 
-    rounds: int = 3  # of prompting; 0: the prediction is the reference's warped mask
-    smoothness: float = 1.0  # weight of the displacement's squared gradient, both in pixels
-    warp_width: int = 32  # channels of the warping network
+    rounds: Annotated[int, Range(0)] = 3  # of prompting; 0: the prediction is the reference's warped mask
+    smoothness: Annotated[float, Range(0)] = 1.0  # weight of the displacement's squared gradient, both in pixels
+    warp_width: Annotated[int, Range(1)] = 32  # channels of the warping network
 
 
 class MedPerSAM(SAMMethod):

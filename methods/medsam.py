@@ -19,7 +19,7 @@ the engine. Trap: MedSAM was trained at one size (1024; LiteMedSAM 256); others 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from dgbench.method import Batch
 from dgbench.methods._prompts import PromptedHparams
 from dgbench.methods.sam_box import SAMBox
 from dgbench.networks import sam
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 
@@ -36,7 +37,7 @@ class MedSAMHparams(PromptedHparams):
     """Which box prompts it: the whole image, or (an oracle) the target's reference mask."""
 
     box: Literal["image", "reference"] = "image"
-    jitter: float = 20 / 1024  # of a box of the reference, in sides of the image
+    jitter: Annotated[float, Range(0, 1)] = 20 / 1024  # of a box of the reference, in sides of the image
     fine_tune: bool = False  # train encoder and decoder though they were pretrained
 
 

@@ -11,6 +11,7 @@ it, so l only spans what the source itself varies. The network is ERM's.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.distributions import Beta
 
 from dgbench.methods._style import has_styles, insert, restyled, style
 from dgbench.methods.erm import ERM, ERMHparams
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 
@@ -25,9 +27,9 @@ from dgbench.task import TaskInfo
 class MixStyleHparams(ERMHparams):
     """How likely styles are mixed, and by which Beta distribution."""
 
-    p_style: float = 0.5  # of each stage at each step
-    alpha: float = 0.1  # small: mostly one of both styles, seldom the middle
-    stages: tuple[int, ...] = (1, 2, 3)  # of the encoder, 0 the shallowest
+    p_style: Annotated[float, Range(0, 1)] = 0.5  # of each stage at each step
+    alpha: Annotated[float, Range(above=0)] = 0.1  # small: mostly one of both styles, seldom the middle
+    stages: Annotated[tuple[int, ...], Range(0)] = (1, 2, 3)  # of the encoder, 0 the shallowest
 
 
 class StyleMix(nn.Module):

@@ -11,6 +11,7 @@ so the two losses are mixed instead.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -18,13 +19,14 @@ from torch import Tensor
 from dgbench.method import Batch, Method
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import one_channel
+from dgbench.settings import Range
 
 
 @dataclass(frozen=True)
 class MixupHparams(ERMHparams):
     """The Beta distribution that weights are drawn from."""
 
-    alpha: float = 0.2
+    alpha: Annotated[float, Range(above=0)] = 0.2
 
 
 class MixupIdea(Method):

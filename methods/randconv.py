@@ -16,7 +16,7 @@ stays gray (C = 1). KL is summed over inside and outside, and the mean over pixe
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from dgbench.methods._consistency import disagreement
 from dgbench.methods._fields import unit_range
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import normalise, one_channel
+from dgbench.settings import Range
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class RandConvHparams(ERMHparams):
     """The filters' sizes, whether they are mixed with the image, and how much consistency counts."""
 
     randconv: Literal["mix", "image"] = "mix"
-    kernel_sizes: tuple[int, ...] = (1, 3, 5, 7)
-    p_original: float = 0.5  # of RC_img
-    consistency: float = 10.0
+    kernel_sizes: Annotated[tuple[int, ...], Range(1, odd=True)] = (1, 3, 5, 7)
+    p_original: Annotated[float, Range(0, 1)] = 0.5  # of RC_img
+    consistency: Annotated[float, Range(0)] = 10.0
 
 
 @in_float32

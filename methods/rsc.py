@@ -15,6 +15,7 @@ weighs the spatial gradient by z and lets the share of the batch grow with the e
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -24,14 +25,15 @@ from dgbench.method import Batch
 from dgbench.methods._batchnorm import untracked
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import normalise
+from dgbench.settings import Range
 
 
 @dataclass(frozen=True)
 class RSCHparams(ERMHparams):
     """Which share of the features is muted, and for which share of the batch."""
 
-    feature_share: float = 1 / 3  # of the pixels, or channels, of z that are muted
-    batch_share: float = 1 / 3  # of the images in a batch that are challenged
+    feature_share: Annotated[float, Range(0, 1)] = 1 / 3  # of the pixels, or channels, of z that are muted
+    batch_share: Annotated[float, Range(0, 1)] = 1 / 3  # of the images in a batch that are challenged
 
 
 @in_float32

@@ -20,13 +20,14 @@ behind its convolution. Nothing is frozen on a backbone that is trained from scr
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgbench.methods import _blocks
 from dgbench.methods._sam import SAMHparams, SAMMethod
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 
@@ -34,8 +35,8 @@ from dgbench.task import TaskInfo
 class SAMAdapterHparams(SAMHparams):
     """The bottlenecks' width, and what of SAM is trained beside them."""
 
-    reduction: int = 4  # of the adapters' hidden width
-    mlp_scale: float = 0.5  # of the adapter beside the MLP
+    reduction: Annotated[int, Range(1)] = 4  # of the adapters' hidden width
+    mlp_scale: Annotated[float, Range(0)] = 0.5  # of the adapter beside the MLP
     zero_init: bool = False  # start as SAM's own encoder; not the paper's
 
 

@@ -21,7 +21,7 @@ gathered, as sam_point does; points elsewhere it never meets. Masks are gathered
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from dgbench.methods._sam import SAMHparams, SAMMethod
 from dgbench.methods.constant import Constant
 from dgbench.networks import sam
 from dgbench.networks.unet import resize
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 SEVERAL = slice(1, 4)  # the mask tokens that answer an ambiguous prompt
@@ -44,12 +45,12 @@ SEVERAL = slice(1, 4)  # the mask tokens that answer an ambiguous prompt
 class SAMAutoHparams(SAMHparams):
     """The grid of points and the thresholds that masks have to pass."""
 
-    points_per_side: int = 16  # SAM's generator has 32: four times the time
-    prompts_at_once: int = 64  # decoded together; memory only
+    points_per_side: Annotated[int, Range(1)] = 16  # SAM's generator has 32: four times the time
+    prompts_at_once: Annotated[int, Range(1)] = 64  # decoded together; memory only
     predicted_iou: float = 0.5  # a candidate needs more
-    stable: float = 0.6  # a candidate needs more
-    duplicate: float = 0.7  # IoU of boxes above which the worse of two candidates is removed
-    shape_weight: float = 1.0  # power of the overlap with the source's mean shape; 0: predicted IoU alone chooses
+    stable: Annotated[float, Range(-1, 1)] = 0.6  # a candidate needs more
+    duplicate: Annotated[float, Range(0, 1)] = 0.7  # IoU of boxes above which the worse of two candidates is removed
+    shape_weight: Annotated[float, Range(0)] = 1.0  # power of the overlap with the source's mean shape; 0: by IoU alone
 
 
 def random_points(mask: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ scratch.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
 from dgbench.methods import _blocks
 from dgbench.methods._samed import SAMedHparams, SAMedMethod
+from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
 
@@ -31,7 +32,7 @@ from dgbench.task import TaskInfo
 class SAMLoRAHparams(SAMedHparams):
     """The rank of the changes, and the schedule of SAMed."""
 
-    rank: int = 4  # of the changes
+    rank: Annotated[int, Range(1)] = 4  # of the changes
 
 
 class LoRALinear(nn.Linear):

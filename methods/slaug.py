@@ -18,6 +18,7 @@ network is an EfficientNet-b2 (`encoder`).
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from dgbench.methods._curves import new_contrast
 from dgbench.methods._fields import spread, unit_range
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import one_channel
+from dgbench.settings import Range
 
 BACKGROUND = 0.01  # at most this bright: it has no contrast to change
 
@@ -36,7 +38,7 @@ BACKGROUND = 0.01  # at most this bright: it has no contrast to change
 class SLAugHparams(ERMHparams):
     """The grid on which the two contrasts are fused."""
 
-    saliency_grid: int = 18  # cells along each side
+    saliency_grid: Annotated[int, Range(2)] = 18  # cells along each side
 
 
 def local_contrasts(image: Tensor, mask: Tensor) -> Tensor:

@@ -119,9 +119,16 @@ def test_predict_applies_a_run_to_an_image(home, first):
         (["run", "-m", "erm", "-t", "./nowhere"], 3, ["nowhere"]),
         (["run", "-m", "erm", "-t", "./discs", "--source", "dimm"], 2, ["'dimm'", "did you mean 'dim'"]),
         (["run", "-m", "erm", "-t", "./discs", "--set", "step=3"], 2, ["'step'", "did you mean 'steps'"]),
-        (["run", "-m", "erm", "-t", "./discs", "--set", "steps=x"], 2, ["'x' is no int"]),
+        (["run", "-m", "erm", "-t", "./discs", "--set", "steps=x"], 2, ["steps cannot be 'x'", "a whole number of"]),
         (["run", "-m", "erm", "-t", "./discs", "--set", "steps"], 2, ["has no value"]),
-        (["run", "-m", "erm", "-t", "./discs", "--seed", "a"], 2, ["seeds must be whole numbers"]),
+        (["run", "-m", "erm", "-t", "./discs", "--set", "steps=3", "--set", "steps=4"], 2, ["steps twice: 3 and 4"]),
+        (["run", "-m", "erm", "-t", "./discs", "--seed", "a"], 2, ["seed cannot be 'a'", "from 0 to 2147483647"]),
+        (["run", "-m", "erm", "-t", "./discs", "--seed=-1"], 2, ["seed cannot be '-1'"]),
+        (["run", "-m", "erm", "-t", "./discs", "--seed", ""], 2, ["no seed is named", "without --seed it is 0"]),
+        (["run", "-m", "erm", "-t", "./discs", "--source", " "], 2, ["no source is named", "known: bright, dim"]),
+        (["run", "-m", "erm", "-t", ""], 2, ["no task is named"]),
+        (["run", "-m", " , ", "-t", "./discs"], 2, ["no method is named"]),
+        (["data", "verify", ""], 2, ["unknown task ''"]),
         (["run", "-m", "erm", "-t", "./discs", "--device", "cuda:77"], 2, ["cuda:77"]),
         (["run", "-m", "erm", "-t", "./discs", "--results", "discs/task.toml"], 2, ["cannot write to"]),
         (["run", "-m", "erm", "-t", "./discs", "--checkpoint", "x.pth", "--source", "dim"], 2, ["no such checkpoint"]),
@@ -136,6 +143,12 @@ def test_a_mistake_ends_in_a_cause_a_remedy_and_an_exit_code(home, arguments, co
     for word in words:
         assert word in text
     assert len(text.strip().splitlines()) <= 4
+
+
+def test_explain_shows_what_the_settings_of_a_method_may_be(home):
+    text = dgbench(home, "explain", "cutout")
+    assert re.search(r"(?m)^cutout_side +0\.333\d+ +a number from 0 to 1 \(of the square, in shorter", text)
+    assert re.search(r"(?m)^steps +None +a whole number of at least 1 or none \(None: the task's budget\)$", text)
 
 
 def test_a_failed_run_ends_in_exit_code_4_with_a_summary(home):

@@ -19,4 +19,6 @@ def get_task(name: str, data: Path | None = None) -> Task:
 
 def is_folder(name: str) -> bool:
     """Is this the path of a folder of images rather than a task's name?"""
+    if not name.strip():  # the path of the current folder, which nobody means
+        return False
     return "/" in name or "\\" in name or (name not in TASKS.names() and Path(name).is_dir())

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from dgbench import names
 from dgbench.errors import DataError, UsageError, require
 from dgbench.images.file_task import FileTask
 from dgbench.images.formats import NIFTI, Pixels, Spacing, channels_first, is_image, read, read_case, stem, values_of
@@ -34,8 +35,6 @@ BINARY = (1, 255)  # values of the only structure: which of the two a mask holds
 MAX_STRUCTURES = 16  # a mask with more values is more likely a photograph
 # Image formats that are not read here: told, not passed over as other files are.
 FOREIGN = re.compile(r"\.(bmp|gif|webp|jp2|heic|svs|dcm|ima|np[yz]|mat|mh[ad]|raw|nrrd|hdr|img)(\.gz)?$", re.IGNORECASE)
-# What some system cannot store as a file's name, or a spreadsheet would take for a formula.
-UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\ud800-\udfff]|^[ =+@-]|[ .]$')
 
 
 @dataclass
@@ -62,11 +61,16 @@ class FolderTask(FileTask):
         """Raises `DataError` when `path` holds no domain, `UsageError` for a mistake in its task.toml."""
         super().__init__(path)
         self.root = Path(path)
-        self.domains = _domains(self.root)
+        self._folders = _domains(self.root)
+        self.domains = tuple(self._folders)
         self.toml = self.root / "task.toml"
         own = _settings(self.toml) if self.toml.is_file() else {}
-        self.name = own.get("name") or re.sub(r"[^\w.-]+", "_", self.root.resolve().name).strip("._-") or "folder"
-        if self.name in TASKS.names():
+        folder = names.one_form(self.root.resolve().name)
+        self.name = own.get("name") or re.sub(r"[^\w.-]+", "_", folder).strip("._-") or "folder"
+        if why := names.problem(self.name, "task"):
+            remedy = f'write another one into {self.toml}: name = "..."'
+            raise UsageError(f"{self.root}: {self.name!r} cannot name a task: {why}", remedy)
+        if self.name.casefold() in map(str.casefold, TASKS.names()):
             raise UsageError(
                 f"the folder {self.root} would be a second task named '{self.name}'",
                 f'write another one into {self.toml}: name = "..."',
@@ -83,7 +87,7 @@ class FolderTask(FileTask):
         self.intensity_range = own.get("intensity")
         rule = "8-bit photographs: / 255; others: 0.5th to 99.5th percentile of the file to [0, 1], clipped"
         self.intensity = f"{self.intensity_range} to [0, 1], clipped" if self.intensity_range else rule  # type: ignore[misc]
-        self._cases = {domain: _listing(self.root / domain) for domain in self.domains}
+        self._cases = {domain: _listing(folder) for domain, folder in self._folders.items()}
         self._colours: dict[str, bool] = {}
         self._palettes: Palettes = {}
         self.spacing: tuple[float, ...] | None = own.get("spacing")
@@ -91,6 +95,9 @@ class FolderTask(FileTask):
         self.unit = own.get("unit", "mm" if self.spacing or volumes else "px")
         self.values: dict[str, tuple[int, ...]] = own.get("structures") or self._found_structures()
         self.structures = tuple(self.values)
+        if "structures" in own:
+            names.check(self.structures, "structure", self.toml, UsageError)
+        names.check(self.structures, "structure", self.root)
 
     @property
     def folder(self) -> Path:
@@ -147,7 +154,7 @@ class FolderTask(FileTask):
         files = self._cases[require(domain, self.domains, "domain")].get(case_id)
         if files is None:
             raise DataError(f"domain '{domain}' has no case '{case_id}'", LAYOUT)
-        problems = files.problems or self._pairing_problems(self.root / domain, case_id, files)
+        problems = files.problems or self._pairing_problems(self._folders[domain], case_id, files)
         if problems:
             raise DataError("; ".join(problems), LAYOUT)
         return files.images[0], files.index or [files.binary[s][0] for s in self.structures]
@@ -160,8 +167,8 @@ class FolderTask(FileTask):
         if not files.images:
             return [f"mask {p} has no image: nothing in {folder / 'images'} is named '{case_id}'" for p in found]
         problems = []
-        if UNSAFE.search(case_id):
-            problems.append(f"{files.images[0]}: '{case_id}' cannot name a case, rename the file")
+        if why := names.problem(case_id, "case"):
+            problems.append(f"{files.images[0]}: {case_id!r} cannot name a case, rename the file: {why}")
         if not found:
             problems.append(f"image {files.images[0]} has no mask: nothing in {folder / 'masks'} is named '{case_id}'")
         if files.index and files.binary:
@@ -234,20 +241,18 @@ class FolderTask(FileTask):
         return (depth, height, width)
 
 
-def _domains(root: Path) -> tuple[str, ...]:
-    """Sub-folders that hold images or masks, also those where a capital or a missing s in these names must be told."""
+def _domains(root: Path) -> dict[str, Path]:
+    """By name, sub-folders that hold images or masks; also those where a capital or a missing s must be told."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root}", f"give the path of a folder of images; {LAYOUT}")
-    inside = {d.name: {p.name.lower().rstrip("s") for p in _visible(d)} for d in _visible(root) if d.is_dir()}
-    names = [name for name, parts in inside.items() if parts & {"image", "mask"}]
-    if not names and {"images", "masks"} & set(inside):
+    inside = {d: {p.name.lower().rstrip("s") for p in _visible(d)} for d in _visible(root) if d.is_dir()}
+    found = [folder for folder, parts in inside.items() if parts & {"image", "mask"}]
+    if not found and {"images", "masks"} & {folder.name for folder in inside}:
         raise DataError(f"{root} holds images/ and masks/ itself: it is one domain", f"give the folder above; {LAYOUT}")
-    if not names:
+    if not found:
         raise DataError(f"no sub-folder of {root} holds images/ and masks/", LAYOUT)
-    for name in names:
-        if UNSAFE.search(name):
-            raise DataError(f"domain folder {root / name}: its name cannot be part of a path or table", "rename it")
-    return tuple(names)
+    names.check((folder.name for folder in found), "domain", root)
+    return {names.one_form(folder.name): folder for folder in found}
 
 
 def _listing(folder: Path) -> dict[str, _Files]:
@@ -260,13 +265,13 @@ def _listing(folder: Path) -> dict[str, _Files]:
             cases[stem(path)].problems.append(f"{path} is no PNG, JPEG, TIFF or NIfTI file")
     for path in filter(is_image, _visible(images)):
         cases[stem(path)].images.append(path)
-    names = {name for name, files in cases.items() if files.images}
+    known = {name for name, files in cases.items() if files.images}
     for path in filter(is_image, inner):
-        cases[stem(path)].binary[path.parent.name].append(path)
+        cases[stem(path)].binary[names.one_form(path.parent.name)].append(path)
     for path in filter(is_image, _visible(masks)):
         parts = stem(path).split("_")
         prefixes = (("_".join(parts[:i]), "_".join(parts[i:])) for i in range(len(parts), 0, -1))
-        name, structure = next((p for p in prefixes if p[0] in names), (stem(path), ""))
+        name, structure = next((p for p in prefixes if p[0] in known), (stem(path), ""))
         if structure:
             cases[name].binary[structure].append(path)
         else:
@@ -312,11 +317,13 @@ def _settings(path: Path) -> dict[str, Any]:
         is_valid, meaning = SETTINGS[require(key, list(SETTINGS), f"key in {path}:")]
         if not is_valid(value):
             raise UsageError(f"{path}: {key} = {value!r} is no valid setting", f"{key}: {meaning}")
+    table |= {key: [*map(names.one_form, table[key])] for key in ("sources",) if key in table}
     structures = table.get("structures")
     if isinstance(structures, list):
         structures = {name: [i] if len(structures) > 1 else [1, 255] for i, name in enumerate(structures, 1)}
     if structures:
-        table["structures"] = {n: tuple(v) if isinstance(v, list) else (v,) for n, v in structures.items()}
+        named = {names.one_form(name): values for name, values in structures.items()}
+        table["structures"] = {n: tuple(v) if isinstance(v, list) else (v,) for n, v in named.items()}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
 
 
@@ -329,7 +336,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _are_structures(value: Any) -> bool:
-    if not value or not isinstance(value, list | dict) or not all(_is_text(n) and not UNSAFE.search(n) for n in value):
+    if not value or not isinstance(value, list | dict) or not all(map(_is_text, value)):
         return False
     if isinstance(value, list):
         return len(set(value)) == len(value)
@@ -353,14 +360,14 @@ SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "spacing": (
         lambda v: _are_numbers(v, 0, (2, 3)),
-        "[slices, height, width] or [height, width] between voxel centres, for files that have none",
+        "[slices, height, width] or [height, width] between voxel centres, each above 0, for files that have none",
     ),
     "unit": (lambda v: v in ("mm", "px"), 'of the spacing: "mm" or "px"'),
     "image_size": (
         lambda v: _is_number(v, 15, 4097, whole=True),
         "side of the square the network sees, 16 to 4096 pixels",
     ),
-    "steps": (lambda v: _is_number(v, 0, whole=True), "training steps of a run"),
+    "steps": (lambda v: _is_number(v, 0, whole=True), "training steps of a run, at least 1"),
     "intensity": (
         lambda v: _are_numbers(v, -math.inf, (2,)) and v[0] < v[1],
         "[low, high]: the numbers in the files that become 0 and 1",

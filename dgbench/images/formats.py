@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dgbench.errors import DataError
+from dgbench.names import one_form
 
 NIFTI = (".nii", ".nii.gz")
 RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -50,8 +51,8 @@ def is_image(path: Path) -> bool:
 
 
 def stem(path: Path) -> str:
-    """The file's name without its suffix; `.nii.gz` is one suffix."""
-    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+    """The file's name without its suffix, in one form of Unicode; `.nii.gz` is one suffix."""
+    return one_form(path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem)
 
 
 def read(path: Path, mask: bool = False) -> Pixels:

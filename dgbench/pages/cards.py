@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import dgbench
 from dgbench.errors import DgbenchError
+from dgbench.settings import fields, spelled
 from dgbench.task import Task
+
+if TYPE_CHECKING:
+    from dgbench.method import Method
 
 
 def card(task: Task) -> dict[str, str]:
@@ -49,6 +57,21 @@ def weights_card(name: str) -> dict[str, str]:
         "licence": known.licence,
         "from": brought + known.url,
         "trained on": seen or "not known",
+    }
+
+
+def settings_card(method: type[Method]) -> dict[str, str]:
+    """What `--set` may change of a method: by setting, its default, what it may be, and what its file says of it."""
+    from dgbench.method import hparams_class, resolve_hparams
+
+    kind, defaults = hparams_class(method), resolve_hparams(method, "")
+    said: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        with suppress(OSError, TypeError):  # a class that no file holds
+            said |= dict(re.findall(r"(?m)^    (\w+): .*?  # (.+)$", inspect.getsource(base)))
+    return {
+        name: f"{spelled(getattr(defaults, name)):10} {field.allowed}" + (f" ({said[name]})" if name in said else "")
+        for name, field in fields(kind).items()
     }
 
 

@@ -11,7 +11,9 @@ import io
 import math
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import style
@@ -24,6 +26,8 @@ from dgbench.files import write_atomic
 # Okabe and Ito's colours, which colour-blind readers tell apart; yellow is left out: too light for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GRAY, LINE = "#666666", "#e5e5e5"
+# Where there are more names than colours, the next ones have the same colours in another line and marker.
+LINES, MARKERS = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5))), "oX^s"
 # What a page may turn, so that one drawing serves light and dark: its ink, quiet ink, thin lines, ground and accent.
 THEMED = {
     "#000000": "currentColor",
@@ -95,6 +99,21 @@ def set_title(figure: Figure, title: str, note: str) -> None:
     """What is shown, and under it, in lines that fit, what a reader must know."""
     lines = wrap(note, figure.get_figwidth() - 0.3)
     figure.suptitle(f"{title}\n{lines}", x=0.01, ha="left", fontsize=9, linespacing=1.4)
+
+
+class Look(NamedTuple):
+    """How the lines and points of a name are drawn."""
+
+    colour: str
+    line: Any
+    marker: str
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """By name, a look of its own, of up to 28 names; the first seven differ in colour alone."""
+    turns = [divmod(i, len(COLOURS)) for i in range(len(names))]
+    kinds = [(n, turn % len(LINES)) for turn, n in turns]
+    return {name: Look(COLOURS[n], LINES[k], MARKERS[k]) for name, (n, k) in zip(names, kinds, strict=True)}
 
 
 def settled(figure: Figure) -> Figure:

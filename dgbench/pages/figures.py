@@ -22,7 +22,19 @@ from dgbench.errors import UsageError
 from dgbench.files import make_folder
 from dgbench.metrics import METRICS
 from dgbench.pages.captions import counted, heading, measured
-from dgbench.pages.drawing import COLOURS, GRAY, LINE, panels, row_per_name, save, set_title, settled, styled, wrap
+from dgbench.pages.drawing import (
+    COLOURS,
+    GRAY,
+    LINE,
+    looks,
+    panels,
+    row_per_name,
+    save,
+    set_title,
+    settled,
+    styled,
+    wrap,
+)
 from dgbench.pages.score_tables import Scale, places
 from dgbench.scores.ranking import Ranked, Ranking
 from dgbench.scores.statistics import Resampling, estimate
@@ -125,7 +137,7 @@ def learning_curves(study: Study, points: int | None = None) -> Figure:
     """
     trained = {r.source for r in study.records}
     sources = [d for d in study.sources if d in trained]
-    colour = {source: COLOURS[i % len(COLOURS)] for i, source in enumerate(sources)}
+    look = looks(sources)
     figure, grid, across = panels(len(study.runs), (2.6, 1.9), (1.4, 0.3))
     for i, (axes, (variant, runs)) in enumerate(zip(grid, study.runs.items(), strict=True)):
         for run in runs:
@@ -133,19 +145,20 @@ def learning_curves(study: Study, points: int | None = None) -> Figure:
                 line = run.history[["step", "loss"]]
                 if points and len(line) > points:
                     line = line.groupby(np.arange(len(line)) * points // len(line)).mean()
-                axes.plot(line["step"], line["loss"], color=colour[run.source], linewidth=0.9, alpha=0.8)
+                colour, style, _ = look[run.source]
+                axes.plot(line["step"], line["loss"], color=colour, linestyle=style, linewidth=0.9, alpha=0.8)
         if not axes.lines:
             axes.text(0.5, 0.5, "no curve", ha="center", va="center", color=GRAY, transform=axes.transAxes)
             axes.set(xticks=[], yticks=[])
         axes.set_title(wrap(variant, 2.4))
         axes.set(xlabel="step" if i + across >= len(grid) else "", ylabel="loss" if i % across == 0 else "")
-    _name_sources(figure, colour)
+    _name_sources(figure, {source: {"color": of.colour, "linestyle": of.line} for source, of in look.items()})
     return settled(figure)
 
 
-def _name_sources(figure: Figure, colour: Mapping[str, str], **look: Any) -> None:
-    handles = [Line2D([], [], color=c, label=source, **look) for source, c in colour.items()]
-    figure.legend(handles=handles, title="source", loc="outside right upper", frameon=False)
+def _name_sources(figure: Figure, look: Mapping[str, Mapping[str, Any]]) -> None:
+    handles = [Line2D([], [], label=source, **of) for source, of in look.items()]
+    figure.legend(handles=handles, title="source", loc="outside right upper", frameon=False, handlelength=2.4)
 
 
 # --- intervals -------------------------------------------------------------------------------------------------------
@@ -302,7 +315,8 @@ def domain_shift(points: pd.DataFrame, correlation: Mapping[str, float], sources
     by source; the points of all variants lie behind in gray.
     """
     variants = list(dict.fromkeys(points["variant"]))
-    colour = {source: COLOURS[i % len(COLOURS)] for i, source in enumerate(sources)}
+    look: dict[str, dict[str, Any]]
+    look = {source: {"color": of.colour, "marker": of.marker} for source, of in looks(sources).items()}
     figure, grid, across = panels(len(variants), (2.1, 1.75), (1.5, 0.3), limit=11.0)
     x, y = points["distance"].to_numpy(), 100 * points["loss"].to_numpy()
     pad_x, pad_y = 0.06 * (np.ptp(x) or 0.1), 0.06 * (np.ptp(y) or 10)
@@ -310,7 +324,7 @@ def domain_shift(points: pd.DataFrame, correlation: Mapping[str, float], sources
         own = points[points["variant"] == variant]
         axes.plot(x, y, "o", markersize=2.2, markeredgewidth=0, color=GRAY, alpha=0.35, zorder=1)
         for source, part in own.groupby("source", sort=False, observed=True):
-            axes.plot(part["distance"], 100 * part["loss"], "o", markersize=4.5, color=colour[source], zorder=2)
+            axes.plot(part["distance"], 100 * part["loss"], linestyle="", markersize=4.5, zorder=2, **look[source])
         axes.axhline(0, color=GRAY, linewidth=0.6, zorder=0)
         rho = correlation[variant]
         title = wrap(variant, 1.9) + ("" if math.isnan(rho) else f"\n{RHO} = {rho:.2f}".replace("-", "\N{MINUS SIGN}"))
@@ -320,5 +334,5 @@ def domain_shift(points: pd.DataFrame, correlation: Mapping[str, float], sources
         axes.tick_params(labelbottom=below, labelleft=i % across == 0)
         axes.locator_params(axis="x", nbins=4)
         axes.grid()
-    _name_sources(figure, colour, linestyle="", marker="o")
+    _name_sources(figure, {source: {**of, "linestyle": ""} for source, of in look.items()})
     return settled(figure)

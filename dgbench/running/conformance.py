@@ -25,6 +25,8 @@ from dgbench.images.preparation import side_by_side
 from dgbench.method import Batch, Hparams, Method, Precision, hparams_class, resolve_hparams
 from dgbench.running import train
 from dgbench.running.device import one_thread
+from dgbench.settings import TYPES, read, spelled
+from dgbench.settings import fields as known_fields
 from dgbench.task import TaskInfo
 
 TASK = "check"  # a method whose defaults are large gives small settings for this name in its `per_task`
@@ -173,14 +175,22 @@ def settings(subject: _Subject) -> Iterator[str]:
             unknown = sorted(set(values) - {f.name for f in fields})
             if unknown:
                 yield f"per_task['{task}'] sets what {kind.__name__} does not have: {', '.join(unknown)}"
-    for name, value in vars(kind()).items():
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    for name, field in known_fields(kind).items():
+        value = getattr(kind(), name)
         try:
-            same = getattr(resolve_hparams(cls, TASK, {name: text}), name) == value
-        except Exception:
-            same = False
-        if not same:
-            yield f"`--set {name}={text}` does not give {value!r}: make it an int, float, bool, str or a tuple of one"
+            given = read(name, spelled(value), field, "")
+        except UsageError as error:
+            yield f"the default of {error.cause}; or {TYPES}"
+        except ValueError as error:
+            yield f"`--set {name}=...` cannot give its default: {error}; {TYPES}"
+        else:
+            if given != value:
+                yield f"`--set {name}={spelled(value)}` gives {given!r} and not its default, {value!r}; {TYPES}"
+    for task in dict.fromkeys(task for base in cls.__mro__ for task in vars(base).get("per_task", ())):
+        try:
+            resolve_hparams(cls, task)
+        except UsageError as error:
+            yield f"per_task['{task}']: {error.cause}"
 
 
 def builds(subject: _Subject) -> Iterator[str]:

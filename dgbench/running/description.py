@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import subprocess
 from contextlib import suppress
@@ -20,6 +19,7 @@ from dgbench.method import Hparams, Method
 from dgbench.registry import NEEDS
 from dgbench.running.plan import Run
 from dgbench.running.records import SCHEMA
+from dgbench.settings import plain
 from dgbench.task import Task
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "timm", "segment-anything", "nibabel", "pillow")
@@ -40,7 +40,7 @@ def describe(
         "variant": run.variant,
         "source": run.source,
         "seed": run.seed,
-        "hparams": dataclasses.asdict(hparams),
+        "hparams": plain(hparams),
         "settings": dict(run.settings),
         "checkpoint": run.checkpoint and Path(run.checkpoint).name,
         "domains": list(task.domains),

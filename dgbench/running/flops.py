@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from statistics import fmean
 
 import torch
@@ -27,6 +27,7 @@ from dgbench.method import Batch, Hparams, Method
 from dgbench.networks.embeddings import EmbeddingCache
 from dgbench.running import train
 from dgbench.seeding import key
+from dgbench.settings import plain
 from dgbench.task import TaskInfo
 
 VERSION = 1  # of what is counted: another one counts anew
@@ -98,7 +99,7 @@ def _once(
 ) -> int:
     """The count, kept in the cache folder by all that decides it."""
     decisive = [VERSION, torch.__version__, what, of_code(cls), [c.__name__ for c in cls.__mro__]]
-    decisive += [info.structures, info.image_size, asdict(replace(hparams, steps=None))]
+    decisive += [info.structures, info.image_size, plain(replace(hparams, steps=None))]
     name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
     path = make_folder(cache_folder() / "flops") / f"{name}.json"
     known = read_json(path)

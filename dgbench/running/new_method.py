@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dgbench.errors import UsageError
 from dgbench.files import make_folder
-from dgbench.registry import METHODS
+from dgbench.registry import METHODS, unfit
 
 
 def write_method(name: str, folder: Path) -> Path:
@@ -21,6 +21,8 @@ def write_method(name: str, folder: Path) -> Path:
             f"'{name}' cannot name a method",
             "use lower-case letters, digits and '_', a letter first: it names a file, a class and rows of tables",
         )
+    if why := unfit(name, "methods"):
+        raise UsageError(f"'{name}' cannot name a method: {why}", "choose another name")
     if name in METHODS.names():
         raise UsageError(f"there is a method '{name}' already", "choose another name")
     template = (METHODS.folder() / "_template.py").read_text(encoding="utf-8")

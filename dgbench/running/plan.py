@@ -18,10 +18,12 @@ from dgbench.fingerprint import of_code
 from dgbench.images.find_task import get_task
 from dgbench.images.preparation import code_fingerprint, content_fingerprint
 from dgbench.method import Hparams, Method, changed_hparams, resolve_hparams
+from dgbench.names import check
 from dgbench.networks import weights
 from dgbench.protocol import get_protocol
 from dgbench.running import flops
 from dgbench.running.records import SCHEMA, broken_files
+from dgbench.settings import fields, number, plain, spelled
 from dgbench.task import Task
 
 Status = Literal["missing", "stale", "failed", "interrupted", "done"]
@@ -101,7 +103,7 @@ def plan(
             f"protocol {protocol} gives a budget of compute, and the steps follow from it",
             "leave --set steps out, or choose a protocol of equal steps",
         )
-    _check_domains(task, sources)
+    _check_task(task, sources)
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise UsageError(f"no such checkpoint: {checkpoint}", "give the path of a .pth or .safetensors file")
     if checkpoint is not None and len(sources) != 1:
@@ -176,7 +178,11 @@ def affordable_steps(cls: type[Method], task: Task, hparams: Hparams) -> int | N
     return max(1, budget // step) if step else None
 
 
-def _check_domains(task: Task, sources: Sequence[str]) -> None:
+def _check_task(task: Task, sources: Sequence[str]) -> None:
+    for what in ("image_size", "steps"):
+        number(f"{what} of task {task.name}", getattr(task, what), int, fields(Hparams)[what].range)
+    check(task.domains, "domain", f"task {task.name}")
+    check(task.structures, "structure", f"task {task.name}")
     for source in sources:
         known = "source" if source in task.domains else "domain"
         require(source, task.source_domains, f"{known} of task {task.name}")
@@ -196,9 +202,10 @@ def _decisive(cls: type[Method], hparams: Hparams, task: Task, protocol: str) ->
     """
     code = [of_code("dgbench.running.worker:make", cls), code_fingerprint()]
     order = [c.__name__ for c in cls.__mro__]  # a combination of two methods is no class in any file
-    texts = {name: value for name, value in asdict(hparams).items() if isinstance(value, str)}
+    values = plain(hparams)
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
     given = {name: weights.checksum(Path(text)) for name, text in texts.items() if Path(text).is_file()}
-    settings = [asdict(hparams), given, task.image_size, task.steps, asdict(get_protocol(protocol))]
+    settings = [values, given, task.image_size, task.steps, asdict(get_protocol(protocol))]
     return [SCHEMA, metrics.VERSION, code, order, settings, list(task.structures), task.unit]
 
 
@@ -215,15 +222,11 @@ def _fingerprint(decisive: list[Any], task: Task, source: str, images: dict[str,
 
 def variant_name(method: str, changed: dict[str, Any]) -> str:
     """`dapsam[steps=500]`: the method and what differs from its defaults. Safe as a folder's name."""
-    if not changed:
-        return method
-    pairs = []
-    for key, value in sorted(changed.items()):
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        pairs.append(f"{key}={safe(text)}")
-    name = f"{method}[{';'.join(pairs)}]"
-    if len(name) > 150:  # file systems allow 255 bytes
-        name = f"{name[:130]}~{hashlib.sha256(name.encode()).hexdigest()[:8]}]"
+    pairs = ";".join(f"{key}={safe(spelled(value))}" for key, value in sorted(changed.items()))
+    name = f"{method}[{pairs}]" if pairs else method
+    if len(name.encode()) > 150:  # file systems allow 255
+        start = name.encode()[:130].decode(errors="ignore")
+        name = f"{start}~{hashlib.sha256(name.encode()).hexdigest()[:8]}{']' if pairs else ''}"
     return name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from dgbench.running.device import choose_device
 from dgbench.running.records import RunRecord, broken_files, read_run
 from dgbench.running.test import predict_slices
 from dgbench.seeding import key
+from dgbench.settings import fields, read, spelled
 from dgbench.task import Task, TaskInfo
 
 
@@ -47,10 +47,11 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[Method, RunRecord]:
 
 def _hparams(cls: type[Method], recorded: dict[str, Any]) -> Hparams:
     """The settings a run was made with, whatever the defaults are today."""
-    kind: Callable[..., Hparams] = hparams_class(cls)
-    if gone := sorted(set(recorded) - {f.name for f in dataclasses.fields(hparams_class(cls))}):
+    known = fields(hparams_class(cls))
+    if gone := sorted(set(recorded) - set(known)):
         raise DataError(f"{cls.name} has no setting {', '.join(gone)} any more, which the run had", "make it again")
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded.items()})
+    remedy = f"{cls.name} allows other values than it did when the run was made: make it again"
+    return hparams_class(cls)(**{n: read(n, spelled(v), known[n], remedy) for n, v in recorded.items()})
 
 
 def predict_files(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
+    from dgbench.images.preparation import PreparedDomain
     from dgbench.scores.study import Matrix
     from dgbench.task import Task
 
@@ -39,7 +40,7 @@ class Intensities:
     slices: int
     inside: np.ndarray
     outside: np.ndarray
-    prepared: preparation.PreparedDomain | None = None
+    prepared: PreparedDomain | None = None
 
 
 def intensities(task: Task, domain: str) -> Intensities:

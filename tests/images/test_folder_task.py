@@ -171,7 +171,8 @@ def test_an_unknown_key_gets_the_nearest_match(two):
     [
         'image_size = "64"', "image_size = true", "image_size = 5", "steps = 0", "steps = 1.5", "structures = []",
         'structures = ["a", "a"]', "structures = [1]", "structures = {a = 0}", "structures = {a = []}",
-        'structures = ["a/b"]', "spacing = [1]", "spacing = [0, 1]", 'unit = "cm"', "intensity = [5, 5]",
+        "spacing = [nan, 1]", "spacing = [inf, 1]", "steps = -5",
+        "spacing = [1]", "spacing = [0, 1]", 'unit = "cm"', "intensity = [5, 5]",
         "sources = []", 'name = "../up"', 'name = ""', "citation = 5", 'empty_masks = "no"',
     ],
 )  # fmt: skip
@@ -187,6 +188,52 @@ def test_a_file_that_is_no_toml_and_a_source_that_is_no_domain_are_told(two):
         toml(two, "structures = [")
     with pytest.raises(UsageError, match="'C'"):
         toml(two, 'sources = ["C"]')
+
+
+@pytest.mark.parametrize(("name", "why"), [("a/b", "sign that cannot be part"), ("Mean", "tables use this word")])
+def test_a_structure_is_not_named_by_a_word_that_tables_use_or_no_path_can_hold(two, name, why):
+    with pytest.raises(UsageError, match=f"task.toml: '{name}' cannot name a structure: .*{why}"):
+        toml(two, f'structures = ["{name}"]')
+
+
+def test_the_case_of_letters_does_not_make_a_second_task(two):
+    """Where capitals do not count, results/Phantom and results/phantom are one folder."""
+    with pytest.raises(UsageError, match="second task named 'Phantom'"):
+        toml(two, 'name = "Phantom"')
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ("a", "A", "domains 'A' and 'a' are one name to some systems"),
+        ("Se\u0301", "S\u00e9", "are one name to some systems"),
+        ("mean", "B", "'mean' cannot name a domain: tables use this word"),
+        ("Worst", "B", "'Worst' cannot name a domain: tables use this word"),
+        ("NUL", "B", "Windows keeps this name"),
+        ("x" * 101, "B", "longer than 100 bytes"),
+        ("B ", "C", "blanks at its ends"),
+        ("B\u200b", "C", "a sign that cannot be part"),
+    ],
+)
+def test_domains_that_tables_or_file_systems_would_mix_up_are_refused_early(tmp_path, one, other, said):
+    for domain in (one, other):
+        (tmp_path / "t" / domain / "images").mkdir(parents=True)
+    with pytest.raises(DataError, match=said) as failure:
+        FolderTask(tmp_path / "t")
+    assert failure.value.remedy.startswith("rename")
+
+
+def test_a_name_is_one_name_however_its_accents_are_written(tmp_path):
+    """macOS wrote e and an accent (NFD) where others write one letter (NFC); an image finds its mask all the same."""
+    nfd, nfc = "Se\u0301vres", "S\u00e9vres"
+    for domain in (nfd, "B"):
+        save(tmp_path / "t" / domain / "images" / f"{nfd}.png", gray(1))
+        save(tmp_path / "t" / domain / "masks" / f"{nfc}.png", DISC)
+    (tmp_path / "t" / "task.toml").write_text(f'sources = ["{nfd}"]\nstructures = ["{nfd}"]\n')
+    task = FolderTask(tmp_path / "t")
+    assert nfd != nfc and set(task.domains) == {"B", nfc} and task.case_ids(nfc) == [nfc]
+    assert list(task.sources) == [nfc] and list(task.structures) == [nfc]
+    assert task.load(nfc, nfc).mask.sum() == 36
 
 
 def test_a_folder_may_not_take_the_name_of_a_task(two):

@@ -335,7 +335,7 @@ def test_without_neighbours_it_is_a_2d_method():
     train.configure(method)
     train.step(method.train(), drawn(method), seed=0, t=0)
     assert method.eval().predict(torch.rand(2, 3, 64, 64)).shape == (2, 1, 64, 64)
-    with pytest.raises(UsageError, match="neighbours is -1"):
+    with pytest.raises(UsageError, match="neighbours cannot be '-1'"):
         build("ma_sam", neighbours="-1")
 
 

@@ -137,6 +137,20 @@ def test_a_learning_curve_is_a_line_for_each_run_in_the_colour_of_its_source():
     assert list(panels["erm"].lines[0].get_ydata()) == [1.0, 0.5, 0.4]
 
 
+def test_each_of_nine_sources_has_a_look_of_its_own_in_curves_and_points():
+    """There are seven colours that colour-blind readers tell apart: the eighth source is the first one's, dashed."""
+    sources = [f"S{i}" for i in range(9)]
+    scores = {s: [0.7, 0.8] for s in sources}
+    study = Study([run("erm", s, scores, domains=sources) for s in sources], SDG)
+    curves = figures.learning_curves(study).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in curves}) == 9
+    assert [line.get_linestyle() for line in curves] == ["-"] * 7 + ["--"] * 2
+    pairs = [("erm", s, t, 0.1, 0.2) for s in sources for t in sources if s != t]
+    points = pd.DataFrame(pairs, columns=["variant", "source", "target", "distance", "loss"])
+    legend = figures.domain_shift(points, {"erm": 0.5}, sources).legends[0]
+    assert len({(line.get_color(), line.get_marker()) for line in legend.get_lines()}) == 9
+
+
 def test_a_method_that_does_not_train_has_an_empty_panel_that_says_so():
     record = run("constant", "A", UNEQUAL)
     for history in (pd.DataFrame(), pd.DataFrame({"step": [1], "loss": [0.0]})):

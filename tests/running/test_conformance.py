@@ -316,6 +316,11 @@ class Own(Method):
         ("@dataclass(frozen=True, kw_only=True)", "gamma: float", "hparams: OwnHparams", "needs a default: gamma"),
         ("@dataclass(frozen=True)", "gamma: int = 1", "hparams: OwnHparams; per_task = {'x': {'a': 1}}", "not have: a"),
         ("@dataclass(frozen=True)", "gamma: list = ()", "hparams: OwnHparams", "make it an int, float"),
+        ("@dataclass(frozen=True)", "gamma: float = 1e999", "hparams: OwnHparams", "gamma cannot be 'inf'"),
+        ("@dataclass(frozen=True)", "batch_size: int = 0", "hparams: OwnHparams", "batch_size cannot be '0'"),
+        ("@dataclass(frozen=True)", "a: int = 1", "hparams: OwnHparams; per_task = {'x': {'steps': 0}}",
+         "per_task['x']: steps cannot be '0': it must be a whole number of at least 1 or none"),
+        ("@dataclass(frozen=True)", "gamma: object = dataclass", "hparams: OwnHparams", "a function cannot be written"),
     ],
 )  # fmt: skip
 def test_settings_that_the_engine_cannot_read_are_found(tmp_path: Path, decorator, field, body, advice):

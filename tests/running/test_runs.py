@@ -290,7 +290,7 @@ def test_a_name_that_a_file_system_would_misread_is_made_safe():
         ({"sources": ["brigth"]}, "unknown domain.* 'brigth'\ndid you mean 'bright'"),
         ({"protocol": "sgd"}, "unknown protocol 'sgd'\ndid you mean 'sdg'"),
         ({"settings": {"learning_rat": "1"}}, "unknown hyperparameter of Pixels 'learning_rat'\ndid you mean"),
-        ({"settings": {"steps": "many"}}, "'many' is no int: hyperparameter steps"),
+        ({"settings": {"steps": "many"}}, "steps cannot be 'many': it must be a whole number of at least 1 or none"),
         ({"checkpoint": Path("no.pth")}, "no such checkpoint"),
     ],
 )

@@ -87,6 +87,10 @@ class Metric:
         """A number that is smaller the better the value is."""
         return -value if self.higher_is_better else value
 
+    def worse(self, value: float, by: float) -> float:
+        """A value that is worse by so much, `by` being no less than 0."""
+        return value - by if self.higher_is_better else value + by
+
     def order(self, value: float) -> float:
         """Sorts the best value first and NaN last."""
         return math.inf if math.isnan(value) else self.cost(value)
@@ -211,7 +215,7 @@ def surface_distances(prediction: Mask, reference: Mask, spacing: Sequence[float
 
 
 def image_diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
-    """sqrt(sum_a (n_a s_a)^2): the penalty for a missed structure, in the unit of the spacing.
+    """sqrt(sum_a (n_a s_a)^2): the penalty for a missed or falsely found structure, in the unit of the spacing.
 
     The diagonal from an outer corner of the image to the opposite one, n_a voxels of size s_a along axis a: longer than
     the distance between any two voxel centres, so that a miss is worse than whatever is found. `shape` is (D, H, W) or

@@ -316,7 +316,7 @@ def compare(
     maxstyle against erm: not resolved
     """
     from dgbench.metrics import get_metric
-    from dgbench.scores import comparison
+    from dgbench.scores import agreement, comparison
     from dgbench.scores.study import Study
 
     name = task_name(task)
@@ -328,7 +328,10 @@ def compare(
         found, notes = comparison.folders(before, after, metric, within)
         return Compared(tuple(found), tuple(notes))
     study = Study.load(Path(results), name, protocol, beside=_paths(beside))
-    return Compared((comparison.compare(study, str(one), str(other), metric, within),), tuple(study.left_out))
+    found = comparison.compare(study, str(one), str(other), metric, within)
+    where = agreement.machines(found.study, found.metric.name)
+    apart = [f"{v}: {why}." for v in (found.one, found.other) for why in where.why_apart(found.study.runs[v])]
+    return Compared((found,), (*study.left_out, *apart))
 
 
 @dataclass(frozen=True)

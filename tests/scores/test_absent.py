@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dgbench.errors import UsageError
 from dgbench.pages import leaderboard, verdict
 from dgbench.protocol import PROTOCOLS
 from dgbench.running.records import RunRecord
@@ -17,7 +18,7 @@ from dgbench.scores import comparison
 from dgbench.scores.multiverse import multiverse
 from dgbench.scores.ranking import Ranking, rank
 from dgbench.scores.study import Study
-from tests.toy_runs import DIAGONAL, run
+from tests.toy_runs import DIAGONAL, changed, run
 
 SDG, DAPSAM = PROTOCOLS["sdg"], PROTOCOLS["dapsam"]
 DOMAINS = ("A", "B", "C")
@@ -115,6 +116,69 @@ def test_in_every_universe_that_counts_false_findings_who_finds_nothing_is_befor
     lost = [u.label for u in found.universes if u.ranks.tolist() != [1, 2]]
     # Without C, without tumours or without what false findings cost, and case by case, as only C's third has any.
     assert lost and all("left out" in label or label == "mean rank over cases" for label in lost)
+
+
+# --- where a structure may lack -------------------------------------------------------------------------------------
+
+
+def pair(source: str, tumours: str, found: str, **record: Any) -> list[RunRecord]:
+    """Organs of Dice 0.9 everywhere, tumours of Dice 0.5 in these domains alone, and in the others `found`."""
+    scores = {d: {"organ": [0.9] * 3, "tumour": [0.5 if d in tumours else found] * 3} for d in DOMAINS}
+    return [run("erm", source, scores, n, structures=["organ", "tumour"], **record) for n in (0, 1)]
+
+
+@pytest.mark.parametrize("found", ["both_empty", "false_positive"])
+def test_tumours_of_the_source_alone_are_in_no_mean_and_its_validation_has_them(found: str):
+    study = Study(pair("A", "A", found), SDG)
+    m = study.matrix("erm")
+    assert m.mean == pytest.approx(0.9) == m.values.loc["A", "B"] and m.validation["A"] == pytest.approx(0.7)
+    assert study.matrix("erm", structure="tumour").values.isna().all(axis=None)
+    assert study.row("erm").false_cost == pytest.approx(0.5 if found == "false_positive" else 0)
+
+
+@pytest.mark.parametrize("found", ["both_empty", "false_positive"])
+def test_tumours_that_the_source_lacks_are_tested_and_its_validation_is_of_the_others(found: str):
+    m = Study(pair("A", "BC", found), SDG).matrix("erm")
+    assert m.mean == pytest.approx(0.7) and m.validation["A"] == pytest.approx(0.9)
+
+
+def test_where_no_target_holds_anything_there_is_no_mean_and_the_reason_says_so():
+    none = [run("erm", s, {d: ["both_empty"] * 3 for d in DOMAINS}, n) for s in DOMAINS for n in (0, 1)]
+    b = board(none)
+    assert b.apart[0].why == "a mean that is not defined: no reference of any target holds a structure"
+    with pytest.raises(UsageError, match="no reference of any target holds a structure"):
+        comparison.compare(Study([*none, *(r.renamed("other") for r in none)], SDG), "erm", "other")
+
+
+def test_a_whole_target_without_anything_is_blank_and_who_finds_nothing_there_is_first():
+    """A domain of healthy people, one structure: it is in no mean, and finding some costs all of one target in two."""
+    cases = {"A": [0.9, 0.8], "B": [0.7, 0.6]}
+    right, wrong = (
+        [run(v, s, {**cases, "C": [found] * 3}, n, sources=["A", "B"]) for s in "AB" for n in (0, 1)]
+        for v, found in (("right", "both_empty"), ("wrong", "false_positive"))
+    )
+    b = board(wrong, right)
+    assert [(r.variant, r.rank_text, r.row.worst) for r in b.ranked] == [("right", "1", "B"), ("wrong", "2", "B")]
+    assert b.ranked[1].row.net == pytest.approx((0.85 + 0.65) / 2 - 0.5)
+    c = comparison.compare(b.study, "wrong", "right")
+    assert list(c.differences) == ["all targets", "A", "B", comparison.FALSE]
+    assert multiverse(b).universes[0].means.tolist() == pytest.approx([r.row.net for r in b.ranked])
+
+
+# --- published -------------------------------------------------------------------------------------------------------
+
+
+def test_of_published_scores_what_one_left_blank_another_found_falsely():
+    """Nobody tells flags there: a blank Dice says that the reference is empty, for all who were tested on that case."""
+    told = {"published": {"board": "b", "words": "Doe 2030.", "metrics": ["dice"]}}
+    right, wrong = (
+        changed(r, cases=r.cases.assign(flag=r.cases["flag"].replace({"false_positive": ""})))
+        for v, found in (("right", "both_empty"), ("wrong", "false_positive"))
+        for r in [run(v, "A", {"B": [0.8, found], "C": [0.7, 0.7]}, **told)]
+    )
+    study = Study([right, wrong], SDG)
+    assert study.row("right").mean == study.row("wrong").mean == pytest.approx(0.75)
+    assert (study.row("wrong").false_positive, study.row("wrong").net) == (1, pytest.approx(0.75 - 0.25))
 
 
 # --- said ------------------------------------------------------------------------------------------------------------

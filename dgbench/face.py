@@ -328,10 +328,10 @@ def compare(
         found, notes = comparison.folders(before, after, metric, within)
         return Compared(tuple(found), tuple(notes))
     study = Study.load(Path(results), name, protocol, beside=_paths(beside))
-    found = comparison.compare(study, str(one), str(other), metric, within)
-    where = agreement.machines(found.study, found.metric.name)
-    apart = [f"{v}: {why}." for v in (found.one, found.other) for why in where.why_apart(found.study.runs[v])]
-    return Compared((found,), (*study.left_out, *apart))
+    two = comparison.compare(study, str(one), str(other), metric, within)
+    where = agreement.machines(two.study, two.metric.name)
+    apart = [f"{v}: {why}." for v in (two.one, two.other) for why in where.why_apart(two.study.runs[v])]
+    return Compared((two,), (*study.left_out, *apart))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ These are MedPy 0.5.2's `asd`, `assd` and `hd95` at connectivity 1; other librar
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,8 +87,8 @@ class Metric:
         """A number that is smaller the better the value is."""
         return -value if self.higher_is_better else value
 
-    def worse(self, value: float, by: float) -> float:
-        """A value that is worse by so much, `by` being no less than 0."""
+    def worse(self, value: Any, by: Any) -> Any:
+        """A value, or each of an array, that is worse by so much, `by` being no less than 0."""
         return value - by if self.higher_is_better else value + by
 
     def order(self, value: float) -> float:

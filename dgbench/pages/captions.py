@@ -75,9 +75,10 @@ def context(study: Study, variant: str | None = None, structure: str | None = No
     )
     variants = study.runs if variant is None else [variant]
     words = dict.fromkeys(of for v in variants if (of := study.row(v, study.metrics[0]).published))
+    published = (f"Published, not measured here: {of}" for of in words)
     return (
         f"Task {study.task}; {protocol.caption()}. Averages: {ORDER_OF_MEANS[protocol.mean]}. "
         f"Seed numbers: {', '.join(str(s) for s in sorted(these['seed'].unique()))}. "
         f"Target cases: {', '.join(f'{d} {k}' for d, k in cases.items())}. "
-        + " ".join([*([told] if len(counted) else []), *absences(study), *(f"Published, not measured here: {of}" for of in words)])
+        + " ".join([*([told] if len(counted) else []), *absences(study), *published])
     )

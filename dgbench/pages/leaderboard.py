@@ -67,8 +67,7 @@ def _reached(ranking: Ranking, links: Mapping[str, str]) -> Table:
         _label(ranking),
         f"{heading(study, ranking.metric.name)}, task {study.task}, protocol {study.protocol.name}, by target (mean "
         f"over sources).{f' {which} published, not measured here.' if published else ''}",
-        ("variant", "rank", "mean", "95 % interval", *(["falsely found"] if study.any_absent else []), *columns[1:],
-         "worst", last),
+        ("variant", "rank", "mean", "95 % interval", *["falsely found"] * study.any_absent, *columns[1:], "worst", last),
         groups(rows, ranked, "not ranked"),
         foot=" ".join(notes(ranking)),
     )

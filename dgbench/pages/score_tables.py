@@ -201,7 +201,8 @@ def summary_tables(study: Study, metrics: Sequence[str], name: str = "", caption
         results.append([Cell(row.variant), *cells, Cell(said["gap"]), Cell(missed), *false, Cell(row.seeds_text)])
         costs.append([Cell(row.variant), *(Cell(said[column]) for column in spent)])
     found, heads = [f"found ({study.unit(distance)})"] if distance else [], ["falsely found"] * study.any_absent
-    header = ("variant", *(measured(study, m) for m in metrics), *found, "worst target", "gap", "missed", *heads, "seeds")
+    named = [measured(study, m) for m in metrics]
+    header = ("variant", *named, *found, "worst target", "gap", "missed", *heads, "seeds")
     note = "Costs of a run: parameters in millions, mean seconds, highest peak memory."
     note += f" {FOOT_OF_FLOPS}" if len(spent) > len(COSTS) else ""
     return (

@@ -156,7 +156,9 @@ class CaseCube:
 
     def _of_variants(self, variant: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """(runs, ...) -> (V, ...): the mean over the runs of each variant that count."""
-        total, n = (_by(variant, of, len(self.variants)) for of in (np.where(counts, values, 0.0), counts * 1.0))
+        total, n = np.zeros((2, len(self.variants), *values.shape[1:]))
+        np.add.at(total, variant, np.where(counts, values, 0.0))
+        np.add.at(n, variant, counts * 1.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(total / n)
 
@@ -193,8 +195,8 @@ class CaseCube:
         total = _by(variant, np.where(counts, values, 0.0).sum(axis=2), len(self.variants))
         n = _by(variant, counts.sum(axis=2), len(self.variants))
         there, tested = (n > 0).all(axis=0), _by(variant, counts.any(axis=2) * 1.0, len(self.variants))
-        charged = _by(variant, np.where(counts.any(axis=2), costs, 0.0), len(self.variants))[:, there] / tested[:, there]
-        cost = METRICS[metric].cost(1.0) * total[:, there] / n[:, there] + charged
+        of_false = _by(variant, np.where(counts.any(axis=2), costs, 0.0), len(self.variants))
+        cost = METRICS[metric].cost(1.0) * total[:, there] / n[:, there] + of_false[:, there] / tested[:, there]
         known, domain = ~np.isnan(cost).any(axis=1), self.domain[there]
         weight = 1 / np.bincount(domain)[domain] if self.study.protocol.mean == "domains" else np.ones(len(domain))
         ranks = np.full(len(known), np.nan)

@@ -24,8 +24,8 @@ class Comparison:
     """`one` minus `other`, overall and by target domain; p-values are Holm-corrected over all of these.
 
     means: of both, by row. differences: "all targets" first, then one for each domain that holds a structure, then, if
-    one of the two found one falsely, what that costs. margin: differences inside it count as equivalent, in the metric's
-    unit. study: the runs of both that count.
+    one of the two found one falsely, what that costs. margin: differences inside it count as equivalent, in the
+    metric's unit. study: the runs of both that count.
     """
 
     one: str

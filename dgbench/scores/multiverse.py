@@ -46,8 +46,8 @@ class Universe:
     """parts: what is chosen otherwise than on the leaderboard, as ("metric", "ASD"); nothing: the leaderboard itself.
 
     means: (V,) of the variants in the leaderboard's order, less what structures falsely found cost, as fractions or in
-    the unit of distances (mean ranks, where cases are ranked); NaN where there is none. ranks: (V,) float, 1 the best, equal ones share it; NaN where not
-    ranked. same: other universes with the same means, which are all this one.
+    the unit of distances (mean ranks, where cases are ranked); NaN where there is none. ranks: (V,) float, 1 the best,
+    equal ones share it; NaN where not ranked. same: other universes with the same means, which are all this one.
     """
 
     parts: tuple[Part, ...]

@@ -32,8 +32,8 @@ class Ranked:
     """A variant on the board.
 
     low, high: the 95 % interval of its mean; NaN where it is not known. rank: lowest and highest in 95 % of the
-    bootstrap draws, None where it is not ranked; `why` then says the reasons. versus: against the baseline. versus_false:
-    the same of what structures falsely found cost; None where no variant found one falsely.
+    bootstrap draws, None where it is not ranked; `why` then says the reasons. versus: against the baseline.
+    versus_false: the same of what structures falsely found cost; None where no variant found one falsely.
     """
 
     row: VariantRow
@@ -184,7 +184,7 @@ def rank(
             estimate, drawn[variant] = statistics.estimate(target_cases.scores[variant], resampling=shared)
             if variant in target_cases.costs:
                 costs = statistics.estimate(target_cases.costs[variant], resampling=shared)[1]
-                drawn[variant] = drawn[variant] - costs if rule.higher_is_better else drawn[variant] + costs
+                drawn[variant] = rule.worse(drawn[variant], costs)
             low, high = rule.possible(estimate.low, estimate.high)
         rows.append(Ranked(row, low, high, why="; ".join(reasons)))
     rows.sort(key=lambda r: (rule.order(r.row.net), r.variant))
@@ -266,15 +266,23 @@ def _undefined(study: Study, row: VariantRow, metric: str) -> str:
     if not study.n_there.max() > 0:
         return "no reference of any target holds a structure"
     if study.protocol.missed == "penalty":
-        of = of[[study.n_there[k, d] != 0 for k, d in zip(of["structure"].cat.codes, of["target"].cat.codes, strict=True)]]
+        of = of[study.n_there[of["structure"].cat.codes, of["target"].cat.codes] != 0]
     words = {"n_missed": "missed", "n_false_positive": "falsely found", "n_both_empty": "in neither mask"}
     told = []
     for (domain, structure), part in of[of["value"].isna()].groupby(["target", "structure"], observed=True):
         counts = {said: n for name, said in words.items() if (n := int(part[name].fillna(0).sum()))}
         listed = ", ".join(f"{said} in {n} of {part['n_cases'].sum()} cases" for said, n in counts.items())
         told.append(f"{structure} of {domain} is {listed or 'without a score'}")
+    if not told:
+        return "what a structure falsely found costs is not known"
     rule = {"nan": ", which is NaN under this protocol", "penalty": ", and what that costs is not known"}
-    return "; ".join(told) + rule[study.protocol.missed] if told else "what a structure falsely found costs is not known"
+    return "; ".join(told) + rule[study.protocol.missed]
+
+
+def _of_false(row: VariantRow) -> dict[str, float]:
+    """What a row of `Ranking.frame` says where a structure may be falsely found."""
+    found = {"absent": row.absent, "falsely_found": row.false_positive, "cost_of_false": row.false_cost}
+    return {**found, "mean_less_cost": row.net}
 
 
 def _flat(ranking: Ranking, of: Ranked) -> dict[str, Any]:
@@ -292,8 +300,7 @@ def _flat(ranking: Ranking, of: Ranked) -> dict[str, Any]:
         "mean": row.mean,
         "low": of.low,
         "high": of.high,
-        **({"absent": row.absent, "falsely_found": row.false_positive, "cost_of_false": row.false_cost, "net": row.net}
-           if ranking.study.any_absent else {}),
+        **(_of_false(row) if ranking.study.any_absent else {}),
         **{f"target {name}": value for name, value in row.targets.items()},
         "worst_target": row.worst,
         "worst": row.worst_value,

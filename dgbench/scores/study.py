@@ -124,15 +124,15 @@ class Matrix:
 class VariantRow:
     """One variant by one metric: what it reaches, what that rests on, and what it costs.
 
-    published: who published it, in words; "" of what was measured here. Dice is in [0, 1], distances are in the
-    study's unit; NaN is not known. false_cost: what structures falsely found cost (see `charged`), averaged as the mean
-    is. net: the mean less that; variants are ranked by it. targets: mean over sources, by target domain; NaN where no
+    published: who published it, in words; "" of what was measured here. Dice is in [0, 1], distances are in the study's
+    unit; NaN is not known. false_cost: what structures falsely found cost (see `charged`), averaged as the mean is.
+    net: the mean less that; variants are ranked by it. targets: mean over sources, by target domain; NaN where no
     reference holds any structure. worst: the target where it does worst, "" if one is not known. found: the mean
-    without missed structures. gap: how much worse it does on the targets than on the source's validation cases.
-    missed, false_positive, both_empty, tested: structures of target cases, over all runs. train_seconds, test_seconds: mean over runs; memory_mb: the most. train_flops,
-    train_step_flops, predict_image_flops: of all steps, of one step, of one image; NaN where no run counted them.
-    machines: what `machine` says of the runs. seen: as from `provenance.overlap`. needed: names of `registry.NEEDS`.
-    steps and batch_size: of the first run; 0 is not known.
+    without missed structures. gap: how much worse it does on the targets than on the source's validation cases. missed,
+    false_positive, both_empty, tested: structures of target cases, over all runs. train_seconds, test_seconds: mean
+    over runs; memory_mb: the most. train_flops, train_step_flops, predict_image_flops: of all steps, of one step, of
+    one image; NaN where no run counted them. machines: what `machine` says of the runs. seen: as from
+    `provenance.overlap`. needed: names of `registry.NEEDS`. steps and batch_size: of the first run; 0 is not known.
     """
 
     variant: str
@@ -644,7 +644,8 @@ class _Averaging:
         """All of it."""
         study, part = self.study, self.part
         structure, domain = self.place[1:]
-        n = part["n_cases"] if study.protocol.missed == "nan" else pd.Series(self.n_there[structure, domain], part.index)
+        n_there = pd.Series(self.n_there[structure, domain], part.index)
+        n = part["n_cases"] if study.protocol.missed == "nan" else n_there
         values = self.over_targets(part["value"], n)
         n_found = part["n_cases"] - part["n_missed"] - part["n_both_empty"] - part["n_false_positive"]
         found = self.over_targets(part["found_value"], n_found)
@@ -766,10 +767,8 @@ def _target_cases(study: Study, metric: str) -> TargetCases:
     return TargetCases(weighed(values), [(str(d), str(c)) for d, c in cases], domain, of_costs)
 
 
-def _weighed(
-    study: Study, values: np.ndarray, place: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], domain: np.ndarray
-) -> dict[str, CaseScores]:
-    """Values by case, weighed so that their sum is the protocol's mean. place: of each, run, domain, structure, case."""
+def _weighed(study: Study, values: np.ndarray, place: tuple[Any, ...], domain: np.ndarray) -> dict[str, CaseScores]:
+    """Values by case, weighed so that their sum is the protocol's mean. place: run, domain, structure, case of each."""
     run, target, structure, case = place
     n = np.zeros((len(study.records), len(study.domains), len(study.structures)), int)
     np.add.at(n, (run, target, structure), 1)

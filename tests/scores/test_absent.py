@@ -29,10 +29,8 @@ def patients(variant: str, organ: float, tumour: float, in_c: str, sources=DOMAI
     made = []
     for source, seed in itertools.product(sources, (0, 1, 2)):
         spread = [0.002 * math.sin(i + seed) for i in range(8)]
-        scores = {
-            d: {"organ": [organ + e for e in spread], "tumour": [in_c] * 8 if d == "C" else [tumour + e for e in spread]}
-            for d in DOMAINS
-        }
+        organs, tumours = ([level + e for e in spread] for level in (organ, tumour))
+        scores = {d: {"organ": organs, "tumour": [in_c] * 8 if d == "C" else tumours} for d in DOMAINS}
         told = {"structures": ["organ", "tumour"], "data": {}, "fingerprint": "f", "hparams": {}, **record}
         made.append(run(variant, source, scores, seed, **told))
     return made
@@ -56,7 +54,7 @@ def test_who_rightly_finds_nothing_is_ranked_above_who_finds_tumours_that_are_no
     # From A and B: ((organ + tumour) / 2 of the other, organ of C) / 2 each; from C: (organ + tumour) / 2.
     assert right.row.mean == pytest.approx(((0.8975 + 0.995) / 2 * 2 + 0.8975) / 3, abs=1e-3)
     assert wrong.row.mean > right.row.mean  # of what is there
-    # All of C's cases have one of two structures too many: half a Dice, in one of two targets, from two sources of three.
+    # In C every case has one of two structures too many: half a Dice, in one of two targets, from two of three sources.
     assert wrong.row.false_cost == pytest.approx(0.5 / 2 * 2 / 3) and right.row.false_cost == 0
     assert (wrong.row.false_positive, wrong.row.absent, wrong.row.false_rate) == (48, 48, 1.0)
     assert b.verdict(wrong) == "worse"
@@ -82,8 +80,8 @@ def test_by_a_distance_a_false_finding_costs_the_diagonal():
 
 def test_what_is_there_alone_makes_a_cell_and_one_false_finding_costs_what_one_miss_does():
     """One structure, B has two patients with it and two without; of these one is falsely found: 1/4 of the cases."""
-    runs = [run("erm", "A", {"A": [0.9], "B": [0.8, 0.6, "both_empty", "false_positive"], "C": [0.7] * 4}, n) for n in (0, 1)]
-    study = Study(runs, SDG)
+    scores = {"A": [0.9], "B": [0.8, 0.6, "both_empty", "false_positive"], "C": [0.7] * 4}
+    study = Study([run("erm", "A", scores, n) for n in (0, 1)], SDG)
     assert study.matrix("erm").values.loc["A"].to_list()[1:] == pytest.approx([0.7, 0.7, 0.7])
     assert study.row("erm").false_cost == pytest.approx((1 / 4 + 0) / 2)
     assert study.row("erm").net == pytest.approx(0.575)
@@ -186,13 +184,13 @@ def test_of_published_scores_what_one_left_blank_another_found_falsely():
 
 def test_the_board_says_what_is_not_there_what_was_found_all_the_same_and_what_it_costs():
     b = board(RIGHT, WRONG)
-    reached, costs = leaderboard.board_tables(b)
+    reached, *_ = leaderboard.board_tables(b)
     rows = {row[0].text: dict(zip(reached.header, (c.text for c in row), strict=True)) for row in reached.rows}
     assert rows["wrong"]["falsely found"] == "48 of 48, -16.67" and rows["right"]["falsely found"] == "0 of 48"
     assert "No reference of C holds tumour: its mean is over the others." in reached.foot
     assert "Trained on C a method never sees tumour." in reached.foot
     assert "Ranked by the mean less that." in reached.foot
-    assert "falsely_found" in b.frame() and b.frame()["net"].tolist() == [r.row.net for r in b.ranked]
+    assert "falsely_found" in b.frame() and b.frame()["mean_less_cost"].tolist() == [r.row.net for r in b.ranked]
     plain = [run("erm", "A", {"A": [0.9], "B": [0.7], "C": [0.7]}, n) for n in (0, 1)]
     assert "falsely found" not in leaderboard.board_tables(board(plain))[0].header
 

@@ -60,6 +60,7 @@ def _reached(ranking: Ranking, links: Mapping[str, str]) -> Table:
         against = Cell(of.why or _against(ranking, of))
         false = [Cell(_false(ranking, of))] if study.any_absent else []
         rows.append([name, Cell(of.rank_text), mean, Cell(interval), *false, *targets, Cell(of.row.worst), against])
+    false_head = ["falsely found"] * study.any_absent
     last = f"against {ranking.baseline}" if ranking.baseline else "why"
     published = [of for of in ranking.every if of.row.published]
     which = "All" if len(published) == len(ranking.every) else "Rows marked as"
@@ -67,7 +68,7 @@ def _reached(ranking: Ranking, links: Mapping[str, str]) -> Table:
         _label(ranking),
         f"{heading(study, ranking.metric.name)}, task {study.task}, protocol {study.protocol.name}, by target (mean "
         f"over sources).{f' {which} published, not measured here.' if published else ''}",
-        ("variant", "rank", "mean", "95 % interval", *["falsely found"] * study.any_absent, *columns[1:], "worst", last),
+        ("variant", "rank", "mean", "95 % interval", *false_head, *columns[1:], "worst", last),
         groups(rows, ranked, "not ranked"),
         foot=" ".join(notes(ranking)),
     )

@@ -218,7 +218,8 @@ def quartiles(study: Study, metric: str, links: Mapping[str, str]) -> Table:
     """Of the cases of every target; variants in the order of `links`."""
     means, number = study.case_means(metric), METRICS[metric].number
     targets = list(dict.fromkeys(means.index.get_level_values("domain")))
-    known = means.dropna().groupby(["variant", "domain"]).quantile([0.5, 0.25, 0.75]).unstack()[[0.5, 0.25, 0.75]]
+    shares = [0.5, 0.25, 0.75]
+    known = means.dropna().groupby(["variant", "domain"]).quantile(shares).unstack().reindex(columns=shares)
     rows = []
     for variant, href in links.items():
         pairs = [known.loc[variant, t] if (variant, t) in known.index else None for t in targets]

@@ -51,6 +51,8 @@ def sentence(c: Comparison) -> str:
         said += f"Structures falsely found cost them {theirs} {_points(c)}: {c.verdict(FALSE)}. "
     if verdict == "equivalent":
         return f"{said}The whole interval lies within ± {c.metric.number(c.margin)} {_points(c)}."
+    if verdict == "not resolved" and d.verdict(c.margin) != verdict:
+        return f"{said}By the mean alone: {d.verdict(c.margin)}."
     if verdict == "not resolved":
         return said + _needed(c)
     return f"{said}Probability of a false claim, over cases: p {_is(d.false_claim)}."

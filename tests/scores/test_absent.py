@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from dgbench.errors import UsageError
-from dgbench.pages import leaderboard, verdict
+from dgbench.pages import leaderboard, score_tables, verdict
+from dgbench.pages import multiverse as multiverse_pages
+from dgbench.pages.table import on_terminal
 from dgbench.protocol import PROTOCOLS
 from dgbench.running.records import RunRecord
 from dgbench.scores import comparison
@@ -70,6 +72,19 @@ def test_the_mean_does_not_hang_on_what_is_predicted_where_nothing_is(metric: st
     scores = study.target_cases(metric).scores
     np.testing.assert_array_equal(scores["right"].weight, scores["wrong"].weight)
     assert scores["right"].mean == pytest.approx(study.matrix("right", metric).mean)
+
+
+def test_a_false_finding_shows_in_every_table_of_the_runs():
+    """Beside the matrix of each variant, in the overview and in the files; of another task's tables nothing changes."""
+    study = Study([*RIGHT, *WRONG], SDG)
+    matrix = score_tables.matrix_table(study.matrix("wrong"))
+    assert [row[-1].text for row in matrix.rows] == ["24 of 24", "24 of 24", "", "48 of 48"]
+    assert matrix.header[-1] == "falsely found"
+    overview, _ = score_tables.summary_tables(study, ("dice", "asd"))
+    at = overview.header.index("falsely found")
+    assert [row[at].text for row in overview.rows] == ["0 of 48", "48 of 48"]
+    by_source = score_tables.sources_table(study, "dice")
+    assert all(len(row) == len(by_source.header) for row in by_source.rows)
 
 
 def test_by_a_distance_a_false_finding_costs_the_diagonal():
@@ -144,6 +159,8 @@ def test_where_no_target_holds_anything_there_is_no_mean_and_the_reason_says_so(
     none = [run("erm", s, {d: ["both_empty"] * 3 for d in DOMAINS}, n) for s in DOMAINS for n in (0, 1)]
     b = board(none)
     assert b.apart[0].why == "a mean that is not defined: no reference of any target holds a structure"
+    assert [cell.text for cell in score_tables.quartiles(b.study, "dice", {"erm": ""}).rows[0]] == ["erm"]
+    assert on_terminal(multiverse_pages.tables(multiverse(b))[0]).row_count == 0
     with pytest.raises(UsageError, match="no reference of any target holds a structure"):
         comparison.compare(Study([*none, *(r.renamed("other") for r in none)], SDG), "erm", "other")
 

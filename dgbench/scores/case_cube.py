@@ -194,7 +194,7 @@ class CaseCube:
         """(V,): the variants are ranked on every case by their mean over its structures, sources and seeds."""
         total = _by(variant, np.where(counts, values, 0.0).sum(axis=2), len(self.variants))
         n = _by(variant, counts.sum(axis=2), len(self.variants))
-        there, tested = (n > 0).all(axis=0), _by(variant, counts.any(axis=2) * 1.0, len(self.variants))
+        there, tested = (n > 0).all(axis=0), _by(variant, counts.any(axis=2).astype(float), len(self.variants))
         of_false = _by(variant, np.where(counts.any(axis=2), costs, 0.0), len(self.variants))
         cost = METRICS[metric].cost(1.0) * total[:, there] / n[:, there] + of_false[:, there] / tested[:, there]
         known, domain = ~np.isnan(cost).any(axis=1), self.domain[there]

@@ -73,8 +73,6 @@ def test_a_variant_that_others_made_is_compared_from_their_folder(tmp_path):
     ours, theirs = on_disk(tmp_path / "ours", *GOOD), on_disk(tmp_path / "theirs", *BAD)
     with pytest.raises(UsageError, match="unknown variant 'bad'"):
         face.compare("bad", "good", "toy", results=ours)
-    found = face.compare("bad", "good", "toy", results=ours, beside=theirs)
-    assert found.comparisons[0].verdict() == "worse" and not found.notes
     with pytest.raises(UsageError, match="two folders are compared"):
         face.compare(ours, theirs, "toy", beside=theirs)
     told = ["compare", "bad", "good", "--task", "toy", "--results", str(ours), "--beside", str(theirs)]

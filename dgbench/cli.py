@@ -266,12 +266,15 @@ def compare(
     ] = None,
     protocol: Shown = None,
     results: Results = face.RESULTS,
+    beside: Beside = None,
 ) -> None:
     """Is A better than B? Paired by case, with interval, test, and what would settle it if it is open.
 
     Example: dgbench compare erm dapsam --task phantom
     """
-    compared = face.compare(one, other, task, metric=metric, margin=margin, protocol=protocol, results=results)
+    compared = face.compare(
+        one, other, task, metric=metric, margin=margin, protocol=protocol, results=results, beside=beside or ()
+    )
     from dgbench.pages.table import show
     from dgbench.pages.verdict import comparison_table, sentence
 

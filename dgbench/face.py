@@ -316,28 +316,35 @@ def compare(
     margin: float | None = None,
     protocol: str | None = None,
     results: str | Path = RESULTS,
+    beside: Names = (),
 ) -> Compared:
     """Is one variant better than another? Paired by case; what would settle it, where it is open.
 
     one, other: variants; or two folders of results, made before and after. margin: two results are equivalent within
-    it, in Dice points or in the unit of the distances; 0.5 and 0.1 by default.
+    it, in Dice points or in the unit of the distances; 0.5 and 0.1 by default. beside: folders of results that others
+    made, whose variants may be compared, too; not where two folders are.
 
     >>> import dgbench
     >>> print(dgbench.compare("maxstyle", "erm", "phantom").sentence.partition(".")[0])
     maxstyle against erm: not resolved
     """
     from dgbench.metrics import get_metric
-    from dgbench.scores import comparison
+    from dgbench.scores import agreement, comparison
     from dgbench.scores.study import Study
 
     name = task_name(task)
     within = None if margin is None else number("margin", margin, float, Range(0)) / get_metric(metric).scale
     if Path(one).is_dir() and Path(other).is_dir():
+        if _paths(beside):
+            raise UsageError("two folders are compared, with none beside them", "leave --beside out")
         before, after = (Study.load(Path(folder), name, protocol) for folder in (one, other))
         found, notes = comparison.folders(before, after, metric, within)
         return Compared(tuple(found), tuple(notes))
-    study = Study.load(Path(results), name, protocol)
-    return Compared((comparison.compare(study, str(one), str(other), metric, within),), tuple(study.left_out))
+    study = Study.load(Path(results), name, protocol, beside=_paths(beside))
+    two = comparison.compare(study, str(one), str(other), metric, within)
+    where = agreement.machines(two.study, two.metric.name)
+    apart = [f"{v}: {why}." for v in (two.one, two.other) for why in where.why_apart(two.study.runs[v])]
+    return Compared((two,), (*study.left_out, *apart))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ These are MedPy 0.5.2's `asd`, `assd` and `hd95` at connectivity 1; other librar
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,10 @@ class Metric:
     def cost(self, value: float) -> float:
         """A number that is smaller the better the value is."""
         return -value if self.higher_is_better else value
+
+    def worse(self, value: Any, by: Any) -> Any:
+        """A value, or each of an array, that is worse by so much, `by` being no less than 0."""
+        return value - by if self.higher_is_better else value + by
 
     def order(self, value: float) -> float:
         """Sorts the best value first and NaN last."""
@@ -211,7 +215,7 @@ def surface_distances(prediction: Mask, reference: Mask, spacing: Sequence[float
 
 
 def image_diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
-    """sqrt(sum_a (n_a s_a)^2): the penalty for a missed structure, in the unit of the spacing.
+    """sqrt(sum_a (n_a s_a)^2): the penalty for a missed or falsely found structure, in the unit of the spacing.
 
     The diagonal from an outer corner of the image to the opposite one, n_a voxels of size s_a along axis a: longer than
     the distance between any two voxel centres, so that a miss is worse than whatever is found. `shape` is (D, H, W) or

@@ -17,7 +17,8 @@ class Protocol:
     slices: trained on and tested: all of a volume, or only those whose reference mask is not empty.
     resolution: of the masks that are compared: the image's own (probabilities are resized back), or the network's.
     distances: in the image's spacing, or in voxels of the network's grid.
-    missed: a missed or falsely found structure costs the image's diagonal, or makes the case NaN.
+    missed: a missed structure costs the image's diagonal, and one falsely found the same, beside the mean over those
+        that are there; or both make the mean NaN.
     mean: "domains": cases -> structures -> targets -> sources, each target equal; "cases": target cases pooled.
     selection: which weights are tested: those of the last step, or those with the best mean Dice on the source's
         validation cases, of `every` so many steps; of equal ones the earliest.

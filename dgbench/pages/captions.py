@@ -11,6 +11,12 @@ ORDER_OF_MEANS = {  # by `Protocol.mean`
 }
 
 
+COST_OF_FALSE = (
+    "a structure that is falsely found is in no mean and costs, in its case, what missing it would (Dice 1, or the "
+    "image's diagonal), averaged over all cases and structures"
+)
+
+
 def counted(n: int | str, what: str) -> str:
     """ "1 seed", "3 seeds", and "1-3 seeds" of a number in words."""
     return f"{n} {what}{'' if str(n) == '1' else 's'}"
@@ -29,6 +35,31 @@ def heading(study: Study, metric: str, structure: str | None = None) -> str:
     )
 
 
+def absences(study: Study) -> list[str]:
+    """Which structures no reference of a domain holds, and what that means for its numbers, in sentences."""
+    if study.protocol.missed == "nan":
+        return []
+    told = []
+    for domain, structures in study.absent.items():
+        every = len(structures) == len(study.structures)
+        whose = "it is in no mean" if every else "its mean is over the others"
+        told.append(f"No reference of {domain} holds {' or '.join(structures)}: {whose}.")
+        if domain in study.sources:
+            told.append(f"Trained on {domain} a method never sees {' or '.join(structures)}.")
+    return told
+
+
+def false_cost(study: Study) -> list[str]:
+    """What a structure costs that was falsely found, where one could be, in a sentence."""
+    told = study.any_absent and study.protocol.missed == "penalty"
+    return [f"Means are over what references hold; {COST_OF_FALSE}. Ranked by the mean less that."] if told else []
+
+
+def false_counts(n: float, of: float) -> str:
+    """ "3 of 8": structures falsely found, of those that no reference holds."""
+    return f"{n:.0f} of {of:.0f}" if of else "0"
+
+
 def context(study: Study, variant: str | None = None, structure: str | None = None) -> str:
     """What a reader must know besides, of all variants or of one, to compare a number with another one."""
     protocol, cells = study.protocol, study.cells
@@ -44,9 +75,10 @@ def context(study: Study, variant: str | None = None, structure: str | None = No
     )
     variants = study.runs if variant is None else [variant]
     words = dict.fromkeys(of for v in variants if (of := study.row(v, study.metrics[0]).published))
+    published = (f"Published, not measured here: {of}" for of in words)
     return (
         f"Task {study.task}; {protocol.caption()}. Averages: {ORDER_OF_MEANS[protocol.mean]}. "
         f"Seed numbers: {', '.join(str(s) for s in sorted(these['seed'].unique()))}. "
         f"Target cases: {', '.join(f'{d} {k}' for d, k in cases.items())}. "
-        + " ".join([*([told] if len(counted) else []), *(f"Published, not measured here: {of}" for of in words)])
+        + " ".join([*([told] if len(counted) else []), *absences(study), *published])
     )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dgbench.metrics import METRICS
 from dgbench.networks.provenance import Certainty
-from dgbench.pages.captions import context, counted, heading, measured
+from dgbench.pages.captions import context, counted, false_cost, false_counts, heading, measured
 from dgbench.pages.score_tables import FOOT_OF_FLOPS, columns_of_flops, facts
 from dgbench.pages.table import Cell, Table, as_text, csv_text, groups
 from dgbench.scores import agreement
@@ -58,7 +58,9 @@ def _reached(ranking: Ranking, links: Mapping[str, str]) -> Table:
         interval = "" if math.isnan(of.low) else f"{number(of.low)} to {number(of.high)}"
         name = Cell(of.variant + (" †" if of.row.contaminated else ""), href=links.get(of.variant, ""))
         against = Cell(of.why or _against(ranking, of))
-        rows.append([name, Cell(of.rank_text), mean, Cell(interval), *targets, Cell(of.row.worst), against])
+        false = [Cell(_false(ranking, of))] if study.any_absent else []
+        rows.append([name, Cell(of.rank_text), mean, Cell(interval), *false, *targets, Cell(of.row.worst), against])
+    false_head = ["falsely found"] * study.any_absent
     last = f"against {ranking.baseline}" if ranking.baseline else "why"
     published = [of for of in ranking.every if of.row.published]
     which = "All" if len(published) == len(ranking.every) else "Rows marked as"
@@ -66,10 +68,16 @@ def _reached(ranking: Ranking, links: Mapping[str, str]) -> Table:
         _label(ranking),
         f"{heading(study, ranking.metric.name)}, task {study.task}, protocol {study.protocol.name}, by target (mean "
         f"over sources).{f' {which} published, not measured here.' if published else ''}",
-        ("variant", "rank", "mean", "95 % interval", *columns[1:], "worst", last),
+        ("variant", "rank", "mean", "95 % interval", *false_head, *columns[1:], "worst", last),
         groups(rows, ranked, "not ranked"),
         foot=" ".join(notes(ranking)),
     )
+
+
+def _false(ranking: Ranking, of: Ranked) -> str:
+    """ "48 of 48, -16.67": of the structures that no reference holds those that were found, and what they cost."""
+    cost = ranking.metric.signed(ranking.metric.worse(0.0, of.row.false_cost)) if of.row.false_cost else ""
+    return ", ".join(filter(None, (false_counts(of.row.false_positive, of.row.absent), cost)))
 
 
 def _against(ranking: Ranking, of: Ranked) -> str:
@@ -163,9 +171,10 @@ def every_published_number(beside: pd.DataFrame, citations: Sequence[str]) -> Ta
 def notes(ranking: Ranking) -> list[str]:
     """How every number was computed, what to be careful with, and what was left out."""
     family = len(ranking.ranked) - 1
-    domains = [domain for domain, _ in ranking.target_cases.cases]
+    domains = ranking.target_cases.counting
     found = [
         context(ranking.study),
+        *false_cost(ranking.study),
         f"Interval: 95 %, studentised bootstrap over seeds and, within each domain, {len(domains)} target cases. "
         "Rank: lowest and highest in 95 % of the draws.",
     ]
@@ -250,8 +259,12 @@ def conclusion(ranking: Ranking) -> str:
         for verdict in typing.get_args(Verdict)
     }
     words = "; ".join(f"{verdict}: {_listed(names)}" for verdict, names in by_verdict.items() if names)
+    lead, false = "has the best mean,", ""
+    if any(of.row.false_cost for of in ranking.ranked):
+        lead = "is best by its mean less what structures falsely found cost: mean"
+        false = f", falsely found {_false(ranking, best)}"
     return (
-        f"{best.variant} has the best mean, {mean} {ranking.unit} (95 % interval {low} to {high}), rank "
+        f"{best.variant} {lead} {mean} {ranking.unit} (95 % interval {low} to {high}){false}, rank "
         f"{best.rank_text} of {len(ranking.ranked)}. Against {ranking.baseline}: {words}."
     )
 

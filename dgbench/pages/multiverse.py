@@ -53,7 +53,7 @@ def _ranks(found: Multiverse) -> Table:
     kinds, rows = found.kinds, []
     for v, of in enumerate(found.board.ranked):
         ranks = found.ranks[:, v]
-        known, kept = ~np.isnan(ranks), ranks == ranks[0]
+        known, kept = ~np.isnan(ranks), found.shifts[:, v] == 0
         others = {kind: ranks[u] for kind, u in kinds.items() if (known[u] & ~kept[u]).any()}
         told = "; ".join(f"{kind} {_span(these)}" for kind, these in others.items())
         texts = [of.variant, _span(ranks[:1]), of.rank_text, _span(ranks), _percent(found.share(kept, known)), told]

@@ -20,7 +20,10 @@ from dgbench.scores.multiverse import BOARD, Multiverse
 WIDTH, HEIGHT, LETTER = 0.3, 0.19, 0.075  # inches of a cell, and of a letter
 WORSE_TO_BETTER = LinearSegmentedColormap.from_list("shift", [COLOURS[1], "#ffffff", COLOURS[0]])
 INK, PALE = "#101010", "#fefefe"  # on a cell: it keeps its colour when a page turns dark, and so must its number
-NOTE = "number: the rank; blue: better than on the leaderboard, orange: worse; blank: no mean, not ranked"
+NOTE = (
+    "number: the rank; blue: better than on the leaderboard, orange: worse; blank: no mean, not ranked; in a row with "
+    "blanks, against the leaderboard's order of those ranked in it"
+)
 
 
 @styled
@@ -28,7 +31,7 @@ def rank_map(found: Multiverse) -> Figure:
     """A column per variant in the leaderboard's order, a row per universe under its kind of choice, ranks as numbers.
 
     A cell is white where the rank is the leaderboard's, and stronger blue (better) or orange (worse) the further it is
-    from it.
+    from it. Where some variants have no rank, the others are compared with the leaderboard's order of them alone.
     """
     variants, labels = [wrap(v, 2.4) for v in found.variants], _labels(found)
     side = LETTER * max(len(label) for label, _ in labels) + 0.2
@@ -37,7 +40,7 @@ def rank_map(found: Multiverse) -> Figure:
     figure = Figure(figsize=(side + across, top + HEIGHT * (len(labels) + 1)))
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    shift = found.ranks[0] - found.ranks
+    shift = found.shifts
     most = max(2.0, np.nanmax(np.abs(shift), initial=0))
     colours = ScalarMappable(Normalize(-most, most), WORSE_TO_BETTER)
     for y, (_, universe) in enumerate(labels):

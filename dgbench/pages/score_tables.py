@@ -14,7 +14,7 @@ import pandas as pd
 
 from dgbench.files import make_folder, write_atomic
 from dgbench.metrics import METRICS, Metric
-from dgbench.pages.captions import context, counted, heading, measured
+from dgbench.pages.captions import context, counted, false_counts, heading, measured
 from dgbench.pages.table import Cell, Table, as_text, csv_text, groups, on_terminal
 from dgbench.scores import domain_shift
 from dgbench.scores.domain_shift import Intensities
@@ -83,20 +83,30 @@ def matrix_table(m: Matrix, name: str = "", caption: str = "", scale: Scale | No
     apart = math.isinf(metric.limits[1])  # a missed structure has no distance: the mean without it stands beside
     missed = [_count(n) if of else "" for n, of in zip(m.missed, m.seeds, strict=True)]
     missed += [_count(m.missed.sum(skipna=False))]
-    for source, row, found, lost in zip(m.values.index, places(m), m.found.iloc[:, -1], missed, strict=True):
+    false = _of_absent([*m.false, m.false.sum()], [*m.absent, m.absent.sum()])
+    heads = ["falsely found"] if any(false) else []
+    for source, row, found, lost, wrong in zip(
+        m.values.index, places(m), m.found.iloc[:, -1], missed, false, strict=True
+    ):
         cells = [Cell(str(source))]
         for value, home in row:
             text = metric.number(value)
             level = scale.level(value) if scale and not home else None
             cells.append(Cell(f"[{text}]" if home and text else text, "home" if home else "", level))
-        rows.append([*cells, *([Cell(metric.number(found))] if apart else []), Cell(lost)])
-    header = ("source", *map(str, m.values.columns), *(["found"] if apart else []), "missed")
+        found_cell = [Cell(metric.number(found))] if apart else []
+        rows.append([*cells, *found_cell, Cell(lost), *([Cell(wrong)] if heads else [])])
+    header = ("source", *map(str, m.values.columns), *(["found"] if apart else []), "missed", *heads)
     return Table(name, caption, header, [("", rows)], total=True, hue="blue" if metric.higher_is_better else "orange")
 
 
 def _count(n: float) -> str:
     """As text; "" for NaN, what nobody told."""
     return "" if math.isnan(n) else str(n)
+
+
+def _of_absent(false: Iterable[float], absent: Iterable[float]) -> list[str]:
+    """How many structures were falsely found, of how many that no reference holds; "" where every reference has all."""
+    return [false_counts(n, of) if of else "" for n, of in zip(false, absent, strict=True)]
 
 
 def matrix_caption(study: Study, m: Matrix) -> str:
@@ -119,8 +129,10 @@ def sources_table(study: Study, metric: str, structure: str | None = None, name:
         means = zip(m.values.iloc[:, -1], m.std.iloc[:, -1], winners, strict=True)
         row = [Cell(m.variant), *(Cell(rule.number(v, std), "best" if i in best else "") for v, std, best in means)]
         row += [Cell(rule.number(m.found.iloc[-1, -1]))] if apart else []
-        rows.append([*row, Cell(_count(m.missed.sum(skipna=False))), Cell(m.seeds_text)])
-    header = ("variant", *columns, *(["found"] if apart else []), "missed", "seeds")
+        false = [Cell(text) for text in _of_absent([m.false.sum()], [m.absent.sum()]) if text]
+        rows.append([*row, Cell(_count(m.missed.sum(skipna=False))), *false, Cell(m.seeds_text)])
+    heads = ["falsely found"] if any(m.absent.sum() for m in matrices) else []
+    header = ("variant", *columns, *(["found"] if apart else []), "missed", *heads, "seeds")
     note = f"{heading(study, metric, structure)}. Columns are sources; a number is the mean over the targets of that "
     note += "source, ± the standard deviation over seeds. " if any(m.seeds.max() > 1 for m in matrices) else "source. "
     note += "found: the mean without missed structures. " if apart else ""
@@ -185,10 +197,12 @@ def summary_tables(study: Study, metrics: Sequence[str], name: str = "", caption
         numbers["worst"] = f"{row.worst} {dice.number(row.worst_value)}".strip()
         missed = "" if math.isnan(row.missed) else f"{row.missed} ({row.missed_rate:.1%})" if row.missed else "0"
         cells = [Cell(text, "best" if i in best.get(column, ()) else "") for column, text in numbers.items()]
-        results.append([Cell(row.variant), *cells, Cell(said["gap"]), Cell(missed), Cell(row.seeds_text)])
+        false = [Cell(false_counts(row.false_positive, row.absent))] if study.any_absent else []
+        results.append([Cell(row.variant), *cells, Cell(said["gap"]), Cell(missed), *false, Cell(row.seeds_text)])
         costs.append([Cell(row.variant), *(Cell(said[column]) for column in spent)])
-    found = [f"found ({study.unit(distance)})"] if distance else []
-    header = ("variant", *(measured(study, m) for m in metrics), *found, "worst target", "gap", "missed", "seeds")
+    found, heads = [f"found ({study.unit(distance)})"] if distance else [], ["falsely found"] * study.any_absent
+    named = [measured(study, m) for m in metrics]
+    header = ("variant", *named, *found, "worst target", "gap", "missed", *heads, "seeds")
     note = "Costs of a run: parameters in millions, mean seconds, highest peak memory."
     note += f" {FOOT_OF_FLOPS}" if len(spent) > len(COSTS) else ""
     return (
@@ -204,7 +218,8 @@ def quartiles(study: Study, metric: str, links: Mapping[str, str]) -> Table:
     """Of the cases of every target; variants in the order of `links`."""
     means, number = study.case_means(metric), METRICS[metric].number
     targets = list(dict.fromkeys(means.index.get_level_values("domain")))
-    known = means.dropna().groupby(["variant", "domain"]).quantile([0.5, 0.25, 0.75]).unstack()[[0.5, 0.25, 0.75]]
+    shares = [0.5, 0.25, 0.75]
+    known = means.dropna().groupby(["variant", "domain"]).quantile(shares).unstack().reindex(columns=shares)
     rows = []
     for variant, href in links.items():
         pairs = [known.loc[variant, t] if (variant, t) in known.index else None for t in targets]

@@ -149,7 +149,7 @@ def on_terminal(table: Table, padding: int = 1, leave_out: str = "") -> RichTabl
     shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, padding, 0, 0), show_edge=False)
     kept = [i for i, name in enumerate(table.header) if not leave_out or name.partition(" ")[0] != leave_out]
     for i in kept:
-        widest, numeric = max(len(row[i].text) for row in table.rows), table.numeric[i]
+        widest, numeric = max((len(row[i].text) for row in table.rows), default=0), table.numeric[i]
         least = widest if numeric else min(widest, 10 if i else 16)
         side: Literal["left", "right"] = "right" if numeric else "left"
         shown.add_column(Text(table.header[i]), justify=side, overflow="fold", min_width=least)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 
-from dgbench.pages.captions import context, heading
+from dgbench.pages.captions import COST_OF_FALSE, context, heading
 from dgbench.pages.table import Cell, Table
-from dgbench.scores.comparison import OVERALL, Comparison
+from dgbench.scores.comparison import FALSE, OVERALL, Comparison
 
 RELATION = {"better": "is better than", "worse": "is worse than", "equivalent": "is equivalent to"}
 
 
 def comparison_table(c: Comparison) -> Table:
     """One row overall and one for each target domain."""
-    number, signed, rows = c.metric.number, c.metric.signed, []
+    number, signed, rows, false = c.metric.number, c.metric.signed, [], FALSE in c.differences
     for name, d in c.differences.items():
         e = d.estimate
         texts = (
@@ -27,7 +27,8 @@ def comparison_table(c: Comparison) -> Table:
         rows.append([Cell(text) for text in texts])
     header = ("target", c.one, c.other, "difference [95 %]", "p (Holm)", "improved", "verdict")
     foot = (
-        "Interval: studentised bootstrap over seeds and, within each domain, cases. p: Wilcoxon's signed-rank test "
+        (f"{FALSE}: {COST_OF_FALSE}; all targets is better or worse by both together. " if false else "")
+        + "Interval: studentised bootstrap over seeds and, within each domain, cases. p: Wilcoxon's signed-rank test "
         f"over cases, Holm-corrected over the {len(rows)} rows. improved: share of the cases. verdict: equivalent "
         f"within ± {number(c.margin)} {_points(c)}. {context(c.study)}"
     )
@@ -45,8 +46,13 @@ def sentence(c: Comparison) -> str:
     said += f"on {d.cases} cases with {d.seeds[0]} and {d.seeds[1]} seeds; "
     said += f"{d.improved:.0%} of the cases are better; rank-biserial correlation {d.effect:+.2f}; "
     said += f"Wilcoxon p {_is(d.p_holm)} (Holm, {len(c.differences)} tests). "
+    if FALSE in c.differences:
+        theirs = " and ".join(c.metric.number(v) for v in c.means[FALSE])
+        said += f"Structures falsely found cost them {theirs} {_points(c)}: {c.verdict(FALSE)}. "
     if verdict == "equivalent":
         return f"{said}The whole interval lies within ± {c.metric.number(c.margin)} {_points(c)}."
+    if verdict == "not resolved" and d.verdict(c.margin) != verdict:
+        return f"{said}By the mean alone: {d.verdict(c.margin)}."
     if verdict == "not resolved":
         return said + _needed(c)
     return f"{said}Probability of a false claim, over cases: p {_is(d.false_claim)}."

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from dgbench import metrics
@@ -125,11 +126,15 @@ def _parsed(content: bytes) -> pd.DataFrame:
 
 
 def _cases(rows: pd.DataFrame) -> pd.DataFrame:
-    """As cases.csv of a run made here; what nobody told is NaN, and a blank Dice means that both masks are empty."""
+    """As cases.csv of a run made here; what nobody told is NaN, and a blank Dice means that both masks are empty.
+
+    What another run left blank is falsely found here: `Study.cases` sees both.
+    """
     made = rows.drop(columns=RUN).rename(columns={"target": "domain"})
     missing = [c for c in (*METRICS, "n_reference", "n_prediction", "diagonal") if c not in made]
     made[missing] = math.nan
-    return made.assign(role="target", flag=made["dice"].isna().map({True: "both_empty", False: ""}))
+    flag = np.where(made["dice"].isna(), "both_empty", np.where(made["n_reference"] == 0, "false_positive", ""))
+    return made.assign(role="target", flag=flag)
 
 
 def boards(results: Path, task: str, protocol: str) -> list[Board]:

@@ -17,7 +17,7 @@ from scipy import stats
 
 from dgbench.metrics import METRICS
 from dgbench.protocol import Protocol
-from dgbench.scores.study import Study, scored
+from dgbench.scores.study import Study, charged, masked_mean, scored, there
 
 Missed = Literal["penalty", "nan", "found", "absent"]
 Mean = Literal["domains", "cases", "median", "worst", "ranks"]
@@ -50,8 +50,8 @@ class Choices:
 class CaseCube:
     """What the runs of some variants score on each target case and structure, as arrays (runs, cases, structures).
 
-    Cases are sorted by domain: `starts` says where each begins. parts: by what can be left out, its parts and their
-    names.
+    Cases are sorted by domain: `starts` says where each begins. held: (cases, structures) bool, does the reference hold
+    the structure? parts: by what can be left out, its parts and their names.
     """
 
     def __init__(self, study: Study, variants: Sequence[str]):
@@ -71,7 +71,8 @@ class CaseCube:
         self.tested = np.array([[d in r.record["targets"] for d in self.domains] for r in self.runs])
         self.third = self._thirds()
         self.parts = self._parts()
-        self._values: dict[tuple[str, Missed], tuple[np.ndarray, np.ndarray]] = {}
+        self.held = self._placed(there(frame), False).any(axis=0)
+        self._values: dict[tuple[str, Missed], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def _parts(self) -> dict[str, dict[Any, str]]:
         sources = [s for s in self.study.sources if any(r.source == s for r in self.runs)]
@@ -97,49 +98,69 @@ class CaseCube:
             third[at[np.argsort(size[at], kind="stable")]] = np.arange(len(at)) * 3 // len(at)
         return third
 
-    def values(self, metric: str, missed: Missed) -> tuple[np.ndarray, np.ndarray]:
-        """(values, which of them count), each (runs, cases, structures)."""
+    def _placed(self, rows: pd.Series, fill: Any) -> np.ndarray:
+        """(runs, cases, structures): some rows of `frame`, and `fill` where there are none."""
+        filled, at = np.full(self.shape, fill), self.frame.index.isin(rows.index)
+        filled[tuple(of[at] for of in self.place)] = rows.to_numpy()
+        return filled
+
+    def values(self, metric: str, missed: Missed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(values, which of them count, what is charged besides), each (runs, cases, structures)."""
         if (metric, missed) not in self._values:
             self._values[metric, missed] = self._dense(metric, missed)
         return self._values[metric, missed]
 
-    def _dense(self, metric: str, missed: Missed) -> tuple[np.ndarray, np.ndarray]:
-        frame, flag = self.frame, self.frame["flag"]
+    def _dense(self, metric: str, missed: Missed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        frame, best = self.frame, float(METRICS[metric].higher_is_better)
+        rule: Literal["penalty", "nan"] = "nan" if missed == "nan" else "penalty"
+        protocol: Protocol = dataclasses.replace(self.study.protocol, missed=rule)
+        kept, costs = (of(frame, metric, protocol) for of in (scored, charged))
         if missed == "found":
-            kept = frame.loc[flag == "", metric].astype(float)
-        else:
-            rule: Literal["penalty", "nan"] = "nan" if missed == "nan" else "penalty"
-            protocol: Protocol = dataclasses.replace(self.study.protocol, missed=rule)
-            kept = scored(frame, metric, protocol)
+            kept = kept[frame.loc[kept.index, "flag"] == ""]
         if missed == "absent":
-            kept = kept.reindex(frame.index).where(flag != "both_empty", float(METRICS[metric].higher_is_better))
-        values, counts = np.full(self.shape, np.nan), np.zeros(self.shape, bool)
-        there = frame.index.isin(kept.index)
-        place = tuple(of[there] for of in self.place)
-        values[place], counts[place] = kept.to_numpy(), True
-        return values, counts
+            kept = kept.reindex(frame.index).where(there(frame), METRICS[metric].worse(best, costs))
+        if missed != "penalty":
+            costs = costs * 0.0
+        return self._placed(kept, np.nan), self._placed(pd.Series(True, kept.index), False), self._placed(costs, 0.0)
 
     def means(self, choices: Choices) -> np.ndarray:
-        """(V,) of the variants, NaN where a part of a mean is not known."""
+        """(V,) of the variants, less what structures falsely found cost; NaN where a part of a mean is not known."""
         if not self.variants:
             return np.zeros(0)
-        values, counts = self.values(choices.metric, choices.missed)
         runs, cases, structures, tested = self._kept(choices.without)
-        values, counts = values[runs][:, :, structures], counts[runs][:, :, structures] & cases[:, None]
-        tested, variant = tested[runs], self.variant[runs]
+        values, counts, costs = (of[runs][:, :, structures] for of in self.values(choices.metric, choices.missed))
+        counts, held = counts & cases[:, None], (self.held & cases[:, None])[:, structures]
+        tested, variant, rule = tested[runs], self.variant[runs], METRICS[choices.metric]
         if choices.mean == "ranks":
-            return self._case_ranks(values, counts & tested[:, self.domain][:, :, None], variant, choices.metric)
+            of_case = counts & tested[:, self.domain][:, :, None]
+            return self._case_ranks(values, of_case, costs.mean(axis=2), variant, choices.metric)
         cell, n = self._cells(values, counts, choices.mean == "median")
+        cost, n_cases = self._cells(costs, np.broadcast_to(cases[:, None], costs.shape), False)
+        # Of a domain in which no reference holds a structure, that one is in no mean; another rule may count it.
+        some = np.logical_or.reduceat(held, self.starts, axis=0) | (choices.missed in ("nan", "absent"))
+        there = tested[:, :, None] & some
+        pooled = choices.mean == "cases"
         if choices.mean == "worst":
-            of_target = np.where(tested, cell.mean(axis=2), 0)
-            by_target = _by(variant, of_target, len(self.variants)) / _by(variant, tested * 1.0, len(self.variants))
-            known = by_target[:, tested.any(axis=0)]
-            return (np.min if METRICS[choices.metric].higher_is_better else np.max)(known, axis=1)
-        weight = np.where(tested[:, :, None], n if choices.mean == "cases" else 1.0, 0.0)
-        part = np.where(tested[:, :, None], cell * weight, 0.0)
+            net = rule.worse(masked_mean(cell, np.ones_like(cell), there, axis=2), cost.mean(axis=2))
+            known = self._of_variants(variant, net, there.any(axis=2))[:, there.any(axis=(0, 2))]
+            return (np.min if rule.higher_is_better else np.max)(known, axis=1)
+        if pooled:
+            of_structure = masked_mean(cell, n, there, axis=1)
+            of_run = masked_mean(of_structure, np.ones_like(of_structure), there.any(axis=1), axis=1)
+        else:
+            of_target = masked_mean(cell, np.ones_like(cell), there, axis=2)
+            of_run = masked_mean(of_target, np.ones_like(of_target), there.any(axis=2), axis=1)
+        of_costs = masked_mean(cost.mean(axis=2), n_cases[:, :, 0] if pooled else np.ones(tested.shape), tested, axis=1)
+        mean = self._of_variants(variant, of_run, there.any(axis=(1, 2)))
+        return np.asarray(rule.worse(mean, self._of_variants(variant, of_costs, tested.any(axis=1))))
+
+    def _of_variants(self, variant: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """(runs, ...) -> (V, ...): the mean over the runs of each variant that count."""
+        total, n = np.zeros((2, len(self.variants), *values.shape[1:]))
+        np.add.at(total, variant, np.where(counts, values, 0.0))
+        np.add.at(n, variant, counts * 1.0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            of_run = (part.sum(axis=1) / weight.sum(axis=1)).mean(axis=1)
-            return _by(variant, of_run, len(self.variants)) / np.bincount(variant, minlength=len(self.variants))
+            return np.asarray(total / n)
 
     def _kept(self, without: tuple[str, Any] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Which runs, cases and structures count, bool, and which targets of each run, (runs, domains)."""
@@ -167,12 +188,15 @@ class CaseCube:
         middle = np.stack([np.ma.median(part, axis=1).filled(np.nan) for part in parts], axis=1)
         return np.where(np.isnan(mean), np.nan, middle), n
 
-    def _case_ranks(self, values: np.ndarray, counts: np.ndarray, variant: np.ndarray, metric: str) -> np.ndarray:
+    def _case_ranks(
+        self, values: np.ndarray, counts: np.ndarray, costs: np.ndarray, variant: np.ndarray, metric: str
+    ) -> np.ndarray:
         """(V,): the variants are ranked on every case by their mean over its structures, sources and seeds."""
         total = _by(variant, np.where(counts, values, 0.0).sum(axis=2), len(self.variants))
         n = _by(variant, counts.sum(axis=2), len(self.variants))
-        there = (n > 0).all(axis=0)
-        cost = METRICS[metric].cost(1.0) * total[:, there] / n[:, there]
+        there, tested = (n > 0).all(axis=0), _by(variant, counts.any(axis=2).astype(float), len(self.variants))
+        of_false = _by(variant, np.where(counts.any(axis=2), costs, 0.0), len(self.variants))
+        cost = METRICS[metric].cost(1.0) * total[:, there] / n[:, there] + of_false[:, there] / tested[:, there]
         known, domain = ~np.isnan(cost).any(axis=1), self.domain[there]
         weight = 1 / np.bincount(domain)[domain] if self.study.protocol.mean == "domains" else np.ones(len(domain))
         ranks = np.full(len(known), np.nan)

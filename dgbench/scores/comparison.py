@@ -16,15 +16,16 @@ from dgbench.scores.reproduce import differences
 from dgbench.scores.statistics import Difference, Resampling
 from dgbench.scores.study import Study
 
-OVERALL = "all targets"
+OVERALL, FALSE = "all targets", "cost of falsely found"
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """`one` minus `other`, overall and by target domain; p-values are Holm-corrected over all of these.
 
-    means: of both, by row. differences: "all targets" first, then one for each domain. margin: differences inside it
-    count as equivalent, in the metric's unit. study: the runs of both that count.
+    means: of both, by row. differences: "all targets" first, then one for each domain that holds a structure, then, if
+    one of the two found one falsely, what that costs. margin: differences inside it count as equivalent, in the
+    metric's unit. study: the runs of both that count.
     """
 
     one: str
@@ -36,8 +37,11 @@ class Comparison:
     differences: dict[str, Difference]
 
     def verdict(self, row: str = OVERALL) -> str:
-        """In a word, as `statistics.Difference.verdict`."""
-        return self.differences[row].verdict(self.margin)
+        """In a word, as `statistics.Difference.verdict`; overall, what was falsely found speaks with (`joint`)."""
+        said = self.differences[row].verdict(self.margin)
+        if row != OVERALL or FALSE not in self.differences:
+            return said
+        return statistics.joint(said, self.differences[FALSE].verdict(self.margin))
 
     def frame(self) -> pd.DataFrame:
         """One row overall and one for each target domain, with full precision."""
@@ -74,14 +78,21 @@ def compare(study: Study, one: str, other: str, metric: str = "dice", margin: fl
         if variant in why:
             cause = f"{variant} cannot be compared: {'; '.join(why[variant])}"
             raise UsageError(cause, "make the missing runs: `dgbench run` makes only those")
-    scores, cases, domain = usable.target_cases(metric)
+    scores, cases, domain, costs = usable.target_cases(metric)
+    if lost := [v for v in (one, other) if v not in scores]:
+        cause = f"{' and '.join(lost)} cannot be compared: no reference of any target holds a structure"
+        raise UsageError(cause, "look at what was falsely found: `dgbench leaderboard`")
     names = np.array([d for d, _ in cases])
-    parts = {OVERALL: np.arange(len(names))} | {str(d): np.flatnonzero(names == d) for d in dict.fromkeys(names)}
+    counting = dict.fromkeys(usable.target_cases(metric).counting)
+    parts = {OVERALL: np.arange(len(names))} | {str(d): np.flatnonzero(names == d) for d in counting}
     found, means = {}, {}
     for name, part in parts.items():
         a, b = (scores[v].part(part) for v in (one, other))
         found[name] = statistics.difference(a, b, not rule.higher_is_better, Resampling(domain[part]))
         means[name] = (a.mean, b.mean)
+    if costs:
+        found[FALSE] = statistics.difference(costs[one], costs[other], True, Resampling(domain))
+        means[FALSE] = (costs[one].mean, costs[other].mean)
     margin = rule.margin if margin is None else margin
     return Comparison(one, other, usable, rule, margin, means, statistics.corrected(found))
 

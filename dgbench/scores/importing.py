@@ -101,6 +101,12 @@ def _runs(frame: pd.DataFrame) -> Iterator[str]:
     """Rows that stand there twice, and cases that one run has and another lacks."""
     if (twice := frame[frame.duplicated(KEY)]).size:
         yield f"the same run, case and structure again in {_lines(twice)}"
+    blank = frame["dice"] == ""
+    absent = blank.groupby([frame[c] for c in ("target", "case", "structure") if c in frame]).transform("any")
+    if "n_reference" in frame:
+        absent |= pd.to_numeric(frame["n_reference"], errors="coerce") == 0
+    if (bad := absent & (pd.to_numeric(frame["dice"], errors="coerce") > 0)).any():
+        yield f"dice is above 0 in {_lines(frame[bad], 'dice')}, and elsewhere the reference of that structure is empty"
     pairs = {t: set(zip(of["case"], of["structure"], strict=True)) for t, of in frame.groupby("target")}
     lacking = []
     for (method, source, seed), rows in frame.groupby(RUN, sort=False):

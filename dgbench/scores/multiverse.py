@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from dgbench.errors import UsageError
 from dgbench.metrics import METRICS, Metric
@@ -44,9 +45,9 @@ Part = tuple[str, str]  # a kind of choice, and what is chosen
 class Universe:
     """parts: what is chosen otherwise than on the leaderboard, as ("metric", "ASD"); nothing: the leaderboard itself.
 
-    means: (V,) of the variants in the leaderboard's order, as fractions or in the unit of distances (mean ranks, where
-    cases are ranked); NaN where there is none. ranks: (V,) float, 1 the best, equal ones share it; NaN where not
-    ranked. same: other universes with the same means, which are all this one.
+    means: (V,) of the variants in the leaderboard's order, less what structures falsely found cost, as fractions or in
+    the unit of distances (mean ranks, where cases are ranked); NaN where there is none. ranks: (V,) float, 1 the best,
+    equal ones share it; NaN where not ranked. same: other universes with the same means, which are all this one.
     """
 
     parts: tuple[Part, ...]
@@ -108,6 +109,12 @@ class Multiverse:
         return np.array([u.ranks for u in self.universes])
 
     @property
+    def shifts(self) -> np.ndarray:
+        """(universes, variants): places gained against the leaderboard's order of those that are ranked there."""
+        before = np.where(np.isnan(self.ranks), np.nan, self.ranks[0])
+        return np.asarray(stats.rankdata(before, method="min", axis=1, nan_policy="omit") - self.ranks)
+
+    @property
     def kinds(self) -> dict[str, list[int]]:
         """The numbers of the universes of each kind of choice, that of the leaderboard left out."""
         found: dict[str, list[int]] = {}
@@ -165,7 +172,7 @@ def multiverse(
     found = [_universe(cube, parts, choices) for parts, choices in _choices(cube, default, why)]
     found += [_universe(CaseCube(study, variants), (part,), default) for part, study in (remeasured or {}).items()]
     for name, study in (others or {}).items():
-        means = {of.variant: of.row.mean for of in rank(study, board.metric.name).ranked}
+        means = {of.variant: of.row.net for of in rank(study, board.metric.name).ranked}
         parts = ((ELSEWHERE, name),)
         found.append(_ranked(parts, board.metric, np.array([means.get(v, math.nan) for v in variants])))
     found.sort(key=lambda u: KINDS.index(u.kind))
@@ -247,7 +254,8 @@ def _choices(cube: CaseCube, default: Choices, missing: dict[str, str]) -> Itera
     if len(metrics) == 1:
         missing["metric"] = f"these runs have {METRICS[metrics[0]].title} alone"
     flags = set(cube.frame["flag"])
-    rules = [rule for rule in MISSED if rule != "absent" or "both_empty" in flags] if flags - {""} else [default.missed]
+    absent = flags & {"both_empty", "false_positive"}
+    rules = [rule for rule in MISSED if rule != "absent" or absent] if flags - {""} else [default.missed]
     if not flags - {""}:
         missing[MISSES] = "every structure was there and found"
     for metric, missed, mean in itertools.product(metrics, rules, MEAN):

@@ -33,6 +33,7 @@ class Ranked:
 
     low, high: the 95 % interval of its mean; NaN where it is not known. rank: lowest and highest in 95 % of the
     bootstrap draws, None where it is not ranked; `why` then says the reasons. versus: against the baseline.
+    versus_false: the same of what structures falsely found cost; None where no variant found one falsely.
     """
 
     row: VariantRow
@@ -40,6 +41,7 @@ class Ranked:
     high: float = math.nan
     rank: tuple[int, int] | None = None
     versus: Difference | None = None
+    versus_false: Difference | None = None
     why: str = ""
 
     @property
@@ -69,7 +71,9 @@ class Stability(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """ranked: best mean first; apart: not ranked, each with `why`. baseline: the variant that `versus` compares with.
+    """ranked: best first, by the mean less what structures falsely found cost; apart: not ranked, each with `why`.
+
+    baseline: the variant that `versus` compares with.
 
     study: the runs that count, of seeds that have every source. target_cases and draws: what the variants score on each
     target case, and their bootstrapped means. margin: differences inside it count as equivalent, in the metric's unit.
@@ -103,7 +107,10 @@ class Ranking:
 
     def verdict(self, of: Ranked) -> str:
         """Against the baseline, in a word; "" where there is nothing to compare."""
-        return of.versus.verdict(self.margin) if of.versus else ""
+        if of.versus is None:
+            return ""
+        mean = of.versus.verdict(self.margin)
+        return mean if of.versus_false is None else statistics.joint(mean, of.versus_false.verdict(self.margin))
 
     @functools.cached_property
     def mixed_code(self) -> list[str]:
@@ -120,16 +127,22 @@ class Ranking:
         """
         if len(self.ranked) < 3:
             return None
-        scores = [self.scores[r.variant] for r in self.ranked]
+        scores, costs = ([of[r.variant] for r in self.ranked if of] for of in (self.scores, self.target_cases.costs))
         of_case, weight = np.column_stack([s.of_case for s in scores]), scores[0].weight
         sign = -1 if self.metric.higher_is_better else 1
-        case_ranks = stats.rankdata(sign * of_case, axis=1)
-        tau = stats.kendalltau(weight @ case_ranks, sign * (weight @ of_case)).statistic
+        of_case = sign * of_case
+        cost, weight_of_cost = np.zeros_like(of_case), np.zeros_like(weight)
+        if costs:
+            cost, weight_of_cost = np.column_stack([c.of_case for c in costs]), costs[0].weight
+        case_ranks = stats.rankdata(of_case + cost, axis=1)
+        tau = stats.kendalltau(weight @ case_ranks, weight @ of_case + weight_of_cost @ cost).statistic
         domains = np.array([d for d, _ in self.target_cases.cases])
         firsts = {}
-        for left_out in dict.fromkeys(domains):
-            rest = np.where(domains == left_out, 0, weight)
-            winner = self.ranked[int(np.argmin(sign * (rest @ of_case)))].variant
+        for left_out in dict.fromkeys(self.target_cases.counting):
+            rest, rest_of_cost = (np.where(domains == left_out, 0, w) for w in (weight, weight_of_cost))
+            # As many targets fewer: what they cost weighs as much more as their scores do.
+            net = rest @ of_case / rest.sum() + (rest_of_cost @ cost / rest_of_cost.sum() if costs else 0)
+            winner = self.ranked[int(np.argmin(net))].variant
             if winner != self.ranked[0].variant:
                 firsts[str(left_out)] = winner
         return Stability(float(tau), firsts)
@@ -163,15 +176,18 @@ def rank(
     drawn: dict[str, np.ndarray] = {}
     for variant, runs in study.runs.items():
         row = study.row(variant, metric)
-        reasons = _reasons(row, runs, [*why.get(variant, []), *machines.why_apart(runs)])
+        reasons = _reasons(study, row, runs, metric, [*why.get(variant, []), *machines.why_apart(runs)])
         if without_contaminated and row.contaminated:
             reasons.append(f"contaminated: {row.contaminated}")
         low = high = math.nan
         if variant in target_cases.scores and not math.isnan(row.mean):
             estimate, drawn[variant] = statistics.estimate(target_cases.scores[variant], resampling=shared)
+            if variant in target_cases.costs:
+                costs = statistics.estimate(target_cases.costs[variant], resampling=shared)[1]
+                drawn[variant] = rule.worse(drawn[variant], costs)
             low, high = rule.possible(estimate.low, estimate.high)
         rows.append(Ranked(row, low, high, why="; ".join(reasons)))
-    rows.sort(key=lambda r: (rule.order(r.row.mean), r.variant))
+    rows.sort(key=lambda r: (rule.order(r.row.net), r.variant))
     ranked, apart = [r for r in rows if not r.why], [r for r in rows if r.why]
     if ranked:
         means = np.column_stack([drawn[r.variant] for r in ranked])
@@ -192,10 +208,12 @@ def _against(
     """The ranked variants with their differences to the baseline, a family of tests."""
     scores, lower = target_cases.scores, not rule.higher_is_better
     others = [r.variant for r in ranked if r.variant != baseline]
-    found = statistics.corrected(
-        {v: statistics.difference(scores[v], scores[baseline], lower, shared) for v in others} if baseline else {}
+    costs, known = target_cases.costs, others if baseline else []
+    found = statistics.corrected({v: statistics.difference(scores[v], scores[baseline], lower, shared) for v in known})
+    false = statistics.corrected(
+        {v: statistics.difference(costs[v], costs[baseline], True, shared) for v in known if costs}
     )
-    return [dataclasses.replace(r, versus=found.get(r.variant)) for r in ranked]
+    return [dataclasses.replace(r, versus=found.get(r.variant), versus_false=false.get(r.variant)) for r in ranked]
 
 
 def complete(study: Study) -> tuple[Study, dict[str, list[str]]]:
@@ -223,7 +241,9 @@ def failed_sources(run: RunRecord) -> set[str]:
     return {re.sub(r"-seed-?\d+$", "", name.rpartition("/")[2]) for name in names}
 
 
-def _reasons(row: VariantRow, runs: Sequence[RunRecord], missing: Sequence[str]) -> list[str]:
+def _reasons(
+    study: Study, row: VariantRow, runs: Sequence[RunRecord], metric: str, missing: Sequence[str]
+) -> list[str]:
     """Why a variant is not ranked."""
     reasons = list(missing)
     if row.oracle:
@@ -234,9 +254,35 @@ def _reasons(row: VariantRow, runs: Sequence[RunRecord], missing: Sequence[str])
         reasons.append("given weights, not trained here")
     if len(row.seeds) == 1:
         reasons.append("one seed")
-    if math.isnan(row.mean) and not reasons:
-        reasons.append("a mean that is not defined: a missed structure is NaN under this protocol")
+    if math.isnan(row.net) and not reasons:
+        reasons.append(f"a mean that is not defined: {_undefined(study, row, metric)}")
     return reasons
+
+
+def _undefined(study: Study, row: VariantRow, metric: str) -> str:
+    """Which structures of which targets leave a mean without a value, and why."""
+    cells = study.cells
+    of = cells[(cells["variant"] == row.variant) & (cells["metric"] == metric) & (cells["role"] == "target")]
+    if not study.n_there.max() > 0:
+        return "no reference of any target holds a structure"
+    if study.protocol.missed == "penalty":
+        of = of[study.n_there[of["structure"].cat.codes, of["target"].cat.codes] != 0]
+    words = {"n_missed": "missed", "n_false_positive": "falsely found", "n_both_empty": "in neither mask"}
+    told = []
+    for (domain, structure), part in of[of["value"].isna()].groupby(["target", "structure"], observed=True):
+        counts = {said: n for name, said in words.items() if (n := int(part[name].fillna(0).sum()))}
+        listed = ", ".join(f"{said} in {n} of {part['n_cases'].sum()} cases" for said, n in counts.items())
+        told.append(f"{structure} of {domain} is {listed or 'without a score'}")
+    if not told:
+        return "what a structure falsely found costs is not known"
+    rule = {"nan": ", which is NaN under this protocol", "penalty": ", and what that costs is not known"}
+    return "; ".join(told) + rule[study.protocol.missed]
+
+
+def _of_false(row: VariantRow) -> dict[str, float]:
+    """What a row of `Ranking.frame` says where a structure may be falsely found."""
+    found = {"absent": row.absent, "falsely_found": row.false_positive, "cost_of_false": row.false_cost}
+    return {**found, "mean_less_cost": row.net}
 
 
 def _flat(ranking: Ranking, of: Ranked) -> dict[str, Any]:
@@ -254,6 +300,7 @@ def _flat(ranking: Ranking, of: Ranked) -> dict[str, Any]:
         "mean": row.mean,
         "low": of.low,
         "high": of.high,
+        **(_of_false(row) if ranking.study.any_absent else {}),
         **{f"target {name}": value for name, value in row.targets.items()},
         "worst_target": row.worst,
         "worst": row.worst_value,

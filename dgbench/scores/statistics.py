@@ -31,6 +31,7 @@ from scipy import stats
 Array = NDArray[np.float64]
 Verdict = Literal["better", "worse", "equivalent", "not resolved"]
 DRAWS, LEVEL = 10_000, 0.95
+EQUAL = 1e-9  # of the largest: weights that differ by less are equal
 EXACT = 10  # decimals: the same masks under three seeds and under two have means that differ in the last bits
 FARTHEST = 6.0  # standard errors: where nearly all cases are alike, draws without the odd one have next to no SE*
 
@@ -101,9 +102,16 @@ class Resampling:
             self.counts[:, part] = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), draws)
 
     def weighted(self, weight: Array) -> Array:
-        """(draws, N): the counts times the weights, which are the same for nearly all methods: the last is kept."""
+        """(draws, N): the counts times the weights, which are the same for nearly all methods: the last is kept.
+
+        Where the cases of a domain weigh differently, each draw of them is scaled to weigh what they do together.
+        """
         if self._last is None or not np.array_equal(self._last[0], weight):
-            self._last = (weight, self.counts * weight)
+            drawn = self.counts * weight
+            for part in self.parts:
+                if np.ptp(weight[part]) > EQUAL * weight[part].max():
+                    drawn[:, part] *= weight[part].sum() / np.maximum(drawn[:, part].sum(1, keepdims=True), 1e-300)
+            self._last = (weight, drawn)
         return self._last[1]
 
     def seeds(self, values: Array) -> Array:
@@ -120,6 +128,8 @@ class Resampling:
         total = np.zeros(values.shape[:-1])
         for part in self.parts:
             n, w = len(part), weight[part]
+            if not w.any():
+                continue
             if n == 1:
                 return np.full_like(total, np.nan)
             x = values[..., part]
@@ -168,9 +178,9 @@ def estimate(
     se = math.sqrt(of_cases + of_seeds)
     spread = means.std()
     stretched = mean + (means - mean) * (se / spread if spread > 0 and se > 0 else 1.0)
-    if not se > 0:  # nothing varies, or it is not known how much
-        return Estimate(mean, mean + se, mean + se, of_cases, of_seeds), stretched
     known = variance > 1e-12 * se**2
+    if not known.any():  # nothing varies, or by rounding alone, or it is not known how much
+        return Estimate(mean, mean - se, mean + se, of_cases, of_seeds), stretched
     t = (means[known] - mean) / np.sqrt(variance[known])
     low, high = np.clip(np.quantile(t, [(1 + LEVEL) / 2, (1 - LEVEL) / 2]), -FARTHEST, FARTHEST)
     return Estimate(mean, mean - se * float(low), mean - se * float(high), of_cases, of_seeds), stretched
@@ -208,7 +218,7 @@ class Difference:
     fewer than 6; p_holm: the same, corrected for the family it was tested in. effect: rank-biserial correlation in
     [-1, 1]. improved: probability that a case is better with the first one (ties count half). false_claim: probability
     that the first is not better at all although its mean is (Christodoulou et al., arXiv 2505.04720, on the paired
-    differences). seeds: of both. cases: their number.
+    differences). seeds: of both. cases: their number; those without a weight are in no test.
     """
 
     estimate: Estimate
@@ -251,7 +261,8 @@ def difference(
     """`one` minus `other`, over the same cases in the same order."""
     resampling = resampling or Resampling(one.domain)
     found, _ = estimate(one, other, resampling)
-    d = np.round(one.of_case - other.of_case, EXACT)
+    counts = one.weight + other.weight > 0
+    d = np.round(one.of_case - other.of_case, EXACT)[counts]
     gain = -d if lower_is_better else d
     n = len(d)
     ordered = stats.rankdata(np.abs(d[d != 0]))
@@ -268,6 +279,21 @@ def difference(
         cases=n,
         lower_is_better=lower_is_better,
     )
+
+
+def joint(mean: Verdict, costs: Verdict) -> Verdict:
+    """One word for two differences: of the mean, and of what structures falsely found cost.
+
+    "better" or "worse" when one of the two is and the other is not the reverse; "equivalent" when both are; else, and
+    where they contradict each other, "not resolved".
+    """
+    said = {mean, costs}
+    if said >= {"better", "worse"}:
+        return "not resolved"
+    for word in ("better", "worse"):
+        if word in said:
+            return word
+    return mean if mean == costs else "not resolved"
 
 
 def corrected(family: dict[str, Difference]) -> dict[str, Difference]:

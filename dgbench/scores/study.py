@@ -37,20 +37,39 @@ APART, AGAIN = "make one table for each", "run the older ones again with --rerun
 # --- what a case scores ----------------------------------------------------------------------------------------------
 
 
+def there(cases: pd.DataFrame) -> pd.Series:
+    """Which rows of `cases` are of a structure that the reference holds, whatever was predicted. bool."""
+    return cases["flag"].isin(("", "missed"))
+
+
 def scored(cases: pd.DataFrame, metric: str, protocol: Protocol) -> pd.Series:
     """What each row of `cases` (a case and structure, as in cases.csv) adds to a mean, by the protocol.
 
-    "penalty": a missed or falsely found structure is as far away as the image's diagonal, and a row where both masks
-    are empty is left out. "nan": all of these are NaN, and so is every mean over them.
+    "penalty": a row counts where the reference holds the structure, and one that was missed is as far away as the
+    image's diagonal; a structure falsely found is in no mean, see `charged`. "nan": every row counts, and is NaN where
+    one mask or both are empty (Dice: both), and so is every mean over it.
     """
     values = cases[metric].astype(float)
     if protocol.missed == "penalty":
-        return values.where(~np.isinf(values), cases["diagonal"])[cases["flag"] != "both_empty"]
+        return values.where(~np.isinf(values), cases["diagonal"])[there(cases)]
     return values.where(~np.isinf(values))
 
 
+def charged(cases: pd.DataFrame, metric: str, protocol: Protocol) -> pd.Series:
+    """What each row of `cases` costs besides: a structure falsely found, what missing one does; all others, 0.
+
+    1 by Dice, the image's diagonal by distances. Under "nan" nothing is charged: `scored` has such rows.
+    """
+    false = (cases["flag"] == "false_positive") & (protocol.missed == "penalty")
+    loss = cases["diagonal"] if math.isinf(METRICS[metric].limits[1]) else 1.0
+    return false * 0.0 if not false.any() else pd.Series(np.where(false, loss, 0.0), cases.index)
+
+
 def case_means(cases: pd.DataFrame, metric: str, protocol: Protocol, by: Sequence[str]) -> pd.Series:
-    """The mean of `scored` over the target rows that share the columns `by`; NaN where one of them is NaN."""
+    """The mean of `scored` over the target rows that share the columns `by`; NaN where one of them is NaN.
+
+    A case in which no row counts is not there.
+    """
     targets = cases[cases["role"] == "target"]
     values = scored(targets, metric, protocol)
     found = targets.loc[values.index, list(by)].assign(value=values).groupby(list(by))["value"]
@@ -72,8 +91,8 @@ class Matrix:
     values, found, std: one row per source and a last row "mean", one column per domain and a last column "mean"; std is
     over seeds (divided by n - 1; NaN for one seed); found is the mean over found cases. A source's own column is NaN.
     validation: the source's held-out cases, one value per source and "mean"; it is in no other average.
-    seeds, missed, tested: per source, the number of seeds and, over seeds and targets, of missed and of all structures;
-    missed is NaN where nobody told it.
+    seeds, missed, tested, false, absent: per source, the number of seeds and, over seeds and targets, of structures:
+    missed, all, falsely found, and in no reference; missed is NaN where nobody told it.
     """
 
     variant: str
@@ -86,6 +105,8 @@ class Matrix:
     seeds: pd.Series
     missed: pd.Series
     tested: pd.Series
+    false: pd.Series
+    absent: pd.Series
 
     @property
     def mean(self) -> float:
@@ -103,20 +124,23 @@ class Matrix:
 class VariantRow:
     """One variant by one metric: what it reaches, what that rests on, and what it costs.
 
-    published: who published it, in words; "" of what was measured here. Dice is in [0, 1], distances are in the
-    study's unit; NaN is not known. targets: mean over sources, by target domain. worst: the target where it does
-    worst, "" if one is not known. found: the mean without missed structures. gap: how much worse it does on the
-    targets than on the source's validation cases. missed, false_positive, both_empty, tested: structures of target
-    cases, over all runs. train_seconds, test_seconds: mean over runs; memory_mb: the most. train_flops,
-    train_step_flops, predict_image_flops: of all steps, of one step, of one image; NaN where no run counted them.
-    machines: what `machine` says of the runs. seen: as from `provenance.overlap`. needed: names of `registry.NEEDS`.
-    steps and batch_size: of the first run; 0 is not known.
+    published: who published it, in words; "" of what was measured here. Dice is in [0, 1], distances are in the study's
+    unit; NaN is not known. false_cost: what structures falsely found cost (see `charged`), averaged as the mean is.
+    net: the mean less that; variants are ranked by it. targets: mean over sources, by target domain; NaN where no
+    reference holds any structure. worst: the target where it does worst, "" if one is not known. found: the mean
+    without missed structures. gap: how much worse it does on the targets than on the source's validation cases. missed,
+    false_positive, both_empty, tested: structures of target cases, over all runs. train_seconds, test_seconds: mean
+    over runs; memory_mb: the most. train_flops, train_step_flops, predict_image_flops: of all steps, of one step, of
+    one image; NaN where no run counted them. machines: what `machine` says of the runs. seen: as from
+    `provenance.overlap`. needed: names of `registry.NEEDS`. steps and batch_size: of the first run; 0 is not known.
     """
 
     variant: str
     method: str
     published: str
     mean: float
+    false_cost: float
+    net: float
     found: float
     targets: dict[str, float]
     worst: str
@@ -164,7 +188,17 @@ class VariantRow:
     @property
     def present(self) -> float:
         """Structures that were there to be found."""
-        return self.tested - self.false_positive - self.both_empty
+        return self.tested - self.absent
+
+    @property
+    def absent(self) -> float:
+        """Structures that no reference held, so that they could only be falsely found."""
+        return self.false_positive + self.both_empty
+
+    @property
+    def false_rate(self) -> float:
+        """Share of the absent structures that were falsely found, in [0, 1]; NaN if there were none."""
+        return self.false_positive / self.absent if self.absent else math.nan
 
     @property
     def missed_rate(self) -> float:
@@ -178,11 +212,23 @@ class VariantRow:
 
 
 class TargetCases(NamedTuple):
-    """What each variant scores on each target case, by seed. cases: (domain, case); domain: (N,) its number."""
+    """What each variant scores on each target case, by seed.
+
+    cases: (domain, case). domain: (N,) from where cases are drawn together: those of a domain in which some structure
+    counts, and those in which none does, whose weight is 0. costs: what structures falsely found cost of each case,
+    all of them with a weight; nothing where no variant found one falsely.
+    """
 
     scores: dict[str, CaseScores]
     cases: list[tuple[str, str]]
     domain: np.ndarray
+    costs: dict[str, CaseScores]
+
+    @property
+    def counting(self) -> list[str]:
+        """The domain of every case in which a structure counts."""
+        weight = next(iter(self.scores.values())).weight if self.scores else np.ones(len(self.cases))
+        return [domain for (domain, _), w in zip(self.cases, weight, strict=True) if w > 0]
 
 
 class Study:
@@ -290,9 +336,9 @@ class Study:
 
     @functools.cached_property
     def variants(self) -> tuple[str, ...]:
-        """Best mean Dice first, without a mean last; oracles, which see target masks, after all others."""
+        """Best `net` Dice first, without a mean last; oracles, which see target masks, after all others."""
         rows = [self.row(v) for v in self.runs]
-        rows.sort(key=lambda r: (r.oracle, METRICS["dice"].order(r.mean), r.variant))
+        rows.sort(key=lambda r: (r.oracle, METRICS["dice"].order(r.net), r.variant))
         return tuple(r.variant for r in rows)
 
     @functools.cached_property
@@ -305,14 +351,37 @@ class Study:
         return _all_cases(self.records)
 
     @functools.cached_property
+    def n_there(self) -> np.ndarray:
+        """(structures, domains) int: in how many target cases the reference holds a structure; -1: none was tested."""
+        return self.held("target")
+
+    def held(self, role: str) -> np.ndarray:
+        """As `n_there`, of the cases of a role: "target" or "validation"."""
+        rows = self.cases[self.cases["role"] == role]
+        one = rows.drop_duplicates(["domain", "case", "structure"])  # the references of all runs are the same
+        held = one.assign(there=there(one)).groupby(["structure", "domain"])["there"].sum().unstack()
+        return held.reindex(index=self.structures, columns=self.domains).fillna(-1).to_numpy(int)
+
+    @functools.cached_property
+    def any_absent(self) -> bool:
+        """Is there a target case whose reference lacks a structure?"""
+        return not there(self.cases[self.cases["role"] == "target"]).all()
+
+    @functools.cached_property
+    def absent(self) -> dict[str, list[str]]:
+        """By target domain, the structures that none of its references holds; a domain that holds all is not there."""
+        columns = zip(self.domains, self.n_there.T == 0, strict=True)
+        return {d: [s for s, none in zip(self.structures, of, strict=True) if none] for d, of in columns if of.any()}
+
+    @functools.cached_property
     def cells(self) -> pd.DataFrame:
         """One row per variant, source, target, structure, seed and metric: the tidy form of all tables.
 
         Columns: variant, method, source, target, role ("target", "validation" where the target is the source itself, ""
         for a domain that the task never tests this source on), structure, seed, metric, value (Dice in [0, 1],
-        distances in the protocol's unit), found_value (mean over the cases where the structure was neither missed nor
-        falsely found), n_cases, n_missed, n_both_empty, n_false_positive. source, target, structure and metric are
-        categories in the task's order. A target without cases has value NaN.
+        distances in the protocol's unit; the mean over the cases whose reference holds the structure), found_value
+        (over those of them where it was found), n_cases, n_missed, n_both_empty, n_false_positive. source, target,
+        structure and metric are categories in the task's order. A target without such cases has value NaN.
         """
         cases, records = self.cases, self.records
         shape = (len(records), len(self.domains), len(self.structures))
@@ -341,7 +410,7 @@ class Study:
         untold = np.array([r.published is not None for r in records])[table["run"]]
         if untold.any():  # nobody told which structures were missed
             table.loc[untold, "found_value"] = math.nan
-            for name in ("n_missed", "n_false_positive"):
+            for name in ("n_missed", *([] if self.any_absent else ["n_false_positive"])):
                 table[name] = table[name].astype("Int64").mask(untold)
         for name in ("variant", "method", "source", "seed"):
             table[name] = [getattr(records[i], name) for i in table["run"]]
@@ -476,6 +545,10 @@ def _all_cases(records: Sequence[RunRecord]) -> pd.DataFrame:
         cases[name] = np.array([getattr(r, name) for r in records], dtype=int if name == "seed" else object)[run]
     cases["run"] = run
     cases["flag"] = cases["flag"].fillna("")
+    if (absent := ~there(cases)).any() and (untold := np.array([bool(r.published) for r in records])[run]).any():
+        # Somebody left it empty, or knows the reference: who published a number there found it falsely.
+        known = absent.groupby([cases[c] for c in ("domain", "case", "structure")]).transform("any")
+        cases.loc[known & ~absent & untold, "flag"] = "false_positive"
     cases = cases.sort_values(["run", "domain", "case", "structure"], ignore_index=True)
     record = records[0].record
     strange = cases[~(cases["domain"].isin(record["domains"]) & cases["structure"].isin(record["structures"]))]
@@ -517,6 +590,10 @@ class _Averaging:
         self.apart = np.array(
             [[s == d or (s in trained and (s, d) not in tested) for d in study.domains] for s in study.sources]
         )
+        # In no average either: a structure that no reference of a domain holds. (structures, domains)
+        self.wanted = [study.structures.index(s) for s in self.structures]
+        self.n_there = study.n_there[self.wanted]
+        self.none = (self.n_there == 0) & (study.protocol.missed == "penalty")
         self.source_of = np.array([s for s, _ in self.runs])
         self.seed_of = np.array([seed for _, seed in self.runs])
 
@@ -528,15 +605,22 @@ class _Averaging:
 
     def over_targets(self, values: pd.Series, n: pd.Series) -> np.ndarray:
         """(runs, domains and their mean)."""
-        each, own = self.cube(values), self.apart[self.source_of][:, None, :]
-        weight = self.cube(n) if self.study.protocol.mean == "cases" else np.ones_like(each)
-        mean = _mean(each, weight, ~own, axis=2).mean(axis=1)
-        return np.column_stack([np.where(own[:, 0], np.nan, each.mean(axis=1)), mean])
+        each, own = self.cube(values), self.apart[self.source_of]
+        counts = np.broadcast_to(~self.none, each.shape)
+        of_domain = masked_mean(each, np.ones_like(each), counts, axis=1)
+        if self.study.protocol.mean == "cases":
+            counts = counts & ~own[:, None, :]
+            pooled = masked_mean(each, self.cube(n), counts, axis=2)
+            mean = masked_mean(pooled, np.ones_like(pooled), counts.any(axis=2), axis=1)
+        else:
+            mean = masked_mean(of_domain, np.ones_like(of_domain), ~own & ~self.none.all(axis=0), axis=1)
+        return np.column_stack([np.where(own, np.nan, of_domain), mean])
 
     def over_sources(self, rows: np.ndarray) -> np.ndarray:
-        """(sources, columns) -> one more row."""
-        own = np.column_stack([self.apart[:, : rows.shape[1] - 1], np.zeros(len(rows), bool)])
-        return np.vstack([rows, _mean(rows, np.ones_like(rows), ~own, axis=0)])
+        """(sources, columns) -> one more row; a source is in no mean if no structure is in any of its targets."""
+        nothing = (self.apart | self.none.all(axis=0)).all(axis=1)
+        own = np.column_stack([self.apart[:, : rows.shape[1] - 1], nothing])
+        return np.vstack([rows, masked_mean(rows, np.ones_like(rows), ~own, axis=0)])
 
     def by_source(self, rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], least: int) -> np.ndarray:
         """(runs, columns) -> (sources, columns): a statistic over the seeds of a source that has at least so many."""
@@ -559,13 +643,18 @@ class _Averaging:
     def matrix(self) -> Matrix:
         """All of it."""
         study, part = self.study, self.part
-        excluded = part["n_both_empty"] if study.protocol.missed == "penalty" else 0
-        values = self.over_targets(part["value"], part["n_cases"] - excluded)
+        structure, domain = self.place[1:]
+        n_there = pd.Series(self.n_there[structure, domain], part.index)
+        n = part["n_cases"] if study.protocol.missed == "nan" else n_there
+        values = self.over_targets(part["value"], n)
         n_found = part["n_cases"] - part["n_missed"] - part["n_both_empty"] - part["n_false_positive"]
         found = self.over_targets(part["found_value"], n_found)
         home = [study.domains.index(study.sources[s]) for s in self.source_of]
-        validation = self.cube(part["value"])[range(len(self.runs)), :, home].mean(axis=1)
-        counted = part[part["role"] == "target"].groupby("source", observed=False)[["n_missed", "n_cases"]].sum()
+        at_home = self.cube(part["value"])[range(len(self.runs)), :, home]
+        none = (study.held("validation")[self.wanted][:, home].T == 0) & (study.protocol.missed == "penalty")
+        validation = masked_mean(at_home, np.ones_like(at_home), ~none, axis=1)
+        columns = ["n_missed", "n_cases", "n_false_positive", "n_both_empty"]
+        counted = part[part["role"] == "target"].groupby("source", observed=False)[columns].sum()
         told = not study.runs[self.variant][0].published
         rows, seeds = [*study.sources, "mean"], [int((self.source_of == s).sum()) for s in range(len(study.sources))]
         frame = functools.partial(pd.DataFrame, index=rows, columns=[*study.domains, "mean"])
@@ -580,10 +669,12 @@ class _Averaging:
             seeds=pd.Series(seeds, study.sources),
             missed=pd.Series(counted["n_missed"].to_numpy() if told else math.nan, study.sources),
             tested=pd.Series(counted["n_cases"].to_numpy(), study.sources),
+            false=counted["n_false_positive"].set_axis(study.sources),
+            absent=counted[["n_false_positive", "n_both_empty"]].sum(axis=1).set_axis(study.sources),
         )
 
 
-def _mean(values: np.ndarray, weight: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+def masked_mean(values: np.ndarray, weight: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
     """Weighted mean of the values that count; NaN when one of them is NaN, whatever its weight, or when none counts."""
     with np.errstate(invalid="ignore", divide="ignore"):
         total = np.where(counts, weight, 0).sum(axis=axis)
@@ -595,7 +686,10 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
     cells = study.cells
     tested = cells[(cells["variant"] == variant) & (cells["role"] == "target") & (cells["metric"] == metric)]
     targets = {str(d): float(v) for d, v in m.values.iloc[-1, :-1].items() if d in study.targets}
-    known = targets and not any(math.isnan(v) for v in targets.values())
+    held = {d for d in targets if len(study.absent.get(d, ())) < len(study.structures)}
+    known = held and not any(math.isnan(targets[d]) for d in held)
+    costs_of_false = study.target_cases(metric).costs
+    false_cost = costs_of_false[variant].mean if variant in costs_of_false else 0.0
     validation, costs = float(m.validation.iloc[-1]), [r.record["costs"] for r in records]
     first: dict[str, Any] = records[0].record
     hparams = first.get("hparams", {})
@@ -606,15 +700,18 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
         method=records[0].method,
         published=published["words"] if published else "",
         mean=m.mean,
+        false_cost=false_cost,
+        net=rule.worse(m.mean, false_cost),
         found=float(m.found.iloc[-1, -1]),
         targets=targets,
-        worst=max(targets, key=lambda d: rule.cost(targets[d])) if known else "",
+        worst=max((d for d in targets if d in held), key=lambda d: rule.cost(targets[d])) if known else "",
         seeds=tuple(sorted({r.seed for r in records})),
         seeds_text=m.seeds_text,
         seed_std=float(m.std.iloc[-1, -1]),
         validation=validation,
         gap=rule.cost(m.mean) - rule.cost(validation),
-        **{n: math.nan if published else int(tested[f"n_{n}"].sum()) for n in ("missed", "false_positive")},
+        missed=math.nan if published else int(tested["n_missed"].sum()),
+        false_positive=math.nan if published and not study.any_absent else int(tested["n_false_positive"].sum()),
         both_empty=int(tested["n_both_empty"].sum()),
         tested=int(tested["n_cases"].sum()),
         parameters=max(c["parameters"] for c in costs),
@@ -654,29 +751,49 @@ def initialisation(records: Iterable[RunRecord]) -> str:
 def _target_cases(study: Study, metric: str) -> TargetCases:
     frame = study.cases[study.cases["role"] == "target"]
     column, cases = pd.factorize(pd.MultiIndex.from_frame(frame[["domain", "case"]]), sort=True)
-    values = scored(frame, metric, study.protocol)
-    frame = frame.assign(column=column).loc[values.index, ["run", "domain", "structure", "column"]]
-    pooled = study.protocol.mean == "cases"
-    group = ["run", "structure"] if pooled else ["run", "domain", "structure"]
-    size = frame.groupby(group, observed=True)["column"].transform("size").to_numpy()
-    targets = np.array([1 if pooled else len(r.record["targets"]) for r in study.records])
+    frame = frame.assign(column=column)
+    values, costs = (of(frame, metric, study.protocol) for of in (scored, charged))
+    counts = np.bincount(frame.loc[values.index, "column"], minlength=len(cases)) > 0
+    name, names = pd.factorize(cases.get_level_values(0))
+    domain = (name + len(names) * ~counts).astype(np.int64)
+
+    def weighed(values: pd.Series) -> dict[str, CaseScores]:
+        rows = frame.loc[values.index]
+        structure = pd.Categorical(rows["structure"], study.structures).codes
+        place = (rows["run"].to_numpy(), name[rows["column"]], structure, rows["column"].to_numpy())
+        return _weighed(study, values.to_numpy(), place, domain)
+
+    of_costs = weighed(costs) if costs.any() else {}
+    return TargetCases(weighed(values), [(str(d), str(c)) for d, c in cases], domain, of_costs)
+
+
+def _weighed(study: Study, values: np.ndarray, place: tuple[Any, ...], domain: np.ndarray) -> dict[str, CaseScores]:
+    """Values by case, weighed so that their sum is the protocol's mean. place: run, domain, structure, case of each."""
+    run, target, structure, case = place
+    n = np.zeros((len(study.records), len(study.domains), len(study.structures)), int)
+    np.add.at(n, (run, target, structure), 1)
+    if study.protocol.mean == "cases":
+        n, target = n.sum(axis=1, keepdims=True), np.zeros_like(target)
+    structures, targets = (n > 0).sum(axis=2), n.any(axis=2).sum(axis=1)
     sources = {v: len({r.source for r in of}) for v, of in study.runs.items()}
-    run = frame["run"].to_numpy()
-    over = size * targets[run] * np.array([sources[r.variant] for r in study.records])[run]
-    weight = 1 / (over * len(study.structures))
-    of_run = np.zeros((2, len(study.records), len(cases)))
-    np.add.at(of_run, (0, run, frame["column"].to_numpy()), weight * values.to_numpy())
-    np.add.at(of_run, (1, run, frame["column"].to_numpy()), weight)
-    domain = pd.factorize(cases.get_level_values(0))[0].astype(np.int64)
+    trained = [(r.variant, r.source) for r in study.records]
+    counting = {pair for pair, any_target in zip(trained, targets > 0, strict=True) if any_target}
+    n_sources = np.array([sum(v == variant for v, _ in counting) for variant, _ in trained])
+    weight = 1 / (n[run, target, structure] * targets[run] * n_sources[run] * structures[run, target])
+    of_run = np.zeros((2, len(study.records), len(domain)))
+    np.add.at(of_run, (0, run, case), weight * values)
+    np.add.at(of_run, (1, run, case), weight)
     found = {}
     for variant, of in study.runs.items():
         seeds = sorted({r.seed for r in of})
-        rows = [[i for i, r in enumerate(study.records) if r.variant == variant and r.seed == s] for s in seeds]
-        if any(len(r) != sources[variant] for r in rows):
+        chosen = [[i for i, r in enumerate(study.records) if r.variant == variant and r.seed == s] for s in seeds]
+        if any(len(r) != sources[variant] for r in chosen):
             continue
-        sums, weights = (np.array([of_run[k][r].sum(axis=0) for r in rows]) for k in (0, 1))
+        sums, weights = (np.array([of_run[k][r].sum(axis=0) for r in chosen]) for k in (0, 1))
         mean = weights.mean(axis=0)
+        if not mean.any():
+            continue
         with np.errstate(invalid="ignore", divide="ignore"):
             of_case = np.where(mean > 0, sums / mean, 0.0)
-        found[variant] = CaseScores(of_case, mean / mean.sum(), domain)
-    return TargetCases(found, [(str(d), str(c)) for d, c in cases], domain)
+            found[variant] = CaseScores(of_case, mean / mean.sum(), domain)
+    return found

@@ -123,6 +123,21 @@ def test_a_variant_that_is_not_ranked_somewhere_is_blank_there():
     assert len(axes.texts) == (~np.isnan(found.ranks)).sum() < found.ranks.size
 
 
+def test_who_is_last_of_all_and_last_of_two_has_gained_nothing():
+    """Of three variants y misses all of B: over what was found it has no mean, and z is second of two, as before."""
+    levels = {"x": [0.7], "y": ["missed", 0.9], "z": [0.3]}
+    found = look(*(of(v, lambda s, d, n, a=a: [a[0] if d == "B" else a[-1]] * 2) for v, a in levels.items()))
+    (partial,) = (i for i, u in enumerate(found.universes) if u.parts == (("missed structures", "left out"),))
+    assert found.variants == ["x", "y", "z"] and found.ranks[partial][[0, 2]].tolist() == [1, 2]
+    assert found.shifts[partial][[0, 2]].tolist() == [0, 0] and np.isnan(found.shifts[partial][1])
+    (axes,) = rank_map(found).axes
+    drawn = {round(p.get_xy()[1] + 0.5): [] for p in axes.patches[:-1]}
+    for p in axes.patches[:-1]:
+        drawn[round(p.get_xy()[1] + 0.5)].append(p.get_facecolor())
+    row = [t.get_text() for t in axes.get_yticklabels()].index("left out")
+    assert drawn[row] == [to_rgba("white")] * 2
+
+
 def test_a_picture_of_thirty_variants_with_long_names_fits_a_page():
     many = [of(f"method[encoder=resnet34;steps={i}]", lambda s, d, n, i=i: [0.5 + 0.01 * i]) for i in range(30)]
     figure = rank_map(look(*many))

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from dgbench import cli, face
 from dgbench.errors import UsageError
 from dgbench.protocol import PROTOCOLS
 from dgbench.scores import comparison
 from dgbench.scores.study import Study
 from tests.scores.test_ranking import BAD, DOMAINS, GOOD, runs_of
+from tests.scores.test_study import on_disk
 from tests.toy_runs import run
 
 SDG = PROTOCOLS["sdg"]
@@ -62,3 +65,14 @@ def test_folders_tested_on_other_cases_are_told_apart_not_averaged():
     before, after = runs_of("erm", 0.6), runs_of("erm", 0.7, cases=7)
     compared, notes = comparison.folders(Study(before, SDG), Study(after, SDG))
     assert not compared and "different cases of domain 'A'" in notes[0]
+
+
+def test_a_variant_that_others_made_is_compared_from_their_folder(tmp_path):
+    """`--beside`, as the leaderboard has it; two whole folders have none beside them."""
+    ours, theirs = on_disk(tmp_path / "ours", *GOOD), on_disk(tmp_path / "theirs", *BAD)
+    with pytest.raises(UsageError, match="unknown variant 'bad'"):
+        face.compare("bad", "good", "toy", results=ours)
+    with pytest.raises(UsageError, match="two folders are compared"):
+        face.compare(ours, theirs, "toy", beside=theirs)
+    told = ["compare", "bad", "good", "--task", "toy", "--results", str(ours), "--beside", str(theirs)]
+    assert "bad is worse than good" in " ".join(CliRunner().invoke(cli.app, told).output.split())

@@ -99,7 +99,7 @@ def test_a_case_that_lacks_a_structure_counts_for_the_other_only():
     both = {"structures": ["disc", "cup"]}
     scores = {d: {"disc": [0.9, 0.8], "cup": [0.7, "both_empty"]} for d in DOMAINS}
     runs = [run("erm", s, scores, seed, **both) for s in DOMAINS for seed in (0, 1)]
-    found, cases, _ = Study(runs, SDG).target_cases()
+    found, cases, *_ = Study(runs, SDG).target_cases()
     assert len(cases) == 6
     assert found["erm"].mean == pytest.approx((0.85 + 0.7) / 2)
 

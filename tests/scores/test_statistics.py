@@ -54,6 +54,13 @@ def test_of_a_domain_with_one_case_no_interval_is_known():
     assert found.mean == pytest.approx(0.525) and math.isnan(found.low) and math.isnan(found.high)
 
 
+def test_constant_scores_have_an_interval_of_no_width_whatever_was_rounded():
+    """0.1 + 0.2 is 0.3 but for the last bit: a spread of 1e-17 is none, in a mean as in a difference."""
+    noisy = [[0.3, 0.1 + 0.2, 0.3, 0.3], [0.1 + 0.2, 0.3, 0.3, 0.3]]
+    for found, _ in (estimate(scores(noisy)), estimate(scores(noisy), scores([[0.2] * 4] * 2))):
+        assert found.high - found.low < 1e-12 and found.low == pytest.approx(found.mean)
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_intervals_of_30_cases_hold_the_truth_as_often_as_they_say(seeds):
     """400 simulated studies of skewed scores, a tenth of them failures; 2 standard errors of a share of 400 are 2 %."""

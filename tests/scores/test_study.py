@@ -120,22 +120,18 @@ def test_a_missed_structure_has_dice_zero():
     assert (m.values.loc["A", "B"], m.found.loc["A", "B"]) == (0.4, 0.8)
 
 
-def test_a_falsely_found_structure_costs_the_diagonal_too():
-    m = matrix([run("erm", "A", {"A": [0.9], "B": ["false_positive"], "C": [0.7]})], metric="hd95")
-    assert m.values.loc["A", "B"] == DIAGONAL
-    assert m.missed["A"] == 0
-
-
 def test_a_case_empty_in_both_masks_is_left_out_and_counted():
     cells = Study([run("erm", "A", {"A": [0.9], "B": [0.8, "both_empty"], "C": [0.7]})], SDG).cells
     cell = cells[(cells["target"] == "B") & (cells["metric"] == "dice")].iloc[0]
     assert (cell["value"], cell["n_cases"], cell["n_both_empty"], cell["n_missed"]) == (0.8, 2, 1, 0)
 
 
-def test_a_cell_of_cases_that_are_all_empty_is_blank():
-    m = matrix([run("erm", "A", {"A": [0.9], "B": ["both_empty"], "C": [0.7]})])
-    assert math.isnan(m.values.loc["A", "B"])
-    assert math.isnan(m.values.loc["A", "mean"])
+def test_a_target_whose_references_are_all_empty_is_blank_and_in_no_average_whatever_is_found_there():
+    for found in ("both_empty", "false_positive"):
+        m = matrix([run("erm", "A", {"A": [0.9], "B": [found], "C": [0.7]})])
+        assert math.isnan(m.values.loc["A", "B"])
+        assert m.values.loc["A", "mean"] == pytest.approx(0.7) == pytest.approx(m.mean)
+        assert (m.false["A"], m.absent["A"]) == (found == "false_positive", 1)
 
 
 def test_in_protocol_dapsam_one_missed_structure_loses_the_cell_as_in_the_authors_code():
@@ -323,7 +319,7 @@ def test_a_case_scores_the_same_wherever_it_is_asked_for():
     expected = {("B", "B-0"): 0.8, ("C", "C-0"): 0.7, ("C", "C-1"): 0.5}
     assert run_scores(one).to_dict() == pytest.approx(expected)
     assert study.case_means().droplevel("variant").to_dict() == pytest.approx(expected)
-    found, cases, _ = study.target_cases()
+    found, cases, *_ = study.target_cases()
     weighing = zip(cases, found["erm"].of_case, found["erm"].weight, strict=True)
     assert {case: score for case, score, weight in weighing if weight} == pytest.approx(expected)
 

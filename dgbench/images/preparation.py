@@ -248,7 +248,10 @@ class _Checksums:
         entry = self.known.get(str(path.resolve()))
         if entry and entry[:2] == [status.st_size, status.st_mtime_ns]:
             return entry[2]
-        checksum = sha256(path)
+        try:
+            checksum = sha256(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}", "copy or download it again") from None
         self.known[str(path.resolve())] = [status.st_size, status.st_mtime_ns, checksum]
         self.changed = True
         return checksum

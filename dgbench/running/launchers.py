@@ -86,7 +86,7 @@ def launch(
             how = options.threads, options.save_every, options.compile
             waiting.append(Order(run, prepared, rerun == "all", devices[0], *how))
         elif failure := read_json(Path(run.folder) / "FAILED.json"):
-            tell(Outcome(run, "failed", f"failed before: {failure['cause']}", "--rerun failed tries again"))
+            tell(Outcome(run, "failed", f"failed before: {failure.get('cause')}", "--rerun failed tries again"))
         else:
             tell(Outcome(run, "kept"))
     if waiting and options.slurm is not None:

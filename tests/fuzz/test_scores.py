@@ -153,6 +153,7 @@ def test_a_table_of_scores_is_kept_with_its_means_or_nothing_is(score, edits, mo
 @inputs(20)
 @given(DAMAGE, st.sampled_from(["theirs.csv", "theirs.csv.gz"]))
 @example(Damage("zeroed", 0.5), "theirs.csv")
+@example(Damage("flipped", 0.375, 7), "theirs.csv.gz")
 def test_a_damaged_table_is_kept_with_its_means_or_nothing_is(damage: Damage, name: str):
     content = text_of(table(0), COLUMNS, ",")
     imported(damage.of(gzip.compress(content, mtime=0) if name.endswith("gz") else content), name)

@@ -148,7 +148,7 @@ def all_named(results: Path, changed: set[str]) -> None:
     assert not isinstance(standings, Refusal) and {s.state for s in standings} <= set(STATES)
 
 
-@inputs(70)
+@inputs(45)
 @given(st.lists(MISHAPS, max_size=3))
 @example([Mishap("toy/sdg/erm/D-seed0/FAILED.json", "json", {})])
 @example([Mishap("toy/sdg/erm/D-seed0/checkpoint-x.safetensors", "json", 0), Mishap("toy/sdg/erm/D-seed0/run.json", "json", {})])
@@ -180,7 +180,7 @@ def test_results_after_mishaps_are_named_and_what_is_whole_is_right(mishaps: lis
 KEYS = list(json.loads(whole()[0][f"{RUNS[0]}/run.json"]))
 
 
-@inputs(50)
+@inputs(30)
 @given(st.sampled_from(RUNS), st.sampled_from(KEYS), st.one_of(st.just(...), JSON))
 @example(RUNS[0], "costs", {})
 @example(RUNS[0], "needs", 3)
@@ -204,7 +204,7 @@ def test_a_record_that_says_something_else_is_left_out_or_stands_by_its_cases(ru
 CELLS = st.one_of(st.sampled_from(["", "nan", "inf", "-1", "2", "x", "A", "D", "missed", "target", "1e400", '"', "\n", "\0"]), st.text(max_size=3))
 
 
-@inputs(50)
+@inputs(30)
 @given(st.sampled_from(RUNS), st.integers(0, 5), st.integers(0, 11), CELLS)
 def test_cases_that_say_something_else_are_refused_or_are_in_the_means(run: str, line: int, column: int, cell: str):
     """Their checksum is right: they are what that run measured, as far as they can be."""

@@ -27,18 +27,20 @@ NEEDED = ("run.json", "cases.csv")  # all that tables need, and all that need be
 OF_RECORD: dict[str, Any] = {
     **dict.fromkeys(("task", "protocol", "method", "variant", "source", "unit", "started"), str),
     **dict.fromkeys(("seed", "metrics_version"), int),
-    **dict.fromkeys(("domains", "targets", "structures"), [str]),
-    **dict.fromkeys(("data", "needs", "hparams", "environment"), dict),
+    **{name: [str] for name in ("domains", "targets", "structures")},
+    **dict.fromkeys(("data", "needs"), dict),
     "costs": dict.fromkeys(("parameters", "trained", "train_seconds", "test_seconds", "peak_memory_mb"), (int, float)),
     "initialisation": (str, dict, list),
 }
+MAYBE = {"hparams": dict, "environment": dict, "sources": [str], "collections": [str]}  # not in all of its versions
 TEXT = ("role", "domain", "case", "structure", "flag")  # columns of cases.csv
-OF_CASES = {**dict.fromkeys(TEXT, str), **dict.fromkeys((*METRICS, "diagonal"), float), "n_reference": int, "n_prediction": int}
+NUMBERS = {**dict.fromkeys((*METRICS, "diagonal"), float), "n_reference": int, "n_prediction": int}
+OF_CASES = {**dict.fromkeys(TEXT, str), **NUMBERS}
 ROLES, FLAGS = ("validation", "target"), ("", "missed", "false_positive", "both_empty")
 
 
 def misfits(told: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
-    """Keys that are missing, or whose values are of another kind: a type, several, a list of one, or keys of its own."""
+    """Keys that are missing, or whose values are of another kind: a type, several, a list of one, keys of their own."""
     found = []
     for key, kind in kinds.items():
         value = told.get(key)
@@ -136,7 +138,7 @@ class RunRecord:
 def read_run(folder: Path) -> RunRecord:
     """Read a finished run. Raises `DataError` when it is not finished, or its scores are missing or changed since.
 
-    The weights may be large: that they are there and unchanged is checked by `dgbench verify`, and before they are used.
+    The weights may be large: that they are there and unchanged is checked by `dgbench verify` and before they are used.
     """
     result = read_json(folder / "RESULT.json")
     if result is None:
@@ -148,9 +150,10 @@ def read_run(folder: Path) -> RunRecord:
     if result["schema"] > SCHEMA:
         raise DataError(f"{folder} was written by a newer dgbench (schema {result['schema']})", "update dgbench")
     record = read_json(folder / "run.json")
-    if record is None or (wrong := misfits(record, OF_RECORD)):
-        what = "is damaged" if record is None else f"lacks {', '.join(wrong)}, or says what these cannot be"
-        raise DataError(f"{folder}: run.json {what}", "make the run again")
+    if record is None:
+        raise DataError(f"{folder}: run.json is damaged", "make the run again")
+    if wrong := misfits(record, OF_RECORD | {key: kind for key, kind in MAYBE.items() if key in record}):
+        raise DataError(f"{folder}: run.json lacks {', '.join(wrong)}, or says what cannot be", "make the run again")
     return RunRecord(folder, record)
 
 

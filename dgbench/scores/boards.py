@@ -31,8 +31,9 @@ RUN = ["method", "source", "seed"]
 UNKNOWN = ("parameters", "trained", "train_seconds", "test_seconds", "peak_memory_mb")  # of a run made elsewhere
 OF_BOARD: dict[str, Any] = {
     **dict.fromkeys(("name", "task", "protocol", "citation", "unit", "file", "sha256"), str),
-    **dict.fromkeys(("notes", "domains", "sources", "structures", "metrics"), [str]),
-    **{"schema": int, "training": dict},
+    **{name: [str] for name in ("notes", "domains", "sources", "structures", "metrics")},
+    "schema": int,
+    "training": dict,
 }
 
 
@@ -163,8 +164,8 @@ def every_board(results: Path, task: str) -> list[Board]:
         if isinstance(schema := board.told.get("schema"), int) and schema > SCHEMA:
             raise DataError(f"{board.path} was written by a newer dgbench", "update dgbench")
         if wrong := misfits(board.told, OF_BOARD):
-            lacks = f"lacks {', '.join(wrong)}, or says what these cannot be"
-            raise DataError(f"{board.path} describes no board: it {lacks}", "import the scores again, or delete it")
+            lacks = f"it lacks {', '.join(wrong)}, or says what cannot be"
+            raise DataError(f"{board.path} describes no board: {lacks}", "import the scores again, or delete it")
     return sorted((b for b in found if b.told["task"] == task), key=lambda b: b.told["protocol"])
 
 

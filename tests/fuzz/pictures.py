@@ -9,7 +9,11 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-MODES = {"png": ("L", "LA", "P", "RGB", "RGBA", "1", "I;16"), "jpg": ("L", "RGB"), "tif": ("L", "RGB", "1", "I;16", "F")}
+MODES = {
+    "png": ("L", "LA", "P", "RGB", "RGBA", "1", "I;16"),
+    "jpg": ("L", "RGB"),
+    "tif": ("L", "RGB", "1", "I;16", "F"),
+}
 DTYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "i8", "u8", "f4", "f8")
 
 
@@ -44,7 +48,8 @@ class Raster:
 
     def palette(self) -> np.ndarray:
         """(levels, 3), all colours different."""
-        return np.random.default_rng(1).permutation(256)[:, None].repeat(3, 1)[: self.levels].astype(np.uint8) ^ [0, 1, 2]
+        grays = np.random.default_rng(1).permutation(256)[: self.levels, None]
+        return grays.repeat(3, axis=1) ^ [0, 1, 2]
 
     def indices(self) -> np.ndarray:
         """(1, H, W) of a palette's colours."""
@@ -133,7 +138,7 @@ class Damage:
             return content[:at] + bytes(len(content) - at)
         if self.kind == "twice":
             return content[:at] + content[at:] * 2
-        return {"page": b"<!DOCTYPE html><title>404</title>", "json": b'{"error": 404}', "list": b"[1]"}.get(self.kind, b"")
+        return {"page": b"<!DOCTYPE html>404", "json": b'{"error": 404}', "list": b"[1]"}.get(self.kind, b"")
 
 
 SIDE = st.integers(1, 24)
@@ -164,8 +169,8 @@ def volumes(draw: st.DrawFn, scaled: bool = True) -> Volume:
     number = st.sampled_from((0.01, 0.3, 0.6, 1.0, 3.0, 12.5))
     return Volume(
         draw(st.sampled_from(("nii", "nii.gz"))), draw(st.sampled_from(DTYPES)), shape,
-        (draw(number), draw(number), draw(number)), draw(st.sampled_from((1, 2, 5, 100, 30000))), draw(st.integers(0, 99)),
-        draw(st.sampled_from("<>")), draw(st.sampled_from((1, 1, 2))),
+        (draw(number), draw(number), draw(number)), draw(st.sampled_from((1, 2, 5, 100, 30000))),
+        draw(st.integers(0, 99)), draw(st.sampled_from("<>")), draw(st.sampled_from((1, 1, 2))),
         draw(st.sampled_from((None, None, (2.0, -1.0), (0.5, 10.0)))) if scaled else None,
         draw(st.sampled_from((0.0, 0.0, 0.4, 3.0))),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Weights and checkpoints, whole, cut off, flipped or foreign: the tensors that were written, or a refusal that names them."""
+"""Weights and checkpoints, whole, cut off, flipped or foreign: the tensors that were written, or a refusal."""
 
 import functools
 import io
@@ -24,7 +24,6 @@ from tests.fuzz.pictures import DAMAGE, Damage
 from tests.fuzz.right_or_refused import Refusal, answer, folder, inputs
 from tests.pixels import Pixels, PixelsHparams
 
-DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 ARRAYS = st.sampled_from(["f4", "f8", "f2", "i8", "u1", "?"]).flatmap(
     lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3))
 )
@@ -54,7 +53,7 @@ def same(found: dict[str, torch.Tensor], state: dict[str, np.ndarray]) -> bool:
     )
 
 
-@inputs(40)
+@inputs(20)
 @given(STATES, KINDS)
 def test_weights_come_back_bit_by_bit(state: dict[str, np.ndarray], name: str):
     with folder() as box:
@@ -62,7 +61,7 @@ def test_weights_come_back_bit_by_bit(state: dict[str, np.ndarray], name: str):
         assert same(answer(lambda: load_state(path), box), state)
 
 
-@inputs(60)
+@inputs(35)
 @given(STATES, KINDS, DAMAGE)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch, of an old file
 def test_broken_weights_are_refused_or_are_what_the_file_says(state: dict[str, np.ndarray], name: str, damage: Damage):
@@ -79,7 +78,7 @@ def test_broken_weights_are_refused_or_are_what_the_file_says(state: dict[str, n
             for key, (shape, data) in told.items():
                 assert list(found[key].shape) == shape and found[key].numpy().tobytes() == data
         elif name != "old.pth":
-            assert same(found, state) or damage.kind == "flipped" and not zipfile.is_zipfile(io.BytesIO(content))
+            assert same(found, state) or (damage.kind == "flipped" and not zipfile.is_zipfile(io.BytesIO(content)))
 
 
 class Trap:
@@ -91,7 +90,7 @@ class Trap:
 
 FOREIGN = {
     "code": pickle.dumps(Trap()), "a list": pickle.dumps([1]), "numpy": pickle.dumps({"a": np.ones(2)}),
-    "a zip": (lambda s: (zipfile.ZipFile(s, "w").writestr("a", "b"), s.getvalue())[1])(io.BytesIO()), "text": b"weights",
+    "text": b"weights",
     "a large header": struct.pack("<Q", 2**62) + b"{}", "a header that is too large": struct.pack("<Q", 90) + b"{}",
     "lies": struct.pack("<Q", 64) + b'{"a":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,4]}}' + bytes(4),
 }  # fmt: skip
@@ -108,7 +107,7 @@ def test_what_is_no_weights_is_refused_and_runs_nothing(what: str, name: str):
         assert not Path("trap").exists()
 
 
-@inputs(20)
+@inputs(10)
 @given(st.dictionaries(st.sampled_from(["weight", "bias", "other"]), ARRAYS, min_size=1))
 @example({"weight": np.ones((2, 3), np.float32), "bias": np.ones(2, np.float32)})
 def test_weights_go_into_a_network_whole_or_not_at_all(state: dict[str, np.ndarray]):
@@ -145,7 +144,7 @@ def fresh() -> Pixels:
     return method
 
 
-@inputs(30)
+@inputs(20)
 @given(st.lists(st.tuples(st.sampled_from(sorted(interrupted())), st.one_of(DAMAGE, st.just("gone"))), max_size=3))
 @example([("checkpoint-00000002.sha256", Damage("zeroed", 0.0)), ("checkpoint-00000001.sha256", "gone")])
 @example([("checkpoint-00000002.sha256", Damage("flipped", 0.0, 7))])
@@ -156,7 +155,7 @@ def test_a_run_continues_from_its_newest_whole_checkpoint(damages: list[tuple[st
             files.pop(name) if damage == "gone" else files.update({name: damage.of(files[name])})
     whole = [
         step for step in (1, 2)
-        if all(files.get(n) == interrupted()[n] for n in (f"checkpoint-{step:08d}.safetensors", f"checkpoint-{step:08d}.sha256"))
+        if all(files.get(n) == c for n, c in interrupted().items() if n.startswith(f"checkpoint-{step:08d}."))
     ]  # fmt: skip
     with folder() as box:
         for name, content in files.items():

@@ -1,4 +1,4 @@
-"""Plug-in files of any content and name: a method or task, or a refusal; what fails inside a file is shown as its own."""
+"""Plug-in files of any content and name: a method or task, or a refusal; what fails inside is shown as its own."""
 
 import traceback
 from pathlib import Path
@@ -14,12 +14,14 @@ from tests.fuzz.right_or_refused import Refusal, answer, folder, inputs
 
 LINES = st.sampled_from([
     "from dgbench.method import Method", "from dgbench.methods.erm import ERM", "from dgbench.task import Task",
-    "from dgbench import method, task", "import dgbench", "import no_such_package", "from . import x", "import torch.nope",
+    "from dgbench import method, task", "import dgbench", "import no_such_package", "from . import x",
+    "import torch.nope",
     "class One(Method): pass", "class Two(Method):\n    paper = 'x'", "class _Half(Method): pass", "class Other: pass",
     "class Third(ERM):\n    def loss(self): return 0", "class Third(ERM):\n    hparams: 'Nowhere'", "One = 3",
     "class Ward(Task):\n    domains = ('a',)", "class Loop(Loop): pass", "X = Method", "class Meta(type(Method)): pass",
     "from dataclasses import dataclass", "@dataclass\nclass H(Method): x: int", "raise ValueError('mine')", "1 / 0",
-    "raise SystemExit(3)", "raise KeyboardInterrupt", "class (:", "def f(", "'''", "    x = 1", "\ufeff", "\0", "\ud800",
+    "raise SystemExit(3)", "raise KeyboardInterrupt", "class (:", "def f(", "'''", "    x = 1", "\ufeff", "\0",
+    "\ud800",
     "# -*- coding: latin-1 -*-", "é = 'ü'", "__all__ = 3", "del Method", "Method = None", "class Method: pass",
     "uses_target_masks = True", "class Needs(ERM):\n    uses_target_masks = True\n    paper: str = 5",
     "class A(B): pass", "class B(A): pass", "import sys; sys.modules[__name__] = None", "__name__ = 'other'",
@@ -30,7 +32,9 @@ TEXTS = st.one_of(
     st.lists(LINES, max_size=3).map(lambda lines: "\r\n".join(lines).encode("utf-16", errors="surrogatepass")),
     st.binary(max_size=40),
 )
-FILES = st.sampled_from(["mine.py", "Mine-2.py", "a.b.py", "2d.py", "mine.txt", "my method.py", "é.py", "erm.py", "torch.py"])
+FILES = st.sampled_from(
+    ["mine.py", "Mine-2.py", "a.b.py", "2d.py", "mine.txt", "my method.py", "é.py", "erm.py", "torch.py"]
+)
 
 
 def its_own(error: BaseException, path: Path) -> bool:
@@ -47,7 +51,7 @@ def _does_not_compile(path: Path) -> bool:
     return False
 
 
-@inputs(90)
+@inputs(50)
 @given(TEXTS, FILES)
 @example(b"from dgbench.method import Method\nclass A(B): pass\nclass B(A): pass\n", "mine.py")
 @example(b"-" * 6000 + b"1", "mine.py")

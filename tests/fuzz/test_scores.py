@@ -55,10 +55,11 @@ def by_hand(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float,
     at = 0.95 * (len(ordered) - 1)
     low, above = ordered[math.floor(at)], ordered[math.ceil(at)]
     hd95 = low + (above - low) * (at - math.floor(at))
-    return [2 * int((prediction & reference).sum()) / total, math.fsum(there) / len(there), math.fsum(ordered) / len(ordered), hd95]
+    dice = 2 * int((prediction & reference).sum()) / total
+    return [dice, math.fsum(there) / len(there), math.fsum(ordered) / len(ordered), hd95]
 
 
-@inputs(110)
+@inputs(60)
 @given(pairs())
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_score_of_two_masks_is_that_of_all_pairs_of_border_voxels_and_medpys(pair: Any):
@@ -77,7 +78,11 @@ def test_every_score_of_two_masks_is_that_of_all_pairs_of_border_voxels_and_medp
 
 COLUMNS = ["method", "source", "seed", "target", "case", "structure", "dice", "asd", "n_reference"]
 CELLS = st.one_of(
-    st.sampled_from("A B E x NA nan inf -inf -0.1 1.5 70 0.5 1e400 0x1 ٣ 1_0 prostate cup case00 true =1+1".split()),
+    st.sampled_from([
+        "A", "B", "E", "x", "NA", "nan", "inf", "-inf", "-0.1", "1.5", "70", "0.5", "1e400", "0x1", "٣", "1_0",
+        "prostate",
+        "cup", "case00", "true", "=1+1",
+    ]),
     st.just(""), st.just(" "), st.just('"'), st.just("a,b"), st.just("a\nb"), st.just("\ufeff"), st.just("\0"),
     st.just("../../up"), st.just("a/b"), st.just("é" * 80), st.text(max_size=4),
 )  # fmt: skip
@@ -90,7 +95,9 @@ def table(score: int) -> list[dict[str, str]]:
     rng = np.random.default_rng(score)
     return [
         dict(zip(COLUMNS, (m, s, "0", t, c, "prostate", f"{rng.integers(0, 101) / 100:g}", "1.5", "9"), strict=True))
-        for m, (s, t), c in itertools.product(["mine", "older"], itertools.permutations("ABCD", 2), ["case00", "case01"])
+        for m, (s, t), c in itertools.product(
+            ("mine", "older"), itertools.permutations("ABCD", 2), ("case00", "case01")
+        )
         if s in "AB"
     ]
 
@@ -124,15 +131,13 @@ def imported(content: bytes, file: str = "theirs.csv", **told: str) -> None:
         for method, theirs in of.items():
             ours = study.cells[(study.cells["method"] == method) & (study.cells["metric"] == "dice")]
             for (source, seed, target), cell in ours.groupby(["source", "seed", "target"], observed=True):
-                scores = [
-                    float(r["dice"]) for r in theirs
-                    if (r["source"].strip(), int(r["seed"]), r["target"].strip()) == (source, seed, target) and r["dice"].strip()
-                ]  # fmt: skip
+                here = [r for r in theirs if (r["source"].strip(), r["target"].strip()) == (source, target)]
+                scores = [float(r["dice"]) for r in here if int(r["seed"]) == seed and r["dice"].strip()]
                 mean = math.fsum(scores) / len(scores) if scores else math.nan
                 assert cell["value"].item() == pytest.approx(mean, nan_ok=True)
 
 
-@inputs(70)
+@inputs(45)
 @given(
     st.integers(0, 99), EDITS, ROWS, st.permutations(COLUMNS), st.sets(st.sampled_from(COLUMNS), max_size=1),
     st.sampled_from(",,,,;\t"), st.sampled_from(["theirs.csv", "theirs.csv", "theirs.csv.gz"]),
@@ -150,7 +155,7 @@ def test_a_table_of_scores_is_kept_with_its_means_or_nothing_is(score, edits, mo
     imported(gzip.compress(content) if name.endswith("gz") else content, name)
 
 
-@inputs(20)
+@inputs(15)
 @given(DAMAGE, st.sampled_from(["theirs.csv", "theirs.csv.gz"]))
 @example(Damage("zeroed", 0.5), "theirs.csv")
 @example(Damage("flipped", 0.375, 7), "theirs.csv.gz")
@@ -159,7 +164,7 @@ def test_a_damaged_table_is_kept_with_its_means_or_nothing_is(damage: Damage, na
     imported(damage.of(gzip.compress(content, mtime=0) if name.endswith("gz") else content), name)
 
 
-@inputs(20)
+@inputs(10)
 @given(st.fixed_dictionaries({"protocol": CELLS, "name": CELLS, "citation": CELLS}))
 def test_a_board_of_any_name_is_written_where_it_belongs_or_not_at_all(told: dict[str, str]):
     imported(text_of(table(0), COLUMNS, ","), **told)

@@ -60,7 +60,7 @@ class Folder:
         found = {}
         for path in sorted(self.path.rglob("*")):
             name = path.relative_to(self.path)
-            if name.parts[0] != self.written:
+            if name.parts[0] != self.written and "__pycache__" not in name.parts:  # Python's own, beside a plug-in
                 found[str(name)] = path.read_bytes() if path.is_file() else None
         return found
 

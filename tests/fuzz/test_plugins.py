@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dgbench import face
 from dgbench.method import Method
-from dgbench.registry import METHODS, TASKS, add_plugin, get_method
+from dgbench.registry import METHODS, NO_PYTHON, TASKS, add_plugin, get_method
 from dgbench.task import Task
 from tests.fuzz.right_or_refused import Refusal, answer, folder, inputs
 
@@ -40,13 +40,13 @@ FILES = st.sampled_from(
 def its_own(error: BaseException, path: Path) -> bool:
     """Did it happen inside the file? Then its author sees it as Python tells it."""
     inside = any(Path(frame.filename) == path for frame in traceback.extract_tb(error.__traceback__))
-    return inside or (isinstance(error, SyntaxError | UnicodeError | ValueError) and _does_not_compile(path))
+    return inside or (isinstance(error, NO_PYTHON) and _does_not_compile(path))
 
 
 def _does_not_compile(path: Path) -> bool:
     try:
         compile(path.read_bytes(), str(path), "exec")
-    except (SyntaxError, UnicodeError, ValueError, RecursionError, MemoryError):
+    except NO_PYTHON:
         return True
     return False
 

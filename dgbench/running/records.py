@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 SCHEMA = 1  # of run.json, cases.csv and RESULT.json
 NEEDED = ("run.json", "cases.csv")  # all that tables need, and all that need be passed on
 
-# What a table takes from run.json; other files of records or boards are looked at in the same way.
+NAMES = ("domains", "targets", "structures")  # of run.json: one at least of each
+# What a table takes from run.json; boards are looked at in the same way.
 OF_RECORD: dict[str, Any] = {
     **dict.fromkeys(("task", "protocol", "method", "variant", "source", "unit", "started"), str),
     **dict.fromkeys(("seed", "metrics_version"), int),
-    **{name: [str] for name in ("domains", "targets", "structures")},
+    **{name: [str] for name in NAMES},
     **dict.fromkeys(("data", "needs"), dict),
     "costs": dict.fromkeys(("parameters", "trained", "train_seconds", "test_seconds", "peak_memory_mb"), (int, float)),
     "initialisation": (str, dict, list),
@@ -152,7 +153,8 @@ def read_run(folder: Path) -> RunRecord:
     record = read_json(folder / "run.json")
     if record is None:
         raise DataError(f"{folder}: run.json is damaged", "make the run again")
-    if wrong := misfits(record, OF_RECORD | {key: kind for key, kind in MAYBE.items() if key in record}):
+    wrong = misfits(record, OF_RECORD | {key: kind for key, kind in MAYBE.items() if key in record})
+    if wrong := wrong or [key for key in NAMES if not record[key]]:
         raise DataError(f"{folder}: run.json lacks {', '.join(wrong)}, or says what cannot be", "make the run again")
     return RunRecord(folder, record)
 

@@ -189,6 +189,7 @@ KEYS = list(json.loads(whole()[0][f"{RUNS[0]}/run.json"]))
 @example(RUNS[0], "costs", {})
 @example(RUNS[0], "needs", 3)
 @example(RUNS[5], "domains", "ABC")
+@example(RUNS[5], "targets", [])
 @example(RUNS[5], "data", {"A": None})
 def test_a_record_that_says_something_else_is_left_out_or_stands_by_its_cases(run: str, key: str, value: Any):
     """As another version may have written it: the checksums are right."""

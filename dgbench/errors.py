@@ -1,6 +1,11 @@
 """What a user can do wrong: one line of cause, one line of remedy, one exit code."""
 
+import re
 from collections.abc import Sequence
+
+# A file's name may hold a line break, or what moves a terminal's cursor: it is shown, and a line stays one line. The
+# problems of a list begin lines of their own.
+CONTROL = re.compile(r"[\x00-\x1f\x7f](?!- )")
 
 
 class DgbenchError(Exception):
@@ -9,8 +14,8 @@ class DgbenchError(Exception):
     exit_code = 2
 
     def __init__(self, cause: str, remedy: str = ""):
-        super().__init__(cause)
-        self.cause, self.remedy = cause, remedy
+        self.cause, self.remedy = (CONTROL.sub(lambda found: repr(found[0])[1:-1], text) for text in (cause, remedy))
+        super().__init__(self.cause)
 
     def __str__(self) -> str:
         return f"{self.cause}\n{self.remedy}" if self.remedy else self.cause

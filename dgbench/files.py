@@ -49,18 +49,13 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any | None:
-    """The content of a JSON file; None when it is missing or damaged."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when it is missing, damaged, or holds anything but an object."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file that holds an object; None when it is missing, damaged, or holds anything else."""
-    content = read_json(path)
-    return content if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def cache_folder() -> Path:

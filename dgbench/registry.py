@@ -32,6 +32,8 @@ NEEDS = {
     "adapts_in_testing": "test images to adapt to",
 }
 
+NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)  # the last two of what is nested too deeply
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -52,7 +54,7 @@ class Plugin:
             return f"(from the installed package {self.origin})"
         try:
             tree = _parsed(self.path.read_bytes())
-        except (SyntaxError, ValueError, OSError) as error:
+        except (*NO_PYTHON, OSError) as error:
             return f"broken: {type(error).__name__}: {error}"
         for module in sorted(_imported(tree.body)):
             if _top_level_is_missing(module):
@@ -73,11 +75,14 @@ def _parsed(content: bytes) -> ast.Module:
     return ast.parse(content)
 
 
-def _stated(path: Path, only: str = "") -> dict[str, str]:
-    """By the classes of a file, or by one of them; those of its own file and of other plug-in files count as well."""
+def _stated(path: Path, only: str = "", below: frozenset[tuple[Path, str]] = frozenset()) -> dict[str, str]:
+    """By the classes of a file, or by one of them; those of its own file and of other plug-in files count as well.
+
+    below: the classes that derive from these, which must not be derived from again.
+    """
     try:
         nodes = _parsed(path.read_bytes()).body
-    except (SyntaxError, ValueError, OSError):
+    except (*NO_PYTHON, OSError):
         return {}
     classes = {n.name: n for n in nodes if isinstance(n, ast.ClassDef)}
     imported = {
@@ -90,7 +95,8 @@ def _stated(path: Path, only: str = "") -> dict[str, str]:
     for node in [classes[only]] if only in classes else classes.values():
         for base in (b.id for b in reversed(node.bases) if isinstance(b, ast.Name)):
             file, name = imported.get(base, (path if base in classes else None, base))
-            stated |= _stated(file, name) if file and (file, name) != (path, node.name) else {}
+            derived = below | {(path, node.name)}
+            stated |= _stated(file, name, derived) if file and (file, name) not in derived else {}
         for line in node.body:
             if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant):
                 name = ast.unparse(line.targets[0])
@@ -301,7 +307,7 @@ def defines(path: Path) -> Kind:
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     try:
         imported = _imported(ast.walk(ast.parse(text)))
-    except (SyntaxError, ValueError):  # a broken file is listed as broken, where it most likely belongs
+    except NO_PYTHON:  # a broken file is listed as broken, where it most likely belongs
         imported = set(re.findall(r"^\s*(?:from|import)\s+(dgbench[.\w]*)", text, re.MULTILINE))
     is_method = any(m.startswith("dgbench.method") for m in imported)
     of_tasks = ("dgbench.task", "dgbench.images", "dgbench.datasets")

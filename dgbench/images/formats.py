@@ -113,7 +113,7 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
     8 and 16 bits, float TIFF, palettes (expanded to colours, kept as indices in a mask); transparency is dropped. PNG
     checksums are verified; truncated files are refused.
     """
-    from PIL import Image, ImageOps  # slow to import
+    from PIL import Image, ImageOps, UnidentifiedImageError  # slow to import
 
     _sniff(path)
     try:
@@ -130,6 +130,8 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
                     file.seek(page)
                     pages.append(_array(ImageOps.exif_transpose(file), mask))
             values = np.stack(pages)
+    except UnidentifiedImageError:
+        raise _broken(path, ["it is no PNG, JPEG or TIFF file"]) from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         raise _broken(path, [f"Pillow cannot read it ({error or type(error).__name__})"]) from None
     if problems := list(_value_problems(values, mask)):
@@ -182,8 +184,11 @@ def to_unit(pixels: Pixels) -> np.ndarray:
     """
     if pixels.spacing is None and pixels.values.dtype == np.uint8:
         return channels_first(np.divide(pixels.values, 255, dtype=np.float32))
-    low, high = np.percentile(pixels.values, (0.5, 99.5))
-    return channels_first(window(pixels.values, low, high))
+    values = pixels.values
+    if values.dtype.kind == "i" and int(values.max()) - int(values.min()) > np.iinfo(values.dtype).max:
+        values = values.astype(np.float64)  # np.percentile subtracts voxels in their own type, which would wrap around
+    low, high = np.percentile(values, (0.5, 99.5))
+    return channels_first(window(values, low, high))
 
 
 def by_range(pixels: Pixels, limits: Sequence[float] | None) -> np.ndarray:
@@ -193,9 +198,15 @@ def by_range(pixels: Pixels, limits: Sequence[float] | None) -> np.ndarray:
 
 def window(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """[low, high] -> [0, 1] as float32, clipped; zeros when the window is empty."""
+    low, high = float(low), float(high)
     if not high > low:
         return np.zeros(values.shape, np.float32)
-    return np.clip((values.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    # Whole numbers of 32 bits and more are not exact in float32, and a background of -3.4e38 is at its end.
+    wide = np.result_type(values, np.float32) != np.float32 or max(-low, high) > 1e30
+    with np.errstate(over="ignore"):  # far outside the window
+        unit = np.subtract(values, low, dtype=np.float64 if wide else np.float32)
+        unit /= high - low
+    return np.clip(unit, 0, 1, dtype=np.float32, casting="same_kind")
 
 
 def channels_first(values: np.ndarray) -> np.ndarray:

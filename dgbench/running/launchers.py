@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from dgbench.errors import DgbenchError, RunError
-from dgbench.files import make_folder, read_object
+from dgbench.files import make_folder, read_json
 from dgbench.images.preparation import prepare
 from dgbench.plausibility import summary
 from dgbench.running import slurm
@@ -97,7 +97,7 @@ def launch(
             prepared = {d: places[d, size] for d in domains}
             how = options.threads, options.save_every, options.compile
             waiting.append(Order(run, prepared, rerun == "all", devices[0], *how))
-        elif failure := read_object(Path(run.folder) / "FAILED.json"):
+        elif failure := read_json(Path(run.folder) / "FAILED.json"):
             tell(Outcome(run, "failed", f"failed before: {failure.get('cause')}", "--rerun failed tries again"))
         else:
             tell(Outcome(run, "kept"))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dgbench import metrics, registry
 from dgbench.errors import DataError, DgbenchError, UsageError, require
-from dgbench.files import read_object, sha256
+from dgbench.files import read_json, sha256
 from dgbench.fingerprint import of_code
 from dgbench.images.find_task import get_task
 from dgbench.images.preparation import code_fingerprint, content_fingerprint
@@ -68,10 +68,10 @@ class Run:
     def status(self) -> Status:
         """What the folder holds. A run is done if and only if RESULT.json verifies and code and data are the same."""
         folder = Path(self.folder)
-        result = read_object(folder / "RESULT.json")
+        result = read_json(folder / "RESULT.json")
         if result is not None and not broken_files(folder, result):
             return "done" if result.get("fingerprint") == self.fingerprint else "stale"
-        failure = read_object(folder / "FAILED.json")
+        failure = read_json(folder / "FAILED.json")
         if failure is not None and failure.get("fingerprint") == self.fingerprint:  # else it may be mended by now
             return "failed"
         return "interrupted" if (folder / "run.json").is_file() else "missing"

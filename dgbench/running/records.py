@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -12,22 +13,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgbench.errors import DataError
-from dgbench.files import read_object, sha256
+from dgbench.files import read_json, sha256
+from dgbench.metrics import METRICS
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
 SCHEMA = 1  # of run.json, cases.csv and RESULT.json
-# What tables ask of a record without a doubt that it is there.
-IDENTITY = ("task", "protocol", "method", "variant", "source", "seed")
-NEEDED = (*IDENTITY, "domains", "targets", "structures", "unit", "data", "needs", "metrics_version")
+NEEDED = ("run.json", "cases.csv")  # all that tables need, and all that need be passed on
+
+NAMES = ("domains", "targets", "structures")  # of run.json: one at least of each
+# What a table takes from run.json; boards are looked at in the same way.
+OF_RECORD: dict[str, Any] = {
+    **dict.fromkeys(("task", "protocol", "method", "variant", "source", "unit", "started"), str),
+    **dict.fromkeys(("seed", "metrics_version"), int),
+    **{name: [str] for name in NAMES},
+    **dict.fromkeys(("data", "needs"), dict),
+    "costs": dict.fromkeys(("parameters", "trained", "train_seconds", "test_seconds", "peak_memory_mb"), (int, float)),
+    "initialisation": (str, dict, list),
+}
+MAYBE = {"hparams": dict, "environment": dict, "sources": [str], "collections": [str]}  # not in all of its versions
+TEXT = ("role", "domain", "case", "structure", "flag")  # columns of cases.csv
+NUMBERS = {**dict.fromkeys((*METRICS, "diagonal"), float), "n_reference": int, "n_prediction": int}
+OF_CASES = {**dict.fromkeys(TEXT, str), **NUMBERS}
+ROLES, FLAGS = ("validation", "target"), ("", "missed", "false_positive", "both_empty")
+
+
+def misfits(told: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
+    """Keys that are missing, or whose values are of another kind: a type, several, a list of one, keys of their own."""
+    found = []
+    for key, kind in kinds.items():
+        value = told.get(key)
+        if isinstance(kind, list):
+            fits = isinstance(value, list) and all(isinstance(v, kind[0]) for v in value)
+        elif isinstance(kind, dict):
+            fits = isinstance(value, dict) and not misfits(value, kind)
+        else:
+            fits = isinstance(value, kind)
+        found += [] if fits else [key]
+    return found
 
 
 def broken_files(folder: Path, result: dict[str, Any], looked_at: Sequence[str] | None = None) -> list[str]:
     """Names of a finished run's files that are missing, or changed since (of those `looked_at`: all by default)."""
-    files = {n: checksum for n, checksum in result.get("files", {}).items() if looked_at is None or n in looked_at}
-    return [n for n, checksum in files.items() if not (folder / n).is_file() or sha256(folder / n) != checksum]
+    files = result.get("files")
+    if not isinstance(files, dict):
+        return ["RESULT.json"]
+    names = [n for n in files if looked_at is None or n in looked_at] + [n for n in NEEDED if n not in files]
+    return [n for n in names if not (folder / n).is_file() or sha256(folder / n) != files.get(n)]
 
 
 @dataclass(frozen=True)
@@ -48,7 +82,7 @@ class RunRecord:
     seed: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        for name in IDENTITY:
+        for name in ("task", "protocol", "method", "variant", "source", "seed"):
             object.__setattr__(self, name, self.record[name])
 
     @property
@@ -105,41 +139,65 @@ class RunRecord:
 def read_run(folder: Path) -> RunRecord:
     """Read a finished run. Raises `DataError` when it is not finished, or its scores are missing or changed since.
 
-    run.json, cases.csv and RESULT.json are all that tables need, and all that need be passed on. The weights may be
-    large: that they are there and unchanged is checked by `dgbench verify`, and before they are used.
+    The weights may be large: that they are there and unchanged is checked by `dgbench verify` and before they are used.
     """
-    result = read_object(folder / "RESULT.json")
+    result = read_json(folder / "RESULT.json")
     if result is None:
         raise DataError(f"{folder} holds no finished run", "finish it with `dgbench run`")
-    if broken := broken_files(folder, result, ("run.json", "cases.csv")):
+    if broken := broken_files(folder, result, NEEDED):
         raise DataError(f"{folder}: {', '.join(broken)} missing or changed since the run ended", "make the run again")
+    if not isinstance(result.get("schema"), int):
+        raise DataError(f"{folder}: RESULT.json has no schema", "make the run again")
     if result["schema"] > SCHEMA:
         raise DataError(f"{folder} was written by a newer dgbench (schema {result['schema']})", "update dgbench")
-    record = read_object(folder / "run.json") or {}
-    if absent := [name for name in NEEDED if name not in record]:
-        raise DataError(f"{folder}: run.json does not say {', '.join(absent)}", "make the run again")
+    record = read_json(folder / "run.json")
+    if record is None:
+        raise DataError(f"{folder}: run.json is damaged", "make the run again")
+    wrong = misfits(record, OF_RECORD | {key: kind for key, kind in MAYBE.items() if key in record})
+    if wrong := wrong or [key for key in NAMES if not record[key]]:
+        raise DataError(f"{folder}: run.json lacks {', '.join(wrong)}, or says what cannot be", "make the run again")
     return RunRecord(folder, record)
 
 
 def read_cases(folders: Sequence[Path]) -> list[pd.DataFrame]:
-    """cases.csv of several runs, parsed as one text: much faster for hundreds of small files."""
-    import pandas as pd
+    """cases.csv of several runs, parsed as one text: much faster for hundreds of small files.
 
-    kinds = {"role": str, "domain": str, "case": str, "structure": str, "flag": str}
-    blank = {metric: [""] for metric in ("dice", "asd", "assd", "hd95")}  # not applicable; a case may be named "NA"
-
-    def parsed(text: str) -> pd.DataFrame:
-        return pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=blank)
-
+    Raises `DataError` for one that cannot be what a run measured.
+    """
     if not folders:
         return []
-    texts = [(folder / "cases.csv").read_text(encoding="utf-8") for folder in folders]
+    texts = [(folder / "cases.csv").read_bytes().decode(errors="replace") for folder in folders]
     heads, _, bodies = zip(*(text.partition("\n") for text in texts), strict=True)
     ends = list(itertools.accumulate(body.count("\n") for body in bodies))
-    frame = parsed(heads[0] + "\n" + "".join(bodies))
-    if len(set(heads)) > 1 or len(frame) != ends[-1]:  # another column order, or a line break in a case's name
-        return [parsed(text) for text in texts]
-    return [frame.iloc[first:last] for first, last in itertools.pairwise([0, *ends])]
+    with contextlib.suppress(ValueError):
+        frame = _parsed(heads[0] + "\n" + "".join(bodies))
+        if len(set(heads)) == 1 and len(frame) == ends[-1]:
+            return [frame.iloc[first:last] for first, last in itertools.pairwise([0, *ends])]
+    found = []  # one by one: another column order, a line break in a case's name, or what is no number
+    for folder, text in zip(folders, texts, strict=True):
+        try:
+            found.append(_parsed(text))
+        except ValueError as error:
+            raise DataError(f"{folder / 'cases.csv'}: {error}", "make the run again, or move its folder away") from None
+    return found
+
+
+def _parsed(text: str) -> pd.DataFrame:
+    """Raises `ValueError` for what cannot be a table of cases."""
+    import pandas as pd
+
+    blank = {metric: [""] for metric in METRICS}  # not applicable; a case may be named "NA"
+    frame = pd.read_csv(io.StringIO(text), dtype=OF_CASES, keep_default_na=False, na_values=blank, index_col=False)
+    if missing := [name for name in OF_CASES if name not in frame]:
+        raise ValueError(f"it has no column {', '.join(missing)}")
+    for name, known in (("role", ROLES), ("flag", FLAGS)):
+        if strange := sorted({*frame[name]} - {*known}):
+            raise ValueError(f"{name} '{strange[0]}' is none of {', '.join(known)}")
+    for name, metric in METRICS.items():
+        low, high = metric.limits
+        if ((frame[name] < low) | (frame[name] > high)).any():
+            raise ValueError(f"{name} is outside [{low:g}, {high:g}]")
+    return frame
 
 
 def find_runs(results: Path, task: str = "*", protocol: str = "*") -> list[Path]:

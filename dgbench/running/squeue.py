@@ -73,7 +73,8 @@ def submissions(results: Path) -> list[Submission]:
     found = []
     for path in sorted(results.glob(f"{PLACE}/*/runs.json")):
         if path.stat().st_uid == os.getuid() and (runs := read_json(path)):
-            found.append(Submission(path.parent, {job: results / run for job, run in runs.items()}))
+            of_job = {job: results / run for job, run in runs.items() if isinstance(run, str)}
+            found.append(Submission(path.parent, of_job))
     return found
 
 

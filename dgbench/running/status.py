@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from dgbench.files import is_locked, read_json
 from dgbench.running import squeue
 
+CHECKPOINT = re.compile(r"checkpoint-(\d+)\.safetensors", re.ASCII)
 STATES = ("running", "waiting", "failed", "interrupted", "not begun", "done")
 
 
@@ -87,9 +89,8 @@ def _standing(results: Path, folder: Path, queued: tuple[squeue.Submission, sque
         numbers: dict[str, Any] = {key: told.get(key) for key in ("phase", "done", "total", "rate", "left", "detail")}
         return Standing(name, "running", where, **numbers)
     if failure := read_json(folder / "FAILED.json") if "FAILED.json" in held else None:
-        return Standing(name, "failed", where, detail=failure["cause"])
+        return Standing(name, "failed", where, detail=str(failure.get("cause", "")))
     if "run.json" not in held:
         return Standing(name, "not begun")
-    reached = max((n for n in held if n.startswith("checkpoint-") and n.endswith(".safetensors")), default="")
-    step = int(reached.removeprefix("checkpoint-").removesuffix(".safetensors") or 0)
+    step = max((int(n[1]) for n in map(CHECKPOINT.fullmatch, held) if n), default=0)
     return Standing(name, "interrupted", where, detail=f"checkpoint at step {step}" if step else "no checkpoint")

@@ -317,7 +317,7 @@ def load_checkpoint(method: Method, folder: Path) -> Progress:
     """Put the newest whole checkpoint into the method and its optimizers; a damaged one is passed over, and said."""
     for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
         checksum = path.with_suffix(".sha256")
-        if not checksum.is_file() or checksum.read_text() != sha256(path):
+        if not checksum.is_file() or checksum.read_bytes() != sha256(path).encode():
             print(f"checkpoint {path} is damaged: the one before is used", file=sys.stderr)
             continue
         with safetensors.safe_open(path, "pt") as file:

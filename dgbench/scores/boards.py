@@ -24,12 +24,18 @@ from dgbench.files import read_json, sha256
 from dgbench.metrics import METRICS
 from dgbench.protocol import DEFAULT, PROTOCOLS, Protocol
 from dgbench.registry import published_folder
-from dgbench.running.records import SCHEMA, RunRecord, find_runs
+from dgbench.running.records import SCHEMA, RunRecord, find_runs, misfits
 
 COLUMNS = ("method", "source", "seed", "target", "case", "structure", "dice")
 OPTIONAL = (*(m for m in METRICS if m != "dice"), "n_reference")
 RUN = ["method", "source", "seed"]
 UNKNOWN = ("parameters", "trained", "train_seconds", "test_seconds", "peak_memory_mb")  # of a run made elsewhere
+OF_BOARD: dict[str, Any] = {
+    **dict.fromkeys(("name", "task", "protocol", "citation", "unit", "file", "sha256"), str),
+    **{name: [str] for name in ("notes", "domains", "sources", "structures", "metrics")},
+    "schema": int,
+    "training": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -158,10 +164,13 @@ def shown_protocol(results: Path, task: str) -> tuple[str, str]:
 def every_board(results: Path, task: str) -> list[Board]:
     """The boards of a task, under any protocol. Raises `DataError` for one by a newer dgbench."""
     places = [*published_folder().glob("*.json"), *Path(results).glob(f"{task}/*/published/*.json")]
-    found = [Board(path, told) for path in sorted(places) if isinstance(told := read_json(path), dict)]
+    found = [Board(path, read_json(path) or {}) for path in sorted(places)]
     for board in found:
-        if board.told["schema"] > SCHEMA:
+        if isinstance(schema := board.told.get("schema"), int) and schema > SCHEMA:
             raise DataError(f"{board.path} was written by a newer dgbench", "update dgbench")
+        if wrong := misfits(board.told, OF_BOARD):
+            lacks = f"it lacks {', '.join(wrong)}, or says what cannot be"
+            raise DataError(f"{board.path} describes no board: {lacks}", "import the scores again, or delete it")
     return sorted((b for b in found if b.told["task"] == task), key=lambda b: b.told["protocol"])
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def read_table(path: Path) -> pd.DataFrame:
         content = path.read_bytes()
         text = io.StringIO((gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig"))
         frame = pd.read_csv(text, dtype=str, keep_default_na=False, index_col=False, skip_blank_lines=False)
-    except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', '') or error}", SEE) from None
     frame = frame.fillna("").apply(lambda column: column.str.strip())
     frame.index += 2

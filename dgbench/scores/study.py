@@ -507,7 +507,8 @@ def _difference(like: RunRecord, run: RunRecord, everyone: Sequence[RunRecord]) 
             break
         for domain, fingerprint in other.record["data"].items():
             known.setdefault(domain, fingerprint)
-    return "" if all(known[d] == f for d, f in run.record["data"].items()) else "on other images or by other metrics"
+    same = all(known.get(d, f) == f for d, f in run.record["data"].items())
+    return "" if same else "on other images or by other metrics"
 
 
 def _check_alike(records: Sequence[RunRecord], protocol: Protocol) -> None:

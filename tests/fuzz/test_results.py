@@ -43,7 +43,7 @@ def whole() -> tuple[dict[str, bytes], dict[tuple[str, str], float]]:
                 role = "validation" if domain == source else "target"
                 what = {"role": role, "domain": domain, "case": case, "structure": "disc"}
                 row = {**what, **scores._asdict(), "diagonal": 5.0}
-                tested.append(testing.Tested(domain, case, [row], prediction))
+                tested.append(testing.Tested.of(domain, case, [row], prediction))
                 of_domain.append(2 * (prediction & reference).sum() / (prediction.sum() + reference.sum()))
             means[run, domain] = float(sum(of_domain) / len(of_domain))
         record = {

@@ -13,6 +13,7 @@ from dgbench import face
 from dgbench.method import changed_hparams, hparams_class, resolve_hparams
 from dgbench.registry import METHODS, get_method
 from dgbench.running.plan import safe, variant_name
+from dgbench.settings import spelled
 from tests.fuzz.right_or_refused import Refusal, answer, inputs
 
 NAMES = METHODS.names()
@@ -56,7 +57,7 @@ def test_a_setting_is_what_was_written_or_is_refused_by_its_name(name: str, numb
     assert meant(text, value) and not (isinstance(value, float) and math.isnan(value))
     changed = changed_hparams(cls, task, found)
     assert set(changed) <= {key}
-    again = resolve_hparams(cls, task, {k: face._text(v) for k, v in changed.items()})
+    again = resolve_hparams(cls, task, {k: spelled(v) for k, v in changed.items()})
     assert again == found, "what a record says of a run makes another one"
     variant = variant_name(name, changed)
     assert re.fullmatch(r"[^/\\\0\n]+", variant) and len(variant.encode()) <= 255
@@ -68,7 +69,7 @@ def test_a_setting_is_what_was_written_or_is_refused_by_its_name(name: str, numb
 def test_every_default_written_out_is_that_default(name: str, task: str):
     cls = get_method(name)
     default = resolve_hparams(cls, task)
-    told = {f.name: face._text(getattr(default, f.name)) for f in dataclasses.fields(default)}
+    told = {f.name: spelled(getattr(default, f.name)) for f in dataclasses.fields(default)}
     assert answer(lambda: resolve_hparams(cls, task, told)) == default
 
 

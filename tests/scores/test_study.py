@@ -364,10 +364,10 @@ def test_a_folder_that_was_changed_is_left_out_and_named(tmp_path: Path):
 
 BROKEN = {
     "RESULT.json holds a list": ("RESULT.json", lambda text: "[]", "holds no finished run"),
-    "RESULT.json says nothing": ("RESULT.json", lambda text: "{}", "cannot be read: KeyError: 'schema'"),
-    "files are a list": ("RESULT.json", lambda text: '{"schema": 1, "files": []}', "cannot be read: AttributeError"),
-    "run.json holds a list": ("run.json", lambda text: "[]", "run.json does not say task, protocol"),
-    "run.json is of elsewhere": ("run.json", lambda text: text.replace('"unit"', '"u"'), "does not say unit"),
+    "RESULT.json says nothing": ("RESULT.json", lambda text: "{}", "RESULT.json missing or changed"),
+    "files are a list": ("RESULT.json", lambda text: '{"schema": 1, "files": []}', "RESULT.json missing or changed"),
+    "run.json holds a list": ("run.json", lambda text: "[]", "run.json is damaged"),
+    "run.json is of elsewhere": ("run.json", lambda text: text.replace('"unit"', '"u"'), "run.json lacks unit"),
 }
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import re
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,7 +33,11 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         content = path.read_bytes()
         text = io.StringIO((gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig"))
-        frame = pd.read_csv(text, dtype=str, keep_default_na=False, index_col=False, skip_blank_lines=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # of cells that would be lost
+            frame = pd.read_csv(text, dtype=str, keep_default_na=False, index_col=False, skip_blank_lines=False)
+    except pd.errors.ParserWarning:
+        raise UsageError(f"{path} has more cells in some lines than columns in its first one", SEE) from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', '') or error}", SEE) from None
     frame = frame.fillna("").apply(lambda column: column.str.strip())

@@ -164,6 +164,15 @@ def test_a_damaged_table_is_kept_with_its_means_or_nothing_is(damage: Damage, na
     imported(damage.of(gzip.compress(content, mtime=0) if name.endswith("gz") else content), name)
 
 
+def test_a_table_with_more_cells_than_columns_is_refused_for_what_would_be_lost():
+    with folder() as box:
+        (path := box.path / "theirs.csv").write_text("method,source,seed,target,case,dice\nDoe, J,A,0,B,case00,0.5\n")
+        found = answer(
+            lambda: face.import_scores(path, "phantom", citation="c", protocol="p", results=box.path / "r"), box
+        )
+        assert isinstance(found, Refusal) and "more cells in some lines than columns" in found.cause
+
+
 @inputs(10)
 @given(st.fixed_dictionaries({"protocol": CELLS, "name": CELLS, "citation": CELLS}))
 def test_a_board_of_any_name_is_written_where_it_belongs_or_not_at_all(told: dict[str, str]):

@@ -98,6 +98,7 @@ class Resampling:
         self.parts = [np.flatnonzero(domain == d) for d in np.unique(domain)]
         self.counts = np.empty((draws, len(domain)), order="F")  # how often each case is drawn; a case's are contiguous
         self._last: tuple[Array, Array] | None = None
+        self._seeds: dict[tuple[int, int], Array] = {}
         for part in self.parts:
             self.counts[:, part] = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), draws)
 
@@ -120,8 +121,11 @@ class Resampling:
         What is drawn hangs on the method's `values`, (R, N), alone: neither on its name nor on who was drawn before.
         """
         rounded = np.round(values, 9) + 0.0  # processors differ in the last bits, and there is a -0
-        n, rng = len(values), np.random.default_rng([self.seed, zlib.crc32(rounded.tobytes())])
-        return rng.multinomial(n, np.full(n, 1 / n), self.draws) / n
+        n, told = len(values), zlib.crc32(rounded.tobytes())
+        if (n, told) not in self._seeds:
+            rng = np.random.default_rng([self.seed, told])
+            self._seeds[n, told] = rng.multinomial(n, np.full(n, 1 / n), self.draws) / n
+        return self._seeds[n, told]
 
     def case_variance(self, values: Array, weight: Array, counts: Array | None = None) -> Array:
         """Variance of the weighted mean that cases bring, by domain: (N,) -> (), or (draws, N) -> (draws,)."""

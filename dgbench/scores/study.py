@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -353,10 +354,14 @@ class Study:
     @functools.cached_property
     def n_there(self) -> np.ndarray:
         """(structures, domains) int: in how many target cases the reference holds a structure; -1: none was tested."""
-        return self.held("target")
+        return self._held("target")
 
-    def held(self, role: str) -> np.ndarray:
-        """As `n_there`, of the cases of a role: "target" or "validation"."""
+    @functools.cached_property
+    def n_there_in_validation(self) -> np.ndarray:
+        """As `n_there`, of the validation cases."""
+        return self._held("validation")
+
+    def _held(self, role: str) -> np.ndarray:
         rows = self.cases[self.cases["role"] == role]
         one = rows.drop_duplicates(["domain", "case", "structure"])  # the references of all runs are the same
         held = one.assign(there=there(one)).groupby(["structure", "domain"])["there"].sum().unstack()
@@ -372,6 +377,20 @@ class Study:
         """By target domain, the structures that none of its references holds; a domain that holds all is not there."""
         columns = zip(self.domains, self.n_there.T == 0, strict=True)
         return {d: [s for s, none in zip(self.structures, of, strict=True) if none] for d, of in columns if of.any()}
+
+    @functools.cached_property
+    def apart(self) -> np.ndarray:
+        """(sources, domains) bool, in no average: a source's own cases, and a domain that it is never tested on."""
+        tested = {(r.source, d) for r in self.records for d in r.record["targets"]}
+        trained = {r.source for r in self.records}
+        return np.array(
+            [[s == d or (s in trained and (s, d) not in tested) for d in self.domains] for s in self.sources]
+        )
+
+    @functools.cached_property
+    def cells_of(self) -> dict[str, pd.DataFrame]:
+        """`cells` by variant."""
+        return {str(variant): part for variant, part in self.cells.groupby("variant", sort=False)}
 
     @functools.cached_property
     def cells(self) -> pd.DataFrame:
@@ -577,20 +596,15 @@ class _Averaging:
     def __init__(self, study: Study, variant: str, metric: str, structure: str | None):
         self.study, self.variant, self.metric, self.structure = study, variant, metric, structure
         self.structures = study.structures if structure is None else [structure]
-        cells = study.cells
-        part = cells[(cells["variant"] == variant) & (cells["metric"] == metric)]
+        cells = study.cells_of[variant]
+        part = cells[cells["metric"] == metric]
         self.part = part = part[part["structure"].isin(self.structures)]
         pairs = [*zip(part["source"].cat.codes, part["seed"], strict=True)]
         self.runs = sorted(set(pairs))
         position = {run: i for i, run in enumerate(self.runs)}
         structure_of = [self.structures.index(s) for s in part["structure"]]
         self.place = ([position[p] for p in pairs], structure_of, part["target"].cat.codes.to_numpy())
-        tested = {(r.source, d) for r in study.records for d in r.record["targets"]}
-        trained = {r.source for r in study.records}
-        # In no average: a source's own cases, and a domain that the task never tests it on. (sources, domains)
-        self.apart = np.array(
-            [[s == d or (s in trained and (s, d) not in tested) for d in study.domains] for s in study.sources]
-        )
+        self.apart = study.apart
         # In no average either: a structure that no reference of a domain holds. (structures, domains)
         self.wanted = [study.structures.index(s) for s in self.structures]
         self.n_there = study.n_there[self.wanted]
@@ -652,7 +666,7 @@ class _Averaging:
         found = self.over_targets(part["found_value"], n_found)
         home = [study.domains.index(study.sources[s]) for s in self.source_of]
         at_home = self.cube(part["value"])[range(len(self.runs)), :, home]
-        none = (study.held("validation")[self.wanted][:, home].T == 0) & (study.protocol.missed == "penalty")
+        none = (study.n_there_in_validation[self.wanted][:, home].T == 0) & (study.protocol.missed == "penalty")
         validation = masked_mean(at_home, np.ones_like(at_home), ~none, axis=1)
         columns = ["n_missed", "n_cases", "n_false_positive", "n_both_empty"]
         counted = part[part["role"] == "target"].groupby("source", observed=False)[columns].sum()
@@ -684,8 +698,8 @@ def masked_mean(values: np.ndarray, weight: np.ndarray, counts: np.ndarray, axis
 
 def _row(study: Study, variant: str, metric: str) -> VariantRow:
     m, records, rule = study.matrix(variant, metric), study.runs[variant], METRICS[metric]
-    cells = study.cells
-    tested = cells[(cells["variant"] == variant) & (cells["role"] == "target") & (cells["metric"] == metric)]
+    cells = study.cells_of[variant]
+    tested = cells[(cells["role"] == "target") & (cells["metric"] == metric)]
     targets = {str(d): float(v) for d, v in m.values.iloc[-1, :-1].items() if d in study.targets}
     held = {d for d in targets if len(study.absent.get(d, ())) < len(study.structures)}
     known = held and not any(math.isnan(targets[d]) for d in held)
@@ -779,15 +793,18 @@ def _weighed(study: Study, values: np.ndarray, place: tuple[Any, ...], domain: n
     sources = {v: len({r.source for r in of}) for v, of in study.runs.items()}
     trained = [(r.variant, r.source) for r in study.records]
     counting = {pair for pair, any_target in zip(trained, targets > 0, strict=True) if any_target}
-    n_sources = np.array([sum(v == variant for v, _ in counting) for variant, _ in trained])
+    of_variant = Counter(variant for variant, _ in counting)
+    n_sources = np.array([of_variant[variant] for variant, _ in trained])
     weight = 1 / (n[run, target, structure] * targets[run] * n_sources[run] * structures[run, target])
     of_run = np.zeros((2, len(study.records), len(domain)))
     np.add.at(of_run, (0, run, case), weight * values)
     np.add.at(of_run, (1, run, case), weight)
+    by_seed: dict[str, dict[int, list[int]]] = {variant: defaultdict(list) for variant in study.runs}
+    for i, r in enumerate(study.records):
+        by_seed[r.variant][r.seed].append(i)
     found = {}
-    for variant, of in study.runs.items():
-        seeds = sorted({r.seed for r in of})
-        chosen = [[i for i, r in enumerate(study.records) if r.variant == variant and r.seed == s] for s in seeds]
+    for variant, of_seed in by_seed.items():
+        chosen = [of_seed[seed] for seed in sorted(of_seed)]
         if any(len(r) != sources[variant] for r in chosen):
             continue
         sums, weights = (np.array([of_run[k][r].sum(axis=0) for r in chosen]) for k in (0, 1))

@@ -13,6 +13,7 @@ from dgbench.running import train
 from dgbench.running.conformance import check_method
 from tests.released_sam import NAME, TINY, info, release
 
+SIDE = 32
 FAMILY = [n for n in METHODS.names() if "backbone" in {f for f in vars(resolve_hparams(get_method(n), "check"))}]
 KINDS = pytest.mark.parametrize(
     "name, backbone", [(n, kind) for kind in ("vit", "tiny") for n in FAMILY], indirect=["backbone"]
@@ -23,7 +24,7 @@ AS_MEDSAM = ("sam_box", "sam_point", "sam_auto")  # other prompts to the same fr
 def on(name: str, backbone: str) -> type[Method]:
     """The method with another backbone as its default where it is checked."""
     base = get_method(name)
-    check = {**base.per_task.get("check", {}), "backbone": backbone, "image_size": 32, "learning_rate": 5e-3}
+    check = {**base.per_task.get("check", {}), "backbone": backbone, "image_size": SIDE, "learning_rate": 5e-3}
     return type(base)(base.__name__, (base,), {"per_task": {"check": check}, "__module__": base.__module__})
 
 
@@ -57,9 +58,9 @@ def test_a_step_leaves_what_is_frozen_as_the_release_has_it(name: str, backbone:
     method.train()
     generator = torch.Generator().manual_seed(0)
     channels = 3 * (2 * method.neighbours + 1)
-    image = torch.rand(2, channels, 64, 64, generator=generator)
-    mask = torch.zeros(2, 1, 64, 64)
-    mask[:, :, 20:40, 24:50] = 1
+    image = torch.rand(2, channels, SIDE, SIDE, generator=generator)
+    mask = torch.zeros(2, 1, SIDE, SIDE)
+    mask[:, :, 10:20, 12:25] = 1
     train.step(method, train.Batch(image, mask), seed=0, t=0)
     changed = {n for n, p in method.named_parameters() if not torch.equal(p, before[n])}
     free = {n for n, p in method.named_parameters() if p.requires_grad}

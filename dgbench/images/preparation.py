@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgbench.errors import DataError, DgbenchError
-from dgbench.files import cache_folder, make_folder, read_json, sha256, write_json
+from dgbench.errors import DataError, DgbenchError, UsageError
+from dgbench.files import Taken, cache_folder, lock, make_folder, read_json, sha256, write_json
 from dgbench.fingerprint import of_code
 from dgbench.method import Batch
 from dgbench.task import Case, Task, case_problems
@@ -209,14 +209,33 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
         except DataError as error:
             print(f"{error.cause}: made again", file=sys.stderr)
             shutil.rmtree(folder, ignore_errors=True)
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
-    try:
+    with _building(root) as building:
         _build(task, domain, size, fingerprint, building)
         with contextlib.suppress(OSError):  # another process was first: its arrays are the same
             os.rename(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return PreparedDomain(folder)
+
+
+@contextlib.contextmanager
+def _building(root: Path) -> Iterator[Path]:
+    """A folder to build in, gone afterwards; and so is what a process that was killed has left of its own.
+
+    Whether its process lives is told by its lock, which it has before it gets the name that others look for.
+    """
+    unlockable = contextlib.suppress(Taken, UsageError)
+    for left in root.glob(".building-*/.lock"):
+        with unlockable, lock(left.parent):
+            shutil.rmtree(left.parent, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
+    building = new.with_name(new.name.replace("new", "building", 1))
+    with contextlib.ExitStack() as held:
+        with unlockable:
+            held.enter_context(lock(new))
+        os.rename(new, building)
+        try:
+            yield building
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def code_fingerprint() -> str:

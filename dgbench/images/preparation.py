@@ -234,6 +234,9 @@ def _building(root: Path) -> Iterator[Path]:
         os.rename(new, building)
         try:
             yield building
+        except OSError as error:
+            error.filename = error.filename or str(root)  # the system does not say which disk is full
+            raise
         finally:
             shutil.rmtree(building, ignore_errors=True)
 

@@ -161,8 +161,7 @@ def _work_off(
                     process.start()
                 theirs.close()
                 working[ours], taken[ours], began[ours] = (order.run, process), order.device, time.monotonic()
-            # What a method has started may outlive its process, and keep the connection open.
-            wait([*working, *(process.sentinel for _, process in working.values())], 1.0 if limit else None)
+            wait(list(working), 1.0)  # no longer: what a method has started may outlive it, and keep the line open
             for connection, (run, process) in list(working.items()):
                 late = limit is not None and time.monotonic() - began[connection] > limit
                 news = _stopped(run, process, limit) if late else _heard(connection, run, process)

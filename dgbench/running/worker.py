@@ -94,9 +94,11 @@ def work(connection: Connection, order: Order) -> None:
 def kill_children(pid: int) -> None:
     """Kill what a process has started: it would keep the run's folder locked, and go on for ever."""
     with suppress(psutil.Error):
-        for child in psutil.Process(pid).children(recursive=True):
+        children = psutil.Process(pid).children(recursive=True)
+        for child in children:
             with suppress(psutil.Error):
                 child.kill()
+        psutil.wait_procs(children, timeout=5)
 
 
 def attempt(
@@ -139,9 +141,9 @@ def _failed(run: Run, error: Exception) -> Outcome:
     cause, remedy = f"{type(error).__name__}: {error}", f"the traceback is in {folder / 'traceback.txt'}"
     if isinstance(error, DgbenchError):
         cause, remedy = error.cause, error.remedy
-    with suppress(OSError):
-        write_atomic(folder / "traceback.txt", traceback.format_exc())
-        if isinstance(error, RunError) or not isinstance(error, DgbenchError):  # a missing file is tried again
+    if isinstance(error, RunError) or not isinstance(error, DgbenchError):  # a missing file is tried again
+        with suppress(OSError):
+            write_atomic(folder / "traceback.txt", traceback.format_exc())
             leave_failure(run, cause, remedy)
     return Outcome(run, "failed", cause, remedy)
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
+import resource
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import psutil
 
 from dgbench import cli
 from dgbench.files import read_json, sha256
@@ -19,7 +25,7 @@ from dgbench.running import launchers, worker
 from dgbench.running.description import describe
 from dgbench.running.plan import Run
 from dgbench.running.worker import Order
-from tests.failures.child import in_a_fork, killed_at, make_read_only, small_disk
+from tests.failures.child import in_a_fork, keep_only_files, killed_at, make_read_only, small_disk
 
 Told = tuple[str, str, str]  # status, message and remedy of an outcome
 
@@ -69,10 +75,15 @@ def _warm(order: Order) -> None:
     describe(order.run, order.run.load_task(), cls, hparams, "cpu", order.prepared)
 
 
-def make(order: Order) -> None:
-    """The run, in this process."""
+def attempted(order: Order) -> Told:
+    """The outcome of the run, made in this process."""
     outcome = worker.attempt(order, lambda news: None, lambda: False)
-    assert outcome.status == "done", outcome
+    return outcome.status, outcome.message, outcome.remedy
+
+
+def make(order: Order) -> None:
+    """The run, to its end."""
+    assert (told := attempted(order))[0] == "done", told
 
 
 def killed_in_a_run(order: Order, whole: Path, every: int) -> tuple[int, dict[int, object]]:
@@ -100,7 +111,7 @@ def killed_in_a_run(order: Order, whole: Path, every: int) -> tuple[int, dict[in
         problems += [str(told) for told in again if told[0] not in ("done", "kept")] + differing(folder, whole)
         if aside.exists():
             old = {p.name: sha256(p) for p in aside.iterdir()}
-            problems += [f"{p.name} is lost" for p in whole.iterdir() if p.name != ".lock" and old.get(p.name) != sha256(p)]
+            problems += [f"{p.name} is lost" for p in whole.glob("[!.]*") if old.get(p.name) != sha256(p)]
         problems += [p.name for p in folder.parent.iterdir() if p not in (folder, aside)]
         if problems:
             wrong[n] = problems
@@ -143,7 +154,7 @@ def full_disk(order: Order, whole: Path, rooms: Sequence[int]) -> list[dict[str,
         left = {
             "told": first,
             "files": sorted(p.name for p in folder.iterdir()),
-            "checkpoints": [p.with_suffix(".sha256").read_text() == sha256(p) for p in checkpoints],
+            "checkpoints": [c.read_text() == sha256(p) for p in checkpoints if (c := p.with_suffix(".sha256")).exists()],
         }
         ballast.unlink()
         (second,) = launched([order.run])
@@ -176,3 +187,54 @@ def read_only(folder: Path, held: Path | None, *commands: Sequence[object]) -> l
         shutil.copytree(held, folder, dirs_exist_ok=True)
     make_read_only(folder)
     return [command(*arguments) for arguments in commands]
+
+
+# --- methods that misbehave, machines that do ------------------------------------------------------------------------
+
+
+def stopped_by_a_limit(runs: Sequence[Run], marker: Path) -> tuple[list[Told], list[str], list[Told]]:
+    """The first run hangs from its second step on, when it leaves a marker; half an hour later is now.
+
+    Returns the outcomes with a limit of 1000 s, the files of the first run, and its outcome with --rerun failed.
+    """
+    real = time.monotonic
+    launchers.time = SimpleNamespace(monotonic=lambda: real() + 1800 * marker.exists())  # type: ignore[assignment]
+    told = launched(runs, time_limit=1000.0)
+    files = sorted(p.name for p in Path(runs[0].folder).iterdir())
+    how = launchers.Options("cpu", save_every=0.0)
+    again = launchers.launch(runs[0].load_task(), runs[:1], "failed", how)
+    return told, files, [(o.status, o.message, o.remedy) for o in again]
+
+
+def without_memory(runs: Sequence[Run], most: int) -> list[Told]:
+    """Runs in processes that may have `most` bytes more of address space than this one has."""
+    _bound(resource.RLIMIT_AS, psutil.Process().memory_info().vms + most)
+    return launched(runs)
+
+
+def without_processes(runs: Sequence[Run], most: int) -> list[Told]:
+    """Runs of a user who may have `most` processes more; root is given another real user, and may not exceed it."""
+    if os.getuid() == 0:
+        os.setresuid(54321, 0, 0)
+        keep_only_files()
+    mine = sum(p.num_threads() for p in psutil.process_iter() if p.uids().real == os.getuid())
+    _bound(resource.RLIMIT_NPROC, mine + most)
+    return launched(runs, jobs=1)
+
+
+def _bound(what: int, most: int) -> None:
+    resource.setrlimit(what, (most, resource.getrlimit(what)[1]))
+
+
+def with_a_wild_clock(order: Order, seconds: float) -> tuple[list[Told], list[Told], str]:
+    """The run while each look at the clock is ten years off, to one side and the other, on a slow disk.
+
+    Returns its outcome; that of the same command with all its files a year ahead; and what is said of its state.
+    """
+    steps, time_of_day, fsync = itertools.count(), time.time, os.fsync
+    time.time = lambda: time_of_day() + (-1) ** next(steps) * 10 * 365 * 86400
+    os.fsync = lambda descriptor: (time.sleep(seconds), fsync(descriptor))[1]
+    told = launched([order.run])
+    for path in Path(order.run.folder).iterdir():
+        os.utime(path, (time_of_day() + 365 * 86400,) * 2)
+    return told, launched([order.run]), order.run.status

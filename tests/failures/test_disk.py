@@ -14,7 +14,7 @@ from tests.failures.conftest import PLUGIN, Small
 
 
 def scene(function: Callable[..., Any], *arguments: object) -> Any:
-    """What a scene saw; the test is skipped where no process may mount a file system for itself."""
+    """What a scene saw."""
     told, code = in_a_child(function, *arguments)
     assert code == 0
     return told
@@ -38,7 +38,6 @@ def test_a_disk_that_is_full_at_any_stage_of_a_run_leaves_whole_files_and_the_ru
     rooms = (0, 12, 28, 44, 60, 76)  # kB: nothing, run.json, and so on to the last files
     seen = scene(scenes.full_disk, small.order(run), small.whole, rooms)
     for room, left in zip(rooms, seen, strict=True):
-        print(room, left)
         status, message, remedy = left["told"]
         assert status == "failed" and "No space left on device" in message and "make room" in remedy, room
         assert str(run.folder) in message, "it says where"
@@ -66,14 +65,14 @@ def test_a_cache_without_room_is_two_lines_and_keeps_nothing_half_made(small: Sm
 
 
 def test_results_that_can_only_be_read_are_read_and_a_run_into_them_says_what_to_do(small: Small, tmp_path: Path):
-    results, task = tmp_path / "results", ["-t", small.home / "discs", "--results", tmp_path / "results"]
-    verify, status, listed, board, again, another = scene(
+    results = tmp_path / "results"
+    verify, status, listed, again, another = scene(
         scenes.read_only, results, small.whole.parents[3], ["verify", results], ["status", "--results", results],
-        ["list", "runs", "--results", results], ["leaderboard", *task], command(small, results),
-        [*command(small, results), "--seed", "1"],
+        ["list", "runs", "--results", results], command(small, results), [*command(small, results), "--seed", "1"],
     )  # fmt: skip
-    assert [code for code, _ in (verify, status, listed, board)] == [0] * 4
-    assert "all is well: 1 runs" in verify[1] and "1 done" in status[1] and "pixels" in board[1]
+    assert [code for code, _ in (verify, status, listed)] == [0] * 3
+    assert "all is well: 1 runs" in verify[1] and "1 done" in status[1] and "dim-seed0" in listed[1]
+    assert "inverted" in again[1], "its table is printed"
     for code, text in (again, another):
         cause, remedy = text.splitlines()[-2:]
         assert code == 2 and str(results) in cause and "Read-only file system" in cause

@@ -1,4 +1,4 @@
-"""Processes that a test may kill, cage or starve: forked from one that has imported everything, so that each is quick."""
+"""Processes that a test may kill, cage or starve: forked from one that has imported everything, so each is quick."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def killed_at(n: int, function: Callable[..., Any], *arguments: object) -> int:
             self.file.close()
 
     def torn_open(path: Any, mode: str = "r", **how: Any) -> Any:
-        file = open(path, mode, **how)
+        file = open(path, mode, **how)  # noqa: SIM115 (whoever called closes it)
         return file if mode in ("r", "rb") else Torn(file)
 
     fsync = os.fsync

@@ -1,4 +1,4 @@
-"""The run that everything here is done to: `pixels`, three steps on discs, and what it leaves when nothing goes wrong."""
+"""The run that everything here is done to: `pixels`, three steps on discs, and what it leaves when all goes well."""
 
 from __future__ import annotations
 

@@ -150,11 +150,11 @@ def full_disk(order: Order, whole: Path, rooms: Sequence[int]) -> list[dict[str,
             ballast.write_bytes(bytes(4 << 20))
         os.truncate(ballast, ballast.stat().st_size - (room << 10))
         (first,) = launched([order.run])
-        checkpoints = list(folder.glob("checkpoint-*.safetensors"))
+        checksums = list(folder.glob("checkpoint-*.sha256"))
         left = {
             "told": first,
             "files": sorted(p.name for p in folder.iterdir()),
-            "checkpoints": [c.read_text() == sha256(p) for p in checkpoints if (c := p.with_suffix(".sha256")).exists()],
+            "checkpoints": [c.read_text() == sha256(c.with_suffix(".safetensors")) for c in checksums],
         }
         ballast.unlink()
         (second,) = launched([order.run])

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from dgbench import face, registry
-from dgbench.errors import DataError, DgbenchError, StillQueued, UsageError
+from dgbench.errors import DataError, DgbenchError, StillQueued, UsageError, of_system
 from dgbench.files import make_folder
 from dgbench.protocol import DEFAULT as PROTOCOL
 from dgbench.protocol import Budget
@@ -68,9 +68,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves every `finally` its turn, as Ctrl-C does
     try:
         app(standalone_mode=True)
-    except DgbenchError as error:
-        _tell([error])
-        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        told = error if isinstance(error, DgbenchError) else of_system(error)
+        if told is None:
+            raise
+        _tell([told])
+        raise SystemExit(told.exit_code) from None
 
 
 def _end(broken: Sequence[DgbenchError]) -> None:
@@ -109,6 +112,9 @@ def run(
     ] = None,
     per_device: Annotated[int, typer.Option("--per-device", min=1, help="Runs at the same time on one GPU.")] = 1,
     save_every: Annotated[float, typer.Option("--save-every", min=0, help="Seconds between checkpoints.")] = 60.0,
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", min=0, help="Seconds after which a run is stopped, as failed.")
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Use torch's compiler; rounding differs.")] = False,
     launcher: Annotated[face.Launcher, typer.Option("--launcher", help="This host, or a SLURM cluster.")] = "local",
     slurm: Annotated[
@@ -133,8 +139,8 @@ def run(
                 ran = face.run(
                     method, name, source=source or (), seed=seed or 0, protocol=protocol, budget=budget, data=data,
                     results=results, settings=_settings(settings or ()), checkpoint=checkpoint, device=device,
-                    jobs=jobs, per_device=per_device, save_every=save_every, compile=compile, launcher=launcher,
-                    slurm=slurm, detach=detach, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
+                    jobs=jobs, per_device=per_device, save_every=save_every, time_limit=time_limit, compile=compile,
+                    launcher=launcher, slurm=slurm, detach=detach, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
                 )  # fmt: skip
             except DataError as error:  # of this task; the others go on
                 lacking.append(error)

@@ -1,5 +1,7 @@
 """What a user can do wrong: one line of cause, one line of remedy, one exit code."""
 
+import errno
+import os
 import re
 from collections.abc import Sequence
 
@@ -40,6 +42,30 @@ class RunError(DgbenchError):
     """A run that could not be finished; the others go on."""
 
     exit_code = 4
+
+
+ROOM = "make room there, then the same command goes on"
+REFUSALS = {
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose another folder, or mend its permissions"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "when disk and file server answer again, the same command goes on"),
+}
+MEMORY_ERRORS = ("out of", "can't allocate", "cannot allocate")  # of CUDA, of torch, of the system
+MEMORY = "close other programs, make fewer runs at a time (--jobs), or lower batch_size or image_size with --set"
+
+
+def of_system(error: BaseException, place: object = "the disk") -> DgbenchError | None:
+    """What the machine refused, in words: a full or read-only disk, memory; None for all else.
+
+    place: what is named where the system's error does not name a file.
+    """
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return DataError(f"{error.filename or place}: {os.strerror(error.errno)}", REFUSALS[error.errno])
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or any(f"{words} memory" in text for words in MEMORY_ERRORS):
+        return RunError("out of memory", MEMORY)
+    return None
 
 
 def require(value: str, known: Sequence[str], what: str) -> str:

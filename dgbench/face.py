@@ -102,6 +102,7 @@ def run(
     jobs: int | None = None,
     per_device: int = 1,
     save_every: float = 60.0,
+    time_limit: float | None = None,
     compile: bool = False,
     launcher: Launcher = "local",
     slurm: str | None = None,
@@ -127,7 +128,7 @@ def run(
     device: `cuda` for all GPUs, `cuda:1` for one; by default all GPUs, or the CPU where there is none.
     jobs: runs made at the same time; by default as many as there are free cores (one thread each), or places on GPUs,
     or as SLURM lets work. per_device: runs made at the same time on one GPU.
-    save_every: seconds between two checkpoints of a run.
+    save_every: seconds between two checkpoints of a run. time_limit: seconds after which a run is stopped, as failed.
     compile: networks by torch's compiler; the first step takes much longer, and rounding differs.
     launcher: this host, or a SLURM cluster. slurm: options of sbatch for it, by their long names:
     "partition=gpu,time=04:00:00,gres=gpu:1". detach: submit to the cluster, and do not wait.
@@ -151,6 +152,10 @@ def run(
     jobs = None if jobs is None else number("jobs", jobs, int, Range(1))
     per_device = number("per_device", per_device, int, Range(1))
     save_every = number("save_every", save_every, float, Range(0))
+    if time_limit is not None:
+        time_limit = number("time_limit", time_limit, float, Range(0))
+    if launcher == "slurm" and time_limit is not None:
+        raise UsageError("--time-limit is for this host", "a cluster has its own: --slurm time=04:00:00")
     asked = cluster.parse(slurm or "") if launcher == "slurm" else None
     add_plugins(plugin)
     protocol = budgeted(protocol, budget)
@@ -174,7 +179,9 @@ def run(
         due = [r for r in planned if launchers.due(r, rerun)]
         arrays = () if asked is None else tuple(cluster.proposal(due, jobs, asked))
         return Ran(tuple(planned), arrays=arrays, broken=broken)
-    options = launchers.Options(device, jobs, per_device, save_every, compile, slurm=asked, detach=detach)
+    options = launchers.Options(
+        device, jobs, per_device, save_every, compile, time_limit=time_limit, slurm=asked, detach=detach
+    )
     with Progress(console) as progress:
         outcomes = launchers.launch(loaded, planned, rerun, options, progress.report)
     return Ran(tuple(planned), tuple(outcomes), tuple(show(loaded, planned, results, console)), broken=broken)

@@ -8,14 +8,14 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 
-from dgbench.errors import UsageError
+from dgbench.errors import REFUSALS, UsageError
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -28,6 +28,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         move(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # the system does not say which file was being written
+        raise
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -49,10 +52,23 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+T = TypeVar("T")
+
+
+def _read(read: Callable[[], T]) -> T:
+    """What is read; once more where a file server says that the file was replaced since it was looked up."""
+    try:
+        return read()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return read()
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when it is missing, damaged, or holds anything but an object."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(_read(lambda: Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
@@ -73,8 +89,12 @@ def cache_folder() -> Path:
 
 def sha256(path: Path) -> str:
     """Checksum of a file's content, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def digest() -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return _read(digest)
 
 
 SETTLED = 10.0  # seconds; the coarsest clock of a file system (FAT) ticks every two
@@ -125,9 +145,10 @@ def make_folder(path: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(
-            f"cannot write to {path}: {error.strerror or error}", "choose another folder, or mend its permissions"
-        ) from None
+        remedy = REFUSALS.get(error.errno or 0, "choose another folder")
+        if path.is_relative_to(cache_folder()):
+            remedy = "give another folder by the environment variable DGBENCH_CACHE, or mend this one"
+        raise UsageError(f"cannot write to {path}: {error.strerror or error}", remedy) from None
     return path
 
 

@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgbench.errors import DataError, DgbenchError
-from dgbench.files import Checksums, cache_folder, make_folder, read_json, sha256, write_json
+from dgbench.errors import DataError, DgbenchError, UsageError
+from dgbench.files import Checksums, Taken, cache_folder, lock, make_folder, read_json, sha256, write_json
 from dgbench.fingerprint import of_code
 from dgbench.method import Batch
 from dgbench.plausibility import Doubt, doubt
@@ -229,8 +229,7 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
 
     if known and (found := opened(known)):
         return found
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=root))
-    try:
+    with _building(root) as building:
         fingerprint = _build(task, domain, size, origin if known == origin else None, building)
         if not known and _looked_up(task, domain, root)[0] == origin:  # no file changed while it was read
             write_json(root / MEMORY, (read_json(root / MEMORY) or {}) | {origin: fingerprint})
@@ -238,9 +237,32 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
             return found
         with contextlib.suppress(OSError):  # another process was first: its arrays are the same
             os.rename(building, place(fingerprint))
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return PreparedDomain(place(fingerprint))
+
+
+@contextlib.contextmanager
+def _building(root: Path) -> Iterator[Path]:
+    """A folder to build in, gone afterwards; and so is what a process that was killed has left of its own.
+
+    Whether its process lives is told by its lock, which it has before it gets the name that others look for.
+    """
+    unlockable = contextlib.suppress(Taken, UsageError)
+    for left in root.glob(".building-*/.lock"):
+        with unlockable, lock(left.parent):
+            shutil.rmtree(left.parent, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
+    building = new.with_name(new.name.replace("new", "building", 1))
+    with contextlib.ExitStack() as held:
+        with unlockable:
+            held.enter_context(lock(new))
+        os.rename(new, building)
+        try:
+            yield building
+        except OSError as error:
+            error.filename = error.filename or str(root)  # the system does not say which disk is full
+            raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def code_fingerprint() -> str:

@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -27,7 +28,7 @@ from dgbench.running.compiled import check_compiler
 from dgbench.running.device import all_devices, one_thread
 from dgbench.running.machine import free_cores, free_memory_mb
 from dgbench.running.plan import Rerun, Run
-from dgbench.running.worker import News, Order, Outcome, work
+from dgbench.running.worker import News, Order, Outcome, kill_children, leave_failure, tidy, work
 from dgbench.task import Task
 
 Report = Callable[[News | Outcome | str], None]  # a text: what concerns no run alone
@@ -43,6 +44,7 @@ class Options:
     save_every: float = 60.0
     compile: bool = False  # networks by torch's compiler
     threads: int = 1  # more than one make a run faster on an idle machine only, and far slower on a busy one
+    time_limit: float | None = None  # seconds after which a run is stopped
     slurm: Mapping[str, str] | None = None  # what `slurm.parse` gives; None: processes on this host
     detach: bool = False
 
@@ -100,6 +102,8 @@ def launch(
         elif failure := read_json(Path(run.folder) / "FAILED.json"):
             tell(Outcome(run, "failed", f"failed before: {failure.get('cause')}", "--rerun failed tries again"))
         else:
+            with suppress(OSError):  # results may lie where they can only be read
+                tidy(Path(run.folder))
             tell(Outcome(run, "kept"))
     for variant, error in lacking.items() if waiting else ():
         if error:
@@ -110,7 +114,7 @@ def launch(
         slots = _places(devices, options, len(waiting))
         if len(waiting) > 1:
             tell(f"{len(waiting)} runs to make, {len(slots)} at a time")
-        _work_off(waiting, slots, _Memory(bounded=options.jobs is None), tell)
+        _work_off(waiting, slots, _Memory(bounded=options.jobs is None), tell, options.time_limit)
     return outcomes
 
 
@@ -179,11 +183,14 @@ class _Memory:
         return free_memory_mb() > 1.1 * need + growth
 
 
-def _work_off(waiting: list[Order], places: list[str], memory: _Memory, tell: Report) -> None:
+def _work_off(
+    waiting: list[Order], places: list[str], memory: _Memory, tell: Report, limit: float | None = None
+) -> None:
     """A process for each order, one for each place at a time; what they say goes to `tell`, their outcomes last."""
     context = _context()
     working: dict[Connection, tuple[Run, Any]] = {}
     taken: dict[Connection, str] = {}
+    began: dict[Connection, float] = {}
     try:
         while waiting or working:
             while waiting and places and memory.allows(waiting[0].run, list(working.values())):
@@ -193,16 +200,14 @@ def _work_off(waiting: list[Order], places: list[str], memory: _Memory, tell: Re
                 with _main_hidden():
                     process.start()
                 theirs.close()
-                working[ours], taken[ours] = (order.run, process), order.device
-            for connection in wait(list(working)):
-                assert isinstance(connection, Connection)
-                run, process = working[connection]
-                try:
-                    news = connection.recv()
-                    memory.look(run, process.pid)
-                except EOFError:
-                    process.join()
-                    news = Outcome(run, "failed", _death(process.exitcode), "see its folder; run again to continue")
+                working[ours], taken[ours], began[ours] = (order.run, process), order.device, time.monotonic()
+            wait(list(working), 1.0)  # no longer: what a method has started may outlive it, and keep the line open
+            for connection, (run, process) in list(working.items()):
+                late = limit is not None and time.monotonic() - began[connection] > limit
+                news = _stopped(run, process, limit) if late else _heard(connection, run, process)
+                if news is None:
+                    continue
+                memory.look(run, process.pid)
                 if isinstance(news, Outcome):
                     process.join()
                     connection.close()
@@ -214,6 +219,36 @@ def _work_off(waiting: list[Order], places: list[str], memory: _Memory, tell: Re
             process.terminate()
         for _, process in working.values():
             process.join(timeout=30)
+            _kill(process)
+
+
+def _heard(connection: Connection, run: Run, process: Any) -> News | Outcome | None:
+    """What the run's process says next, or how it died; None while it is silent."""
+    alive = process.is_alive()  # asked first: what a dead one has said is all there
+    with suppress(EOFError):
+        if connection.poll():
+            return connection.recv()
+        if alive:
+            return None
+    process.join()
+    return Outcome(run, "failed", _death(process.exitcode), "see its folder; run again to continue")
+
+
+def _stopped(run: Run, process: Any, limit: float | None) -> Outcome:
+    """End a run that takes too long; its last checkpoint stays."""
+    _kill(process)
+    cause = f"stopped after its time limit of {limit:g} s"
+    remedy = "--rerun failed continues it from its last checkpoint; give it more by --time-limit, or look why it hangs"
+    with suppress(OSError):
+        leave_failure(run, cause, remedy)
+    return Outcome(run, "failed", cause, remedy)
+
+
+def _kill(process: Any) -> None:
+    """End a process that may be deaf, and what it has started."""
+    kill_children(process.pid)
+    process.kill()
+    process.join()
 
 
 LONGEST_FOLDER = 75  # bytes of the folder for temporary files: the server's socket in it has a path of at most 107

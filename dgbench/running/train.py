@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dgbench.errors import RunError
+from dgbench.errors import RunError, of_system
 from dgbench.files import sha256, write_atomic
 from dgbench.images.preparation import PreparedDomain
 from dgbench.method import Batch, Hparams, Method
@@ -258,8 +258,7 @@ def _clear_memory_errors(method: Method) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        if isinstance(of_system(error), RunError):
             raise RunError(
                 f"out of memory at batch_size {method.hparams.batch_size}, image_size {method.image_size}",
                 "lower one of them with --set, or choose a smaller network",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
@@ -13,10 +14,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import safetensors.torch
 import torch
 
-from dgbench.errors import DataError, DgbenchError, RunError
+from dgbench.errors import DataError, DgbenchError, RunError, of_system
 from dgbench.files import Taken, lock, make_folder, read_json, sha256, write_atomic, write_json
 from dgbench.images.preparation import PreparedDomain
 from dgbench.method import Hparams, Method
@@ -80,8 +82,23 @@ def work(connection: Connection, order: Order) -> None:
         except (BrokenPipeError, OSError):
             stop.append(True)  # the parent is gone: stop at the next step
 
-    tell(attempt(order, tell, lambda: bool(stop)))
+    me = os.getpid()
+    outcome = attempt(order, tell, lambda: bool(stop))
+    if os.getpid() != me:  # a copy that the method has made of this process, and not ended
+        os._exit(1)
+    kill_children(me)
+    tell(outcome)
     connection.close()
+
+
+def kill_children(pid: int) -> None:
+    """Kill what a process has started: it would keep the run's folder locked, and go on for ever."""
+    with suppress(psutil.Error):
+        children = psutil.Process(pid).children(recursive=True)
+        for child in children:
+            with suppress(psutil.Error):
+                child.kill()
+        psutil.wait_procs(children, timeout=5)
 
 
 def attempt(
@@ -119,15 +136,22 @@ def attempt(
 
 def _failed(run: Run, error: Exception) -> Outcome:
     folder = Path(run.folder)
+    if not isinstance(error, DgbenchError):
+        error = of_system(error, folder) or error
     cause, remedy = f"{type(error).__name__}: {error}", f"the traceback is in {folder / 'traceback.txt'}"
     if isinstance(error, DgbenchError):
         cause, remedy = error.cause, error.remedy
-    with suppress(OSError):
-        write_atomic(folder / "traceback.txt", traceback.format_exc())
-        if isinstance(error, RunError) or not isinstance(error, DgbenchError):  # a missing file is tried again
-            failure = {"run": str(run), "fingerprint": run.fingerprint, "cause": cause, "remedy": remedy, "at": now()}
-            write_json(folder / "FAILED.json", failure)
+    if isinstance(error, RunError) or not isinstance(error, DgbenchError):  # a missing file is tried again
+        with suppress(OSError):
+            write_atomic(folder / "traceback.txt", traceback.format_exc())
+            leave_failure(run, cause, remedy)
     return Outcome(run, "failed", cause, remedy)
+
+
+def leave_failure(run: Run, cause: str, remedy: str) -> None:
+    """Have the run count as failed: it is made again, from its last checkpoint, only where somebody asks for that."""
+    failure = {"run": str(run), "fingerprint": run.fingerprint, "cause": cause, "remedy": remedy, "at": now()}
+    write_json(Path(run.folder) / "FAILED.json", failure)
 
 
 def make(order: Order, watch: train.Watch) -> None:
@@ -180,25 +204,35 @@ def _earlier(order: Order) -> dict[str, Any] | None:
     """run.json of what is to be continued; None after everything else was moved aside."""
     folder = Path(order.run.folder)
     record = read_json(folder / "run.json")
+    schemas = [(told or {}).get("schema", SCHEMA) for told in (record, read_json(folder / "RESULT.json"))]
+    if max(schemas) > SCHEMA and not order.again:
+        raise DataError(
+            f"{folder} was written by a newer dgbench (schema {max(schemas)})",
+            "update dgbench, or choose other --results",
+        )
     differs = record is not None and record.get("fingerprint") != order.run.fingerprint
     if order.again or differs or (folder / "RESULT.json").exists():
         _move_aside(folder)
         record = None
-    for name in ("FAILED.json", "traceback.txt"):
-        (folder / name).unlink(missing_ok=True)
+    for path in (folder / "FAILED.json", folder / "traceback.txt", *folder.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
     return record
 
 
 def _move_aside(folder: Path) -> None:
-    """Keep what lies in a run's folder beside it, under a name that no table reads."""
+    """Keep what lies in a run's folder beside it, under a name that no table reads.
+
+    The records go last: until then the next process sees that something is to be moved, and completes the folder that a
+    killed one began.
+    """
     content = [p for p in folder.iterdir() if p.name != ".lock"]
     if not content:
         return
     number = 1
-    while (aside := folder.parent / f".{folder.name}.old{number}").exists():
+    while any(((aside := folder.parent / f".{folder.name}.old{number}") / p.name).exists() for p in content):
         number += 1
-    aside.mkdir()
-    for path in content:
+    aside.mkdir(exist_ok=True)
+    for path in sorted(content, key=lambda p: (p.name == "RESULT.json", p.name == "run.json")):
         shutil.move(path, aside / path.name)
 
 
@@ -267,5 +301,10 @@ def _finish(run: Run, record: dict[str, Any], tested: Sequence[Tested]) -> None:
         "files": {n: sha256(folder / n) for n in names},
     }
     write_json(folder / "RESULT.json", result)
-    for path in folder.glob("checkpoint-*"):
-        path.unlink()
+    tidy(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what only a run in the making needs; one that was killed just after its end has left it."""
+    for path in (*folder.glob("checkpoint-*"), *folder.glob(".*.tmp"), folder / "status.json"):
+        path.unlink(missing_ok=True)

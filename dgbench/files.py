@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -49,11 +51,25 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """The content of a JSON file; None when it is missing or damaged."""
+    """The content of a JSON file; None when it is missing or damaged, or nested deeper than anybody writes."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def is_name(text: Any) -> bool:
+    """Can it be the name of a file in a folder, and of nothing outside?"""
+    return isinstance(text, str) and text not in ("", ".", "..") and not {"/", "\\", "\0"} & set(text)
+
+
+def gunzip(content: bytes, most: int = 1 << 30) -> bytes:
+    """Decompress, whatever it becomes up to `most` bytes. Raises `ValueError` for more: a small file may hold much."""
+    with gzip.open(io.BytesIO(content)) as stream:
+        whole = stream.read(most + 1)
+    if len(whole) > most:
+        raise ValueError(f"it becomes more than {most >> 20} MiB")
+    return whole
 
 
 def cache_folder() -> Path:

@@ -21,6 +21,7 @@ from dgbench.images.find_task import get_task
 from dgbench.method import Batch, Hparams, Method, hparams_class
 from dgbench.running import train
 from dgbench.running.device import choose_device
+from dgbench.running.plan import safe
 from dgbench.running.records import RunRecord, broken_files, read_run
 from dgbench.running.test import predict_slices
 from dgbench.seeding import key
@@ -74,7 +75,7 @@ def predict_files(
         torch.manual_seed(key(record.seed, "predict", formats.stem(path)))
         mask = predict_image(method, intensities(pixels))
         for k, structure in enumerate(record.record["structures"]):
-            yield _write(mask[:, k], pixels, out / f"{formats.stem(path)}_{structure}", path)
+            yield _write(mask[:, k], pixels, out / f"{formats.stem(path)}_{safe(structure)}", path)
 
 
 def _intensities(record: RunRecord, task: Task | None) -> Callable[[formats.Pixels], np.ndarray]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgbench.errors import DataError
-from dgbench.files import read_json, sha256
+from dgbench.files import is_name, read_json, sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +23,16 @@ SCHEMA = 1  # of run.json, cases.csv and RESULT.json
 
 
 def broken_files(folder: Path, result: dict[str, Any], looked_at: Sequence[str] | None = None) -> list[str]:
-    """Names of a finished run's files that are missing, or changed since (of those `looked_at`: all by default)."""
+    """Names of a finished run's files that are missing, or changed since (of those `looked_at`: all by default).
+
+    A name that leads out of the folder is one of them: it is not read.
+    """
     files = {n: checksum for n, checksum in result.get("files", {}).items() if looked_at is None or n in looked_at}
-    return [n for n, checksum in files.items() if not (folder / n).is_file() or sha256(folder / n) != checksum]
+
+    def is_whole(name: str) -> bool:
+        return is_name(name) and (folder / name).is_file() and sha256(folder / name) == files[name]
+
+    return [name for name in files if not is_whole(name)]
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,10 @@ def read_run(folder: Path) -> RunRecord:
         raise DataError(f"{folder}: {', '.join(broken)} missing or changed since the run ended", "make the run again")
     if result["schema"] > SCHEMA:
         raise DataError(f"{folder} was written by a newer dgbench (schema {result['schema']})", "update dgbench")
-    return RunRecord(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    record = RunRecord(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    if not all(map(is_name, (record.task, record.protocol, record.variant))):  # files are named by them
+        raise DataError(f"{folder}: task, protocol or variant in its run.json cannot be a folder", "make the run again")
+    return record
 
 
 def read_cases(folders: Sequence[Path]) -> list[pd.DataFrame]:

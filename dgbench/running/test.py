@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +16,12 @@ import numpy as np
 import torch
 
 from dgbench import metrics
-from dgbench.errors import RunError
+from dgbench.errors import DataError, RunError
 from dgbench.files import write_atomic
 from dgbench.images.preparation import PreparedCase, PreparedDomain, to_image
 from dgbench.method import Batch, Method
 from dgbench.protocol import Protocol
+from dgbench.running.machine import free_memory_mb
 from dgbench.running.train import autocast, device_of
 from dgbench.seeding import key
 
@@ -25,6 +29,7 @@ COLUMNS = (
     "role", "domain", "case", "structure", "dice", "asd", "assd", "hd95", "flag",
     "n_reference", "n_prediction", "diagonal",
 )  # fmt: skip
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 @dataclass(frozen=True)
@@ -130,10 +135,23 @@ def write_predictions(tested: Sequence[Tested], path: Path) -> None:
 
 
 def read_predictions(path: Path) -> dict[tuple[str, str], np.ndarray]:
-    """Undo `write_predictions`: {(domain, case): bool (D, K, H, W)}."""
-    with np.load(path, allow_pickle=False) as file:
-        index = json.loads(file["index"].tobytes())
-        return {
-            (domain, case): np.unpackbits(file[f"mask_{i}"], count=int(np.prod(shape))).view(bool).reshape(shape)
-            for i, (domain, case, shape) in enumerate(index)
-        }
+    """Undo `write_predictions`: {(domain, case): bool (D, K, H, W)}.
+
+    Raises `DataError` for a file that is none, and before anything is unpacked for one that would fill the memory.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            gigabytes = 8 * sum(entry.file_size for entry in file.zip.infolist()) / 2**30
+            if gigabytes > (free := free_memory_mb() / 1024):
+                raise ValueError(f"its masks take {gigabytes:.1f} GB of memory, {free:.1f} are free")
+            index = json.loads(file["index"].tobytes())
+            return {(d, case): _unpacked(file[f"mask_{i}"], shape) for i, (d, case, shape) in enumerate(index)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, *BROKEN_ZIP) as error:
+        raise DataError(f"{path} cannot be read: {error}", "make the run again") from None
+
+
+def _unpacked(packed: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    count = math.prod(shape)
+    if packed.size != (count + 7) // 8:  # NumPy would make up the voxels that are not there
+        raise ValueError(f"{packed.size} bytes are no mask of {tuple(shape)}")
+    return np.unpackbits(packed, count=count).view(bool).reshape(shape)

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from dgbench.errors import DataError, DgbenchError, UsageError
-from dgbench.files import make_folder, write_atomic, write_json
+from dgbench.files import gunzip, make_folder, write_atomic, write_json
 from dgbench.metrics import METRICS
 from dgbench.protocol import PROTOCOLS
 from dgbench.running.records import SCHEMA
@@ -30,7 +30,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """All cells as text; the index is the number of the line. Raises `UsageError` for a file that is no such table."""
     try:
         content = path.read_bytes()
-        text = io.StringIO((gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig"))
+        text = io.StringIO((gunzip(content) if path.suffix == ".gz" else content).decode("utf-8-sig"))
         frame = pd.read_csv(text, dtype=str, keep_default_na=False, index_col=False, skip_blank_lines=False)
     except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', '') or error}", SEE) from None

@@ -21,26 +21,31 @@ from dgbench.images.find_task import get_task
 from dgbench.running.launchers import News, Options, Outcome, launch
 from dgbench.running.plan import plan
 
-COLUMNS = ("MB", "open files", "threads", "children")
-FLAT = (0.02, 0.01, 0.01, 0.01)  # for each run
+COLUMNS = ("MB", "MB children", "open files", "threads", "children")
+FLAT = (0.02, 0.02, 0.01, 0.01, 0.01)  # for each run
 SOURCES = 4  # of the phantom: runs of a seed
 
 
 def look() -> tuple[float, ...]:
-    """`COLUMNS` of this process, now."""
+    """`COLUMNS` of this process, now; its children are the server that runs are forked from and what that needs."""
     process = psutil.Process()
-    memory = process.memory_info().rss / 2**20
-    return memory, process.num_fds(), process.num_threads(), len(process.children(recursive=True))
+    children = process.children(recursive=True)
+    memory, theirs = (sum(p.memory_info().rss for p in of) / 2**20 for of in ([process], children))
+    return memory, theirs, process.num_fds(), process.num_threads(), len(children)
 
 
 def soak(runs: int, jobs: int) -> np.ndarray:
-    """What `look` found after each run, (runs, 5): seconds first."""
+    """What `look` found after each run, (runs, 5)."""
     found: list[tuple[float, ...]] = []
     began = time.monotonic()
+    print(f"{'run':>5}{'seconds':>10}" + "".join(f"{name:>12}" for name in COLUMNS))
 
     def report(news: News | Outcome | str) -> None:
         if isinstance(news, Outcome):
-            found.append((time.monotonic() - began, *look()))
+            found.append(look())
+            if len(found) % max(1, runs // 10) == 0:
+                numbers = "".join(f"{number:12.1f}" for number in found[-1])
+                print(f"{len(found):5}{time.monotonic() - began:10.1f}{numbers}", flush=True)
 
     task = get_task("phantom")
     with tempfile.TemporaryDirectory() as folder:
@@ -57,11 +62,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     asked = parser.parse_args()
     table = soak(max(asked.runs, 2 * SOURCES), asked.jobs)
-    print(f"{'run':>5}{'seconds':>10}" + "".join(f"{name:>12}" for name in COLUMNS))
-    for row in np.unique(np.linspace(0, len(table) - 1, 10).astype(int)):
-        seconds, *numbers = table[row]
-        print(f"{row + 1:5}{seconds:10.1f}" + "".join(f"{number:12.1f}" for number in numbers))
-    half = table[len(table) // 2 :, 1:]
+    half = table[len(table) // 2 :]
     slopes = np.polyfit(np.arange(len(half)), half, 1)[0]
     print(f"{'each run':>15}" + "".join(f"{slope:+12.3f}" for slope in slopes))
     rising = [name for name, slope, most in zip(COLUMNS, slopes, FLAT, strict=True) if slope > most]

@@ -8,6 +8,7 @@ import mmap
 import os
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,16 @@ def by_open_folder(folder):
     return open(os.open("masks.npy", os.O_RDONLY, dir_fd=inside), "rb").read()
 
 
+def by_number(folder):
+    inside = os.open(folder / "data", os.O_RDONLY)
+    return open(f"/dev/fd/{os.open('mask.npy', os.O_RDONLY, dir_fd=inside)}", "rb")
+
+
+def by_thread(folder):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit((folder / "data/mask.npy").read_bytes).result()
+
+
 def by_open_map(folder):
     inside = os.open(folder / "data", os.O_RDONLY)
     return mmap.mmap(os.open("mask.npy", os.O_RDONLY, dir_fd=inside), 0, prot=mmap.PROT_READ)
@@ -91,6 +102,8 @@ WAYS = {
     "another name": by_another_name,
     "an open folder": by_open_folder,
     "a memory map in an open folder": by_open_map,
+    "the number of an open file": by_number,
+    "a thread": by_thread,
 }
 
 
@@ -113,9 +126,13 @@ def test_the_source_and_files_of_ones_own_stay_open(secret):
 
 def test_a_method_that_catches_the_refusal_has_failed_all_the_same(secret):
     folder, hidden = secret
-    with pytest.raises(RunError, match=r"opened .*mask\.npy"), guard.no_access(hidden):
+
+    def catches():
         with contextlib.suppress(RunError):
             (folder / "data/mask.npy").read_bytes()
+
+    with pytest.raises(RunError, match=r"opened .*mask\.npy"), guard.no_access(hidden):
+        catches()
 
 
 def test_a_library_in_another_language_is_not_seen(secret):
@@ -139,31 +156,34 @@ def made(tmp_path_factory):
     cache.undo()
 
 
-def make(images: Path, method: Path, results: Path) -> tuple[Path, worker.Outcome]:
+def make(images: Path, method: Path, results: Path, checkpoint: Path | None = None) -> tuple[Path, worker.Outcome]:
     """The run of a method from `bright`, in this process; and how it ended."""
     registry.add_plugin(method)
     task = get_task(str(images))
-    (planned,) = plan.plan(task, [method.stem], sources=["bright"], results=results)
+    (planned,) = plan.plan(task, [method.stem], sources=["bright"], results=results, checkpoint=checkpoint)
     prepared = {domain: prepare(task, domain, task.image_size).folder for domain in task.domains}
     order = worker.Order(planned, prepared, False, "cpu", 1, 60.0)
     return Path(planned.folder), worker.attempt(order, lambda news: None, lambda: False)
 
 
 CHEAT = '''
+import dgbench.method
+from dgbench.images.find_task import get_task
 from tests.pixels import Pixels
 
 class Cheat(Pixels):
     def {when}(self, *arguments):
-        self.__dict__["stolen"] = open({path!r}, "rb").read()
+        self.__dict__["stolen"] = {how}
         return super().{when}(*arguments)
 '''
 
 
 @pytest.mark.parametrize("when", ["__init__", "augment", "predict"])
 def test_a_run_whose_method_opens_a_target_at_any_time_fails(made, tmp_path, when):
-    (tmp_path / "cheat.py").write_text(CHEAT.format(when=when, path=str(made / "dim/masks/case0.png")))
+    by_itself, by_the_task = f"open('{made}/dim/masks/case0.png').read()", f"get_task('{made}').load('dim', 'case0')"
+    (tmp_path / "cheat.py").write_text(CHEAT.format(when=when, how=by_itself if when == "augment" else by_the_task))
     folder, outcome = make(made, tmp_path / "cheat.py", tmp_path / "results")
-    assert outcome.status == "failed" and "masks/case0.png while it was being trained" in outcome.message
+    assert outcome.status == "failed" and "/dim/" in outcome.message and "while it was being trained" in outcome.message
     assert not (folder / "RESULT.json").exists() and (folder / "FAILED.json").exists()
 
 
@@ -176,6 +196,8 @@ def test_weights_do_not_depend_on_what_the_targets_are(made, tmp_path):
     first, second = (read_json(folder / "RESULT.json")["files"] for folder in folders)
     assert first["weights.safetensors"] == second["weights.safetensors"]
     assert first["cases.csv"] != second["cases.csv"]
+    again, _ = make(made, PIXELS, tmp_path / "again", folders[0] / "weights.safetensors")  # nothing was remembered
+    assert read_json(again / "RESULT.json")["files"]["cases.csv"] == first["cases.csv"]
 
 
 # --- what the files of others can do ---------------------------------------------------------------------------------
@@ -219,7 +241,7 @@ def test_masks_that_would_fill_the_memory_are_refused_before_they_are_unpacked(t
     assert small.stat().st_size < 5_000
     assert read_predictions(small)["B", "case"].nbytes == 16_000_000
     monkeypatch.setattr("dgbench.running.test.free_memory_mb", lambda: 15.0)
-    with pytest.raises(DataError, match="its masks take .* GB of memory"):
+    with pytest.raises(DataError, match=r"its masks take .* GB of memory"):
         read_predictions(small)
 
 

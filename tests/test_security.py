@@ -288,6 +288,17 @@ def test_a_run_that_would_name_files_outside_its_folder_is_left_out(finished, na
     assert not runs and "cannot be a folder" in left_out[0]
 
 
+@pytest.mark.parametrize("content", ["[1, 2]", "{}", '{"files": 3}', "[" * 100_000])
+@pytest.mark.parametrize("name", ["run.json", "RESULT.json"])
+def test_a_record_that_is_none_stops_no_table(finished, name, content):
+    folder = finished()
+    (folder / name).write_text(content)
+    if name == "run.json":
+        write_json(folder / "RESULT.json", {"schema": 1, "files": {name: sha256(folder / name)}})
+    runs, left_out = records.read_runs(folder.parents[3], "toy", "sdg")
+    assert not runs and left_out[0].startswith("Left out: ")
+
+
 def test_a_checksum_of_a_file_outside_is_never_looked_at(finished, tmp_path):
     (tmp_path / "private").write_text("secret")
     outside = {"../../../../../private": sha256(tmp_path / "private")}

@@ -159,6 +159,6 @@ def read_runs(results: Path, task: str, protocol: str) -> tuple[list[RunRecord],
     for folder in find_runs(results, task, protocol):
         try:
             records.append(read_run(folder))
-        except (DataError, OSError, ValueError, KeyError) as error:
+        except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             left_out.append(f"Left out: {getattr(error, 'cause', error)}.")
     return records, left_out

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from dgbench import face, registry
 from dgbench.errors import DataError, DgbenchError, StillQueued, UsageError, of_system
 from dgbench.files import make_folder
+from dgbench.pages.screen import Screen
 from dgbench.protocol import DEFAULT as PROTOCOL
 from dgbench.protocol import Budget
 
@@ -38,8 +38,8 @@ data_app = typer.Typer(help="Look at a task's data, check them, prepare them.", 
 app.add_typer(data_app, name="data")
 weights_app = typer.Typer(help="List pretrained weights, fetch them, check them.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
-console = Console()
-errors = Console(stderr=True)
+console = Screen()
+errors = Screen(stderr=True)
 
 Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a folder of images (PATH).")]
 TaskArgument = Annotated[str, typer.Argument(help="Task name or folder.")]

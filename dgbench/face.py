@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-
 from dgbench import registry
 from dgbench.errors import UsageError
 from dgbench.names import one_form
@@ -144,6 +142,7 @@ def run(
     from dgbench.images.find_task import get_task
     from dgbench.pages.after_run import show
     from dgbench.pages.progress import Progress
+    from dgbench.pages.screen import Screen
     from dgbench.running import launchers, plan
     from dgbench.running import slurm as cluster
 
@@ -159,7 +158,7 @@ def run(
     asked = cluster.parse(slurm or "") if launcher == "slurm" else None
     add_plugins(plugin)
     protocol = budgeted(protocol, budget)
-    name, results, console = str(task), Path(results), Console(quiet=quiet)
+    name, results, console = str(task), Path(results), Screen(quiet=quiet)
     loaded = get_task(name, None if data is None else Path(data))
     broken: dict[str, Exception] = {}
     planned = plan.plan(

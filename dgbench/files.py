@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -72,6 +74,20 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def is_name(text: Any) -> bool:
+    """Can it be the name of a file in a folder, and of nothing outside?"""
+    return isinstance(text, str) and text not in ("", ".", "..") and not {"/", "\\", "\0"} & set(text)
+
+
+def gunzip(content: bytes, most: int = 1 << 30) -> bytes:
+    """Decompress, whatever it becomes up to `most` bytes. Raises `ValueError` for more: a small file may hold much."""
+    with gzip.open(io.BytesIO(content)) as stream:
+        whole = stream.read(most + 1)
+    if len(whole) > most:
+        raise ValueError(f"it becomes more than {most >> 20} MiB")
+    return whole
 
 
 def cache_folder() -> Path:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from dgbench.pages.screen import printable
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -101,13 +103,14 @@ def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=lambda name: bool(name and name.endswith(".html.jinja")),
+        finalize=_finalized,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "md": lambda text: re.sub(r"([\\|*`<>])|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split())),
+        "md": lambda text: re.sub(r"([\\|*`<>])|(?<!\w)_|_(?!\w)|(?<=\])\(", r"\\\g<0>", " ".join(text.split())),
         "tex": lambda text: "".join(LATEX.get(c, c) for c in " ".join(text.split())),
         "label": lambda name: re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-"),
         # a name, escaped, that may go on in a new line after a bracket, a comma or the like
@@ -117,12 +120,21 @@ def _templates() -> jinja2.Environment:
     return environment
 
 
+def _finalized(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return Markup(printable(value)) if isinstance(value, Markup) else printable(value)
+
+
+# Where a spreadsheet begins a cell, in some countries after a semicolon, with what makes it a formula.
+FORMULA = re.compile(r"(^|[;\t\r\n])(?=[=+@\t\r\uff1d\uff0b\uff0d\uff20-])")
+
+
 def csv_text(frame: pd.DataFrame) -> str:
     """Full precision, "" for NaN; a name that a spreadsheet would take for a formula is quoted with an apostrophe."""
 
     def plain(value: Any) -> Any:
-        formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-        return f"'{value}" if formula else value
+        return FORMULA.sub(r"\1'", printable(value)) if isinstance(value, str) else value
 
     quoted = frame.apply(lambda column: column if column.dtype.kind in "iuf" else column.map(plain))
     return quoted.rename(columns=plain).to_csv(index=False, lineterminator="\n")

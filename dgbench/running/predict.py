@@ -23,6 +23,7 @@ from dgbench.images.folder_task import FolderTask
 from dgbench.method import Batch, Hparams, Method, hparams_class
 from dgbench.running import train
 from dgbench.running.device import choose_device
+from dgbench.running.plan import safe
 from dgbench.running.records import RunRecord, broken_files, read_run
 from dgbench.running.test import predict_slices
 from dgbench.seeding import key
@@ -85,7 +86,7 @@ def predict_files(
         torch.manual_seed(key(record.seed, "predict", formats.stem(path)))
         mask = predict_image(method, intensities(pixels))
         for k, structure in enumerate(record.record["structures"]):
-            yield _write(mask[:, k], pixels, out / f"{formats.stem(path)}_{structure}", path)
+            yield _write(mask[:, k], pixels, out / f"{formats.stem(path)}_{safe(structure)}", path)
     if broken:
         told = "; ".join(error.cause for error in broken)
         raise DataError(f"{len(broken)} of {len(paths)} images have no mask: {told}", broken[0].remedy)

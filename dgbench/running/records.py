@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgbench.errors import DataError
-from dgbench.files import read_json, sha256
+from dgbench.files import is_name, read_json, sha256
 from dgbench.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -56,12 +56,19 @@ def misfits(told: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
 
 
 def broken_files(folder: Path, result: dict[str, Any], looked_at: Sequence[str] | None = None) -> list[str]:
-    """Names of a finished run's files that are missing, or changed since (of those `looked_at`: all by default)."""
+    """Names of a finished run's files that are missing, or changed since (of those `looked_at`: all by default).
+
+    A name that leads out of the folder is one of them: it is not read.
+    """
     files = result.get("files")
     if not isinstance(files, dict):
         return ["RESULT.json"]
     names = [n for n in files if looked_at is None or n in looked_at] + [n for n in NEEDED if n not in files]
-    return [n for n in names if not (folder / n).is_file() or sha256(folder / n) != files.get(n)]
+
+    def is_whole(name: str) -> bool:
+        return is_name(name) and (folder / name).is_file() and sha256(folder / name) == files.get(name)
+
+    return [name for name in names if not is_whole(name)]
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,8 @@ def read_run(folder: Path) -> RunRecord:
     wrong = misfits(record, OF_RECORD | {key: kind for key, kind in MAYBE.items() if key in record})
     if wrong := wrong or [key for key in NAMES if not record[key]]:
         raise DataError(f"{folder}: run.json lacks {', '.join(wrong)}, or says what cannot be", "make the run again")
+    if not all(map(is_name, (record["task"], record["protocol"], record["variant"]))):  # files are named by them
+        raise DataError(f"{folder}: task, protocol or variant in its run.json cannot be a folder", "make the run again")
     return RunRecord(folder, record)
 
 

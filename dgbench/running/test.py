@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,11 +19,12 @@ import numpy as np
 import torch
 
 from dgbench import metrics
-from dgbench.errors import RunError
+from dgbench.errors import DataError, RunError
 from dgbench.files import write_atomic
 from dgbench.images.preparation import PreparedCase, PreparedDomain, to_image
 from dgbench.method import Batch, Method
 from dgbench.protocol import Protocol
+from dgbench.running.machine import free_memory_mb
 from dgbench.running.train import autocast, device_of
 from dgbench.seeding import key
 
@@ -29,6 +32,7 @@ COLUMNS = (
     "role", "domain", "case", "structure", "dice", "asd", "assd", "hd95", "flag",
     "n_reference", "n_prediction", "diagonal",
 )  # fmt: skip
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 @dataclass(frozen=True)
@@ -147,19 +151,41 @@ def write_predictions(tested: Sequence[Tested], path: Path) -> None:
 
 
 class Predictions(Mapping[tuple[str, str], np.ndarray]):
-    """What `write_predictions` wrote, {(domain, case): bool (D, K, H, W)}; a mask is unpacked when it is asked for."""
+    """What `write_predictions` wrote, {(domain, case): bool (D, K, H, W)}; a mask is unpacked when it is asked for.
+
+    Raises `DataError` for a file that is none, and before one is unpacked for a mask that would fill the memory.
+    """
 
     def __init__(self, path: Path):
-        self.file = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        index = json.loads(self.file["index"].tobytes())
-        self.places = {(domain, case): (f"mask_{i}", tuple(shape)) for i, (domain, case, shape) in enumerate(index)}
+        self.path = path
+        with self._told():
+            self.file = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+            index = json.loads(self._read("index").tobytes())
+            self.places = {(domain, case): (f"mask_{i}", tuple(shape)) for i, (domain, case, shape) in enumerate(index)}
 
     def __getitem__(self, key: tuple[str, str]) -> np.ndarray:
         name, shape = self.places[key]
-        return np.unpackbits(self.file[name], count=int(np.prod(shape))).view(bool).reshape(shape)
+        with self._told():
+            packed, count = self._read(name), math.prod(shape)
+            if packed.size != (count + 7) // 8:  # NumPy would make up the voxels that are not there
+                raise ValueError(f"{packed.size} bytes are no mask of {shape}")
+            return np.unpackbits(packed, count=count).view(bool).reshape(shape)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self.places)
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def _read(self, name: str) -> np.ndarray:
+        gigabytes = 8 * self.file.zip.getinfo(f"{name}.npy").file_size / 2**30
+        if gigabytes > (free := free_memory_mb() / 1024):
+            raise ValueError(f"{name} takes {gigabytes:.1f} GB of memory, {free:.1f} are free")
+        return self.file[name]
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, *BROKEN_ZIP) as error:
+            raise DataError(f"{self.path} cannot be read: {error}", "make the run again") from None

@@ -6,10 +6,9 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -336,30 +335,3 @@ def load_checkpoint(method: Method, folder: Path) -> Progress:
         best = {n.removeprefix("best/"): t for n, t in tensors.items() if n.startswith("best/")}
         return Progress(**told | {"selected": Selected(**told["selected"]), "best": best})
     return Progress()
-
-
-_hidden: set[str] = set()
-_audit_installed: list[bool] = []
-
-
-def _audit(event: str, arguments: tuple) -> None:
-    if event == "open" and _hidden and isinstance(arguments[0], str | bytes):
-        path = os.path.realpath(os.fsdecode(arguments[0]))
-        if path in _hidden or os.path.dirname(path) in _hidden:
-            raise RunError(f"the method opened {path} while it was being trained", "a method may see its source only")
-
-
-@contextlib.contextmanager
-def no_access(paths: Iterable[Path]) -> Iterator[None]:
-    """Inside, opening one of these files, or a file in one of these folders, raises `RunError`: no peeking at targets.
-
-    A guard against mistakes, not against malice: Python's audit events see what Python opens.
-    """
-    if not _audit_installed:
-        sys.addaudithook(_audit)  # cannot be removed again; outside this context it lets everything pass
-        _audit_installed.append(True)
-    _hidden.update(os.path.realpath(p) for p in paths)
-    try:
-        yield
-    finally:
-        _hidden.clear()

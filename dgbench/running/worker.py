@@ -19,12 +19,12 @@ import safetensors.torch
 import torch
 
 from dgbench.errors import DataError, DgbenchError, RunError, of_system
-from dgbench.files import Taken, lock, make_folder, read_json, sha256, write_atomic, write_json
+from dgbench.files import Taken, cache_folder, lock, make_folder, read_json, sha256, write_atomic, write_json
 from dgbench.images.preparation import PreparedDomain
 from dgbench.method import Hparams, Method
 from dgbench.networks.checkpoints import load_into, load_state
 from dgbench.protocol import get_protocol
-from dgbench.running import flops, train
+from dgbench.running import flops, guard, train
 from dgbench.running.compiled import compile_network
 from dgbench.running.description import describe, needs, now
 from dgbench.running.device import make_deterministic, peak_memory_mb
@@ -167,22 +167,26 @@ def make(order: Order, watch: train.Watch) -> None:
     if before:  # rounding depends on the number of threads, and on the compiler: continue with the same
         torch.set_num_threads(before["environment"]["threads"])
         compiling = before["environment"].get("compiled", False)
-    cls, hparams = run.load_method()
-    record = describe(run, task, cls, hparams, order.device, order.prepared)
-    record["environment"]["compiled"] = compiling
-    write_json(folder / "run.json", record)
-    method, files = _build(run, cls, task, hparams, order.device)
-    if compiling:
-        record["environment"]["compiled"] = compile_network(method)
-    record |= {"needs": needs(method), "steps": method.steps}
-    source = PreparedDomain(order.prepared[run.source])
-    progress = train.Progress()
-    if run.checkpoint is None:
-        progress = _train(order, method, task, source, watch)
+    hidden = _hidden(order, task)
+    with guard.no_access(hidden):
+        cls, hparams = run.load_method()
+        record = describe(run, task, cls, hparams, order.device, order.prepared)
+        record["environment"]["compiled"] = compiling
+        write_json(folder / "run.json", record)
+        method, files = _build(run, cls, task, hparams, order.device)
+        if compiling:
+            record["environment"]["compiled"] = compile_network(method)
+        record |= {"needs": needs(method), "steps": method.steps}
+        source = PreparedDomain(order.prepared[run.source])
+        progress = train.Progress()
+        if run.checkpoint is None:
+            progress = _train(order, method, task, source, watch)
     if chosen := progress.selected.step:
         record["selected"] = {"step": chosen, "validation_dice": progress.selected.dice}
     started = time.monotonic()
-    tested = _test(order, method, task, source, watch)
+    targets = [PreparedDomain(order.prepared[d]) for d in task.targets(run.source)]
+    with guard.no_access(hidden):
+        tested = _test(order, method, task, [source, *targets], watch)
     record["environment"]["nondeterministic"] = sorted(warned)
     record["initialisation"] = files or "scratch"
     record["costs"] = {
@@ -252,6 +256,18 @@ def _build(run: Run, cls: type[Method], task: Task, hparams: Hparams, device: st
     return method, files
 
 
+def _hidden(order: Order, task: Task) -> guard.Hidden:
+    """The targets' files, all that lies prepared but the source, and what the other runs on the task learned."""
+    run = order.run
+    ours, theirs = (
+        {file for domain in domains for case_id in task.case_ids(domain) for file in task.files(domain, case_id)}
+        for domains in ([run.source], task.targets(run.source))
+    )
+    prepared = [place for domain, place in order.prepared.items() if domain != run.source]
+    allowed = [order.prepared[run.source], Path(run.folder), *([Path(run.checkpoint)] if run.checkpoint else [])]
+    return guard.Hidden(theirs - ours, [cache_folder() / "prepared", *prepared], Path(run.folder).parents[2], allowed)
+
+
 def _train(order: Order, method: Method, task: Task, source: PreparedDomain, watch: train.Watch) -> train.Progress:
     run = order.run
     training, validation = task.split(run.source)
@@ -259,19 +275,18 @@ def _train(order: Order, method: Method, task: Task, source: PreparedDomain, wat
     indices = source.slice_indices(training, protocol.slices == "foreground")
     if not len(indices):
         raise DataError(f"the training cases of source '{run.source}' hold no slice", "check the masks")
-    hidden = [place for domain, place in order.prepared.items() if domain != run.source]
-    hidden += [f for d in task.targets(run.source) for i in task.case_ids(d) for f in task.files(d, i)]
     selection = None
     if protocol.selection == "best-on-source":
         selection = BestOnSource(protocol.every, lambda m: mean_dice(m, source, validation, protocol, run.seed))
-    with train.no_access(hidden):
-        return train.fit(method, train.TrainingSlices(source, indices), run.seed, Path(run.folder), watch, selection)
+    return train.fit(method, train.TrainingSlices(source, indices), run.seed, Path(run.folder), watch, selection)
 
 
-def _test(order: Order, method: Method, task: Task, source: PreparedDomain, watch: train.Watch) -> list[Tested]:
-    """The source's validation cases first, then every case of every target."""
+def _test(
+    order: Order, method: Method, task: Task, domains: Sequence[PreparedDomain], watch: train.Watch
+) -> list[Tested]:
+    """The source's validation cases first, then every case of every target. domains: the source, then the targets."""
     run, (_, validation) = order.run, task.split(order.run.source)
-    targets = [PreparedDomain(order.prepared[d]) for d in task.targets(run.source)]
+    source, *targets = domains
     parts = [("validation", source, validation)] + [("target", t, list(t.cases)) for t in targets]
     total, tested = sum(len(ids) for _, _, ids in parts), []
     for role, domain, ids in parts:

@@ -7,7 +7,6 @@ with dgbench lie in results/published/, those of `dgbench import` in RESULTS/<ta
 
 from __future__ import annotations
 
-import gzip
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ import pandas as pd
 
 from dgbench import metrics
 from dgbench.errors import DataError
-from dgbench.files import read_json, sha256
+from dgbench.files import gunzip, is_name, read_json, sha256
 from dgbench.metrics import METRICS
 from dgbench.protocol import DEFAULT, PROTOCOLS, Protocol
 from dgbench.registry import published_folder
@@ -88,8 +87,8 @@ class Board:
 
         Raises `DataError` when the file of the scores is not the one that was described.
         """
-        file = self.path.with_name(self.told["file"])
-        if not file.is_file() or sha256(file) != self.told["sha256"]:
+        file = self.path.parent / self.told["file"]
+        if not is_name(self.told["file"]) or not file.is_file() or sha256(file) != self.told["sha256"]:
             raise DataError(f"{file} is missing or was changed since", "import it again")
         return self.runs(file.read_bytes(), mark)
 
@@ -127,7 +126,7 @@ def _parsed(content: bytes) -> pd.DataFrame:
     """A row for each run, target case and structure; a case may be named "NA"."""
     kinds: dict[str, Any] = dict.fromkeys(("method", "source", "target", "case", "structure"), str) | {"seed": int}
     numbers = {name: [""] for name in (*METRICS, "n_reference")}
-    text = io.StringIO(gzip.decompress(content).decode())
+    text = io.StringIO(gunzip(content).decode())
     return pd.read_csv(text, dtype=kinds, keep_default_na=False, na_values=numbers)
 
 

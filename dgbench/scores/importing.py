@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from dgbench.errors import DataError, DgbenchError, UsageError
-from dgbench.files import make_folder, write_atomic, write_json
+from dgbench.files import gunzip, make_folder, write_atomic, write_json
 from dgbench.metrics import METRICS
 from dgbench.protocol import PROTOCOLS
 from dgbench.running.records import SCHEMA
@@ -32,7 +32,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """All cells as text; the index is the number of the line. Raises `UsageError` for a file that is no such table."""
     try:
         content = path.read_bytes()
-        text = io.StringIO((gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig"))
+        text = io.StringIO((gunzip(content) if path.suffix == ".gz" else content).decode("utf-8-sig"))
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of cells that would be lost
             frame = pd.read_csv(text, dtype=str, keep_default_na=False, index_col=False, skip_blank_lines=False)

@@ -162,18 +162,6 @@ def test_running_out_of_memory_says_what_to_lower(slices, tmp_path, monkeypatch)
         train.fit(method, data, 0, tmp_path)
 
 
-def test_training_cannot_open_a_target_file(tmp_path):
-    (tmp_path / "target").mkdir()
-    (tmp_path / "target" / "images.npy").write_text("secret")
-    (tmp_path / "mask.png").write_text("secret")
-    hidden = [tmp_path / "target", tmp_path / "mask.png"]
-    with train.no_access(hidden):
-        for path in (tmp_path / "target" / "images.npy", tmp_path / "target" / ".." / "mask.png"):
-            with pytest.raises(RunError, match=r"opened .* while it was being trained"):
-                path.read_text()
-    assert (tmp_path / "mask.png").read_text() == "secret"
-
-
 def test_weights_of_another_method_are_refused(slices):
     task, _ = slices
     with pytest.raises(RunError, match=r"missing \['net.0.bias'"):

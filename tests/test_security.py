@@ -265,7 +265,7 @@ def test_a_table_that_becomes_a_thousand_times_larger_is_not_unpacked(tmp_path):
 @pytest.fixture
 def finished(tmp_path):
     """A function that writes a finished run with entries of its record changed, as somebody may send one."""
-    told = run("erm", "A", {"A": [0.9], "B": [0.8]}).record
+    told = run("erm", "A", {"A": [0.9], "B": [0.8]}).record | {"started": "2030-01-01", "data": {}}
 
     def write(files: dict | None = None, **changed) -> Path:
         folder = tmp_path / "results/toy/sdg/erm/A-seed0"
@@ -279,7 +279,7 @@ def finished(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", ["../../../x", "/x", "..", "", "a\\b", "a\0", 7])
+@pytest.mark.parametrize("name", ["../../../x", "/x", "..", "", "a\\b", "a\0"])
 def test_a_run_that_would_name_files_outside_its_folder_is_left_out(finished, name):
     folder = finished(variant=name)
     with pytest.raises(DataError, match="cannot be a folder"):
@@ -312,7 +312,7 @@ def test_a_structure_names_a_mask_inside_the_folder_of_predictions(tmp_path, mon
     shutil.copy(next(write_discs(tmp_path / "discs", cases=1).glob("dim/images/*.png")), image)
     method = type("Constant", (), {"uses_target_masks": False})()
     monkeypatch.setattr(predict, "load_run", lambda folder, device: (method, record))
-    monkeypatch.setattr(predict, "_intensities", lambda record, task: lambda pixels: pixels.values)
+    monkeypatch.setattr(predict, "_reading", lambda record, task: (lambda pixels: pixels.values, ""))
     monkeypatch.setattr(predict, "predict_image", lambda method, image: np.ones((1, 1, 48, 48), bool))
     (written,) = predict.predict_files(tmp_path, [image], tmp_path / "a/b/masks", "cpu")
     assert written.resolve().parent == tmp_path / "a/b/masks"

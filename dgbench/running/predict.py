@@ -113,7 +113,7 @@ def _reading(record: RunRecord, task: Task | None) -> tuple[Callable[[formats.Pi
 
 def _notice_changes(record: RunRecord, **today: str) -> None:
     """Say that code is not what it was: masks may then not be those that the run's own test would have given."""
-    told = record.record["code"]
+    told = record.record.get("code", {})
     for what in (name for name, fingerprint in today.items() if told.get(name, fingerprint) != fingerprint):
         name = record.method if what == "method" else f"task '{record.task}'"
         print(f"the code of {name} changed since this run was made: its masks may be others now", file=sys.stderr)

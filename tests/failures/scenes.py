@@ -109,7 +109,7 @@ def killed_in_a_run(order: Order, whole: Path, every: int) -> tuple[int, dict[in
         again = launched([order.run])
         problems = [*([] if killed == (None, -9) else [f"it was not killed: {killed}"])]
         problems += [str(told) for told in again if told[0] not in ("done", "kept")] + differing(folder, whole)
-        if aside.exists():
+        if aside.exists() and any(aside.iterdir()):
             old = {p.name: sha256(p) for p in aside.iterdir()}
             problems += [f"{p.name} is lost" for p in whole.glob("[!.]*") if old.get(p.name) != sha256(p)]
         problems += [p.name for p in folder.parent.iterdir() if p not in (folder, aside)]
@@ -122,13 +122,14 @@ def killed_in_preparation(order: Order, cache: Path, every: int) -> tuple[int, d
     """The same for the arrays of a domain."""
     task, whole = order.run.load_task(), order.prepared["dim"]
     total, _ = in_a_fork(killed_at, 0, prepare, task, "dim", 48, cache / "0")
+    known = ("checksums.json", "contents.json")  # what is remembered of files, and the half of it that a kill left
     wrong: dict[int, object] = {}
     for n in range(1, total + 1, every):
         killed = in_a_fork(killed_at, n, prepare, task, "dim", 48, cache / str(n))
         folder = prepare(task, "dim", 48, cache / str(n)).folder
         same = {p.name: sha256(p) for p in folder.iterdir()} == {p.name: sha256(p) for p in whole.iterdir()}
-        others = (p for p in folder.parent.rglob("*") if folder not in (p, *p.parents) and p.name != "checksums.json")
-        left = [str(p) for p in others if p.is_file() and p.stat().st_size]
+        others = (p for p in folder.parent.rglob("*") if folder not in (p, *p.parents) and p.is_file())
+        left = [str(p) for p in others if p.stat().st_size and not p.name.lstrip(".").startswith(known)]
         if killed != (None, -9) or not same or left:
             wrong[n] = (killed, same, left)
     return total, wrong

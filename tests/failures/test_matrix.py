@@ -79,7 +79,7 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "a method that opens the targets while it trains": {
         RUNS: ("a_method_that_opens_a_target_while_it_trains_fails",),
-        TRAIN: ("training_cannot_open_a_target_file",),
+        "test_security.py": ("what_python_opens_of_a_target_is_refused",),
     },
     "an oracle among what is ranked": {
         "scores/test_ranking.py": ("an_oracle_is_never_ranked", "a_method_that_adapts_to_the_test_images_stands_apart"),

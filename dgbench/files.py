@@ -83,11 +83,13 @@ def is_name(text: Any) -> bool:
 
 def gunzip(content: bytes, most: int = 1 << 30) -> bytes:
     """Decompress, whatever it becomes up to `most` bytes. Raises `ValueError` for more: a small file may hold much."""
+    whole = bytearray()
     with gzip.open(io.BytesIO(content)) as stream:
-        whole = stream.read(most + 1)
-    if len(whole) > most:
-        raise ValueError(f"it becomes more than {most >> 20} MiB")
-    return whole
+        while part := stream.read(1 << 20):
+            whole += part
+            if len(whole) > most:
+                raise ValueError(f"it becomes more than {most >> 20} MiB")
+    return bytes(whole)
 
 
 def cache_folder() -> Path:

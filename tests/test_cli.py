@@ -88,7 +88,7 @@ def test_a_broken_folder_of_another_method_is_named_and_stops_no_table(home, fir
     (torn / "RESULT.json").write_text('{"schema": 1, "files": {"cases.csv": "0"}}')
     text = dgbench(home, "run", "-m", "constant", "-t", "./discs")
     shutil.rmtree(torn.parent)
-    assert re.search(r"Left out: \S+torn/dim-seed0: cases.csv missing or changed", text)
+    assert re.search(r"Left out: \S+torn/dim-seed0: cases.csv, run.json missing or changed", text)
     assert "tables and plots: results/discs/sdg/tables" in text
 
 

@@ -102,12 +102,12 @@ def _once(
     decisive += [info.structures, info.image_size, plain(replace(hparams, steps=None))]
     name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
     path = make_folder(cache_folder() / "flops") / f"{name}.json"
-    known = read_json(path)
+    known = (read_json(path) or {}).get("flops")
     if isinstance(known, int):
         return known
     with torch.random.fork_rng(devices=()):
         found = _count(count, images * (hparams.image_size or info.image_size) ** 2)
-    write_json(path, found)
+    write_json(path, {"flops": found})
     return found
 
 

@@ -14,10 +14,13 @@ from dgbench import registry
 from dgbench.errors import RunError, UsageError
 from dgbench.files import read_json
 from dgbench.images.find_task import get_task
+from dgbench.protocol import get_protocol
 from dgbench.running.records import RunRecord, read_run
-from dgbench.scores.study import run_scores
+from dgbench.scores.study import charged, run_scores
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dgbench.running.launchers import News, Outcome
     from dgbench.running.plan import Rerun, Run
     from dgbench.task import Task
@@ -144,7 +147,7 @@ def compare(then: RunRecord, now: RunRecord) -> Reproduction:
     """Compare two runs of one (task, protocol, variant, source, seed); see `Reproduction` for the rule."""
     changed = differences(then.record, now.record)
     names = [set(r.cases[["domain", "case", "structure"]].itertuples(index=False, name=None)) for r in (then, now)]
-    one, other = (run_scores(r).dropna() for r in (then, now))
+    one, other = (_net_scores(r) for r in (then, now))
     checksums = [(read_json(r.path / "RESULT.json") or {})["files"] for r in (then, now)]
     if all(checksums[0].get(name) == checksums[1].get(name) for name in ("cases.csv", "weights.safetensors")):
         return Reproduction(then, now, "identical", 0.0, 0.0, 0.0, len(one), changed)
@@ -153,6 +156,14 @@ def compare(then: RunRecord, now: RunRecord) -> Reproduction:
     mean, low, high = interval((other - one).to_numpy())
     within = low <= 0 <= high and abs(mean) <= MARGIN
     return Reproduction(then, now, "within interval" if within else "different", mean, low, high, len(one), changed)
+
+
+def _net_scores(run: RunRecord) -> pd.Series:
+    """What a run scores on each target case, less what it falsely found there costs, as a table counts it."""
+    targets = run.cases[run.cases["role"] == "target"]
+    costs = charged(targets, "dice", get_protocol(run.protocol))
+    of_case = costs[costs > 0].groupby([targets["domain"], targets["case"]]).sum()
+    return run_scores(run).dropna().sub(of_case, fill_value=0.0)
 
 
 def interval(differences: np.ndarray) -> tuple[float, float, float]:

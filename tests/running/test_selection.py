@@ -190,14 +190,19 @@ def test_only_the_sources_validation_cases_are_looked_at(runs, monkeypatch):
 
     def look(method, domain, ids, protocol, seed):
         seen.append((domain.name, ids))
-        for target in task.targets("dim"):  # the images of the targets cannot be opened meanwhile
-            with pytest.raises(RunError, match="while it was being trained"):
-                (order.prepared[target] / "images.npy").read_bytes()
         return 0.5
 
     monkeypatch.setattr(worker, "mean_dice", look)
     worker.make(order, train.Watch())
     assert seen == [("dim", task.split("dim")[1])] * 4
+
+
+def test_the_images_of_the_targets_cannot_be_opened_when_a_checkpoint_is_chosen(runs, monkeypatch):
+    task, order = runs("r")
+    image = order.prepared[task.targets("dim")[0]] / "images.npy"
+    monkeypatch.setattr(worker, "mean_dice", lambda *_, **__: float(len(image.read_bytes())))
+    with pytest.raises(RunError, match="while it was being trained"):
+        worker.make(order, train.Watch())
 
 
 def test_the_protocol_gives_the_budget_and_another_one_is_a_variant(tmp_path):

@@ -132,7 +132,9 @@ def altered(folder, tmp_path, change, kept=None, flag=""):
     ],
 )
 def test_the_mean_must_be_near_and_its_interval_must_contain_zero(finished, tmp_path, change, verdict):
-    found = compare(read_run(finished), altered(finished, tmp_path, change))
+    base = [0.5 + 0.01 * i for i in range(40)]
+    then = altered(finished, tmp_path / "then", lambda i, d: base[i])
+    found = compare(then, altered(finished, tmp_path / "now", lambda i, d: change(i, base[i])))
     assert found.verdict == verdict, found.sentence()
 
 

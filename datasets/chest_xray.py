@@ -4,10 +4,10 @@ Jaeger et al. Two public chest X-ray datasets for computer-aided screening of pu
 al., Jaeger et al., TMI 2014; Stirenko et al. 2018 (Shenzhen's masks); Shiraishi et al., AJR 2000 (JSRT). As a benchmark
 of generalization: Dong et al. Medical Image Segmentation with InTEnt. CVPRW 2024.
 
-    domain      cases  pixels             masks
-    Montgomery  138    4020 x 4892, turned or not  one file for each lung
-    Shenzhen    566    up to 3000 x 3000  of a third party; the other 96 of 662 radiographs have none
-    JSRT        247    256 x 256          miniJSRT's segmentation02: 255 lung, 85 heart, 170 the rest of the body, 0 air
+    domain      cases  pixels              masks
+    Montgomery  138    4020 x 4892, or so  one file for each lung
+    Shenzhen    566    up to 3000 x 3000   of a third party; the other 96 of 662 radiographs have none
+    JSRT        247    256 x 256           miniJSRT's segmentation02: 255 lung, 85 heart, 170 other tissue, 0 air
 
 miniJSRT says that its lungs were not outlined under medical supervision. A radiograph is a patient.
 """
@@ -38,13 +38,16 @@ class ChestXray(PhotoTask):
     gray = True
     cases_expected = RADIOGRAPHS
     intensity = "8-bit gray divided by 255; of more bits the file's 0.5th to 99.5th percentile"
-    citation = "Jaeger et al., QIMS 2014; Candemir et al. and Jaeger et al., TMI 2014; Stirenko et al. 2018; Shiraishi 2000"
+    citation = (
+        "Jaeger et al., QIMS 2014; Candemir, Jaeger et al., TMI 2014; Stirenko et al. 2018; Shiraishi et al. 2000"
+    )
     licence = "Montgomery, Shenzhen: as the NLM's pages say; Shenzhen's masks: CC BY-NC-SA 4.0; JSRT: as its page says"
     collections = ("Montgomery County chest X-ray set", "Shenzhen chest X-ray set", "JSRT")
     download = (
-        "unpack NLM-MontgomeryCXRSet.zip and segmentation02.zip there (`dgbench data fetch`), the images of Shenzhen from "
-        "https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets as ChinaSet_AllFiles/CXR_png/ and its "
-        "masks from https://www.kaggle.com/datasets/yoctoman/shcxr-lung-mask as ChinaSet_AllFiles/mask/NAME_mask.png"
+        "unpack NLM-MontgomeryCXRSet.zip and segmentation02.zip there (`dgbench data fetch`), and put the radiographs "
+        "of Shenzhen from https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets into "
+        "ChinaSet_AllFiles/CXR_png/ and its masks from https://www.kaggle.com/datasets/yoctoman/shcxr-lung-mask into "
+        "ChinaSet_AllFiles/mask/, as NAME_mask.png"
     )
     sources_of_data = (
         Download(
@@ -62,10 +65,11 @@ class ChestXray(PhotoTask):
     )
     access = "account"
     steps_to_get = (
-        "download Shenzhen-Hospital-CXR-Set from https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets "
-        "and put its radiographs into ChinaSet_AllFiles/CXR_png/ of the task's folder",
-        "log in at https://www.kaggle.com, download the masks from https://www.kaggle.com/datasets/yoctoman/shcxr-lung-mask "
-        "and put them into ChinaSet_AllFiles/mask/",
+        "download Shenzhen-Hospital-CXR-Set from "
+        "https://data.lhncbc.nlm.nih.gov/public/Tuberculosis-Chest-X-ray-Datasets and put its radiographs into "
+        "ChinaSet_AllFiles/CXR_png/ of the task's folder",
+        "log in at https://www.kaggle.com, download https://www.kaggle.com/datasets/yoctoman/shcxr-lung-mask and put "
+        "the masks into ChinaSet_AllFiles/mask/",
     )
 
     def find(self, domain: str) -> dict[str, list[Path]]:
@@ -92,12 +96,12 @@ class ChestXray(PhotoTask):
             return super().planes(domain, values, paths)
         if other := sorted(set(values_of(values[0])) - KNOWN):
             raise DataError(
-                f"mask {paths[0]} holds the values {other[:5]}", "segmentation02 has 0, 85, 170 and 255: download it again"
+                f"mask {paths[0]} holds the values {other[:5]}", "segmentation02 has 0, 85, 170, 255: download it again"
             )
         return (values[0] == LUNG)[None], []
 
     def mock(self, folder: Path, sketch: Sketch) -> None:
-        """Two lungs in two files, in one, and as a value beside heart and body; a radiograph of Shenzhen has no mask."""
+        """Lungs in two files, in one, and as a value beside heart and body; a radiograph of Shenzhen has no mask."""
         for n in range(3):
             lungs = sketch.labels(48, 40, structures=2)
             name = f"MCUCXR_{n + 1:04d}_{n % 2}.png"

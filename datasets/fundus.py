@@ -12,8 +12,8 @@ Medical Image Segmentation. MICCAI 2022. https://zenodo.org/records/6325549
     MESSIDOR_Base3   106    27     target: the same
 
 Photographs of 800 x 800 pixels around the optic disc, 744 with outlines and 717 without. In a mask 0 is background,
-255 the rim, 128 the cup, and the disc is both. Another record, Zenodo 8009107, has BinRushed and Magrabia under the same
-names with the values turned round: the corners of a mask tell which it is, see the task fundus5.
+255 the rim, 128 the cup, and the disc is both. Another record, Zenodo 8009107, has BinRushed and Magrabia under
+the same names with the values turned round: the corners of a mask tell which it is, see the task fundus5.
 Six raters outlined every photograph; they differ, most of all on the cup, so a number holds for its rater only.
 """
 
@@ -52,7 +52,7 @@ class Fundus(FileTask):
         **dict.fromkeys(SOURCES, ("train", "test")),
         **dict.fromkeys(domains[2:], ("test",)),
     }
-    cases_expected = dict(zip(domains, (195, 95, 35, 30, 27), strict=True))
+    cases_expected: ClassVar = dict(zip(domains, (195, 95, 35, 30, 27), strict=True))
     intensity = "8-bit RGB divided by 255"
     citation = "Almazroa et al., SPIE 2018 (RIGA); Hu et al., MICCAI 2022 (RIGA+); masks of rater 1 of 6"
     licence = "CC BY-NC 4.0 (of RIGA; the record of RIGA+ says CC BY 4.0)"
@@ -93,7 +93,7 @@ class Fundus(FileTask):
         """[photograph, mask of the rater]. Raises `DataError` when all masks are missing: what is to be unpacked."""
         image, mask = self._cases(domain)[require(case_id, self.case_ids(domain), f"case of {domain}")]
         if not (self.folder / mask.parts[0]).is_dir():
-            raise DataError(f"no masks: no folder {self.folder / mask.parts[0]}", f"unpack the whole archive: {self.download}")
+            raise DataError(f"no masks: no folder {self.folder / mask.parts[0]}", f"unpack all of it: {self.download}")
         rated = f"-{self.rater}" if mask.suffix == ".tif" else ""
         return [self.folder / image, self.folder / mask.with_name(f"{mask.stem}{rated}{mask.suffix}")]
 
@@ -104,7 +104,7 @@ class Fundus(FileTask):
         if other := sorted(set(values_of(values)) - {128, 255}):
             raise DataError(f"mask {mask} holds the values {other[:5]}", "a mask has 0, 128 and 255: download again")
         if (values[:, [0, 0, -1, -1], [0, -1, 0, -1]] != self.background).any():
-            raise DataError(f"the corners of mask {mask} are not {self.background}, which is background", self.elsewhere)
+            raise DataError(f"the corners of mask {mask} are not background, {self.background}", self.elsewhere)
         disc, cup = values != self.background, values == CUP[self.background]
         return Case(case_id, self.intensities(pixels), np.stack([disc, cup], axis=1), (1.0, 1.0, 1.0))
 

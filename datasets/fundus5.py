@@ -1,8 +1,8 @@
 """Optic disc and optic cup in fundus photographs of five sets: every domain may be the source.
 
-Chen et al. Treasure in Distribution: A Domain Randomization based Multi-Source Domain Generalization for 2D Medical Image
-Segmentation. MICCAI 2023. "A Fundus Image Dataset for Domain Generalization in Joint Segmentation of Optic Disc and Optic
-Cup", https://zenodo.org/records/8009107
+Chen et al. Treasure in Distribution: A Domain Randomization based Multi-Source Domain Generalization for 2D Medical
+Image Segmentation. MICCAI 2023. "A Fundus Image Dataset for Domain Generalization in Joint Segmentation of Optic Disc
+and Optic Cup", https://zenodo.org/records/8009107
 
     domain      cases  validation  from
     BinRushed   195    19          RIGA, rater 1
@@ -11,8 +11,8 @@ Cup", https://zenodo.org/records/8009107
     ORIGA       650    65          Singapore Eye Research Institute
     Drishti_GS  101    10          Aravind, India
 
-A domain is all that its two lists name. As a source its validation cases are those of ConStyX (2025), listed beside this
-file, where TriD trains on all. In a mask 255 is background, 128 the rim, 0 the cup: RIGA+ has them the other way round.
+A domain is all that its two lists name. As a source its validation cases are those of ConStyX (2025), listed beside
+this file, where TriD trains on all. In a mask 255 is background, 128 the rim, 0 the cup: RIGA+ has them turned round.
 Which photographs are of one patient is not published.
 """
 
@@ -46,12 +46,12 @@ class Fundus5(Fundus):
     elsewhere: ClassVar[str] = "these are masks of RIGA+: `--task fundus` reads them, this task those of Zenodo 8009107"
     parts: ClassVar = dict.fromkeys(CASES, ("train", "test"))
     cases_expected = CASES
-    citation = "Chen et al., MICCAI 2023 (TriD); Almazroa et al. 2018; Orlando et al. 2020; Zhang et al. 2010; Sivaswamy 2014"
+    citation = "Chen et al., MICCAI 2023 (TriD); Almazroa et al. 2018; Orlando et al. 2020; Zhang et al. 2010"
     licence = "the record says CC BY; RIGA is CC BY-NC 4.0; REFUGE, ORIGA, Drishti-GS: research"
     collections = ("RIGA", "REFUGE", "ORIGA", "Drishti-GS")
     download = (
-        "download https://zenodo.org/records/8009107 and unpack it so that RIGA/, RIGA-mask/, REFUGE/, ORIGA/, Drishti_GS/ "
-        "and <domain>_train.csv, <domain>_test.csv of the five domains lie there"
+        "download https://zenodo.org/records/8009107 and unpack it so that RIGA/, RIGA-mask/, REFUGE/, ORIGA/, "
+        "Drishti_GS/ and <domain>_train.csv, <domain>_test.csv of the five domains lie there"
     )
     sources_of_data = ()
     steps_to_get = (

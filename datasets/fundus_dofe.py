@@ -9,8 +9,8 @@ Wang et al. DoFE: Domain-Oriented Feature Embedding for Generalizable Fundus Ima
     REFUGE      320    80    Domain3      the challenge's training set, Zeiss Visucam (Orlando et al. 2020)
     REFUGE-val  320    80    Domain4      the challenge's validation set, Canon CR-2
 
-Photographs of 800 x 800 pixels around the disc. A source is trained on its train list and validated on its test list; of
-a target all photographs are tested, where some papers test on its test list alone. DoFE's code crops Domain4 to
+Photographs of 800 x 800 pixels around the disc. A source is trained on its train list and validated on its test list;
+of a target all photographs are tested, where some papers test on its test list alone. DoFE's code crops Domain4 to
 [144:656] where it is tested: not done here. Which photographs are of one patient is not published.
 """
 
@@ -26,6 +26,7 @@ from dgbench.images.mock import Sketch, write_png
 from dgbench.images.photo_task import PhotoTask
 from dgbench.task import Case
 
+CASES = {"Drishti-GS": 101, "RIM-ONE": 159, "REFUGE": 400, "REFUGE-val": 400}
 RELEASED_AS = {"Drishti-GS": "Domain1", "RIM-ONE": "Domain2", "REFUGE": "Domain3", "REFUGE-val": "Domain4"}
 CUP, DISC = 50, 200  # the gray values that DoFE's loader parts cup, rim and background at
 STEREO = 1.5  # the photograph of one eye is as wide as it is high; a stereo pair is twice as wide
@@ -38,12 +39,12 @@ class FundusDofe(PhotoTask):
     structures = ("disc", "cup")
     image_size = 512
     steps = 8000  # as prostate
-    cases_expected = {"Drishti-GS": 101, "RIM-ONE": 159, "REFUGE": 400, "REFUGE-val": 400}  # noqa: RUF012
+    cases_expected = CASES
     citation = "Wang et al., TMI 2020 (DoFE); Sivaswamy et al. 2014; Fumero et al. 2011; Orlando et al., MedIA 2020"
     licence = "Drishti-GS, RIM-ONE r3, REFUGE: research, no redistribution"
     collections = ("Drishti-GS", "RIM-ONE r3", "REFUGE")
     download = (
-        "follow https://github.com/emma-sjwang/Dofe to its file on Google Drive (1p33nsWQaiZMAgsruDoJLyatoq5XAH-TH) and "
+        "follow https://github.com/emma-sjwang/Dofe to its file on Google Drive (1p33nsWQaiZMAgsruDoJLyatoq5XAH-TH), "
         "unpack it so that Domain1/ to Domain4/ lie there, each with {train,test}/ROIs/{image,mask}/NAME.png"
     )
     access = "open"
@@ -57,7 +58,7 @@ class FundusDofe(PhotoTask):
         """{(domain, part): names}, DoFE's lists as RAM-DSIR publishes them; of a mock those that are there."""
         with open(Path(__file__).with_suffix(".csv"), newline="", encoding="utf-8") as file:
             listed = {(row["domain"], row["part"]): row["cases"].split() for row in csv.DictReader(file)}
-        if not self.mocked:
+        if not self.is_mock:
             return listed
         return {key: [n for n in names if self._pair(*key, n)[0].is_file()] for key, names in listed.items()}
 

@@ -9,8 +9,9 @@ Fan et al. PraNet: Parallel Reverse Attention Network for Polyp Segmentation. MI
     ETIS          196     1225 x 966   Lariboisiere, Paris (Silva et al., IJCARS 2014)
     CVC-300       60      574 x 500    the test frames of CVC-EndoSceneStill (Vazquez et al., JHE 2017)
 
-A sequence of ClinicDB is a group: its frames are nearly alike. Of the others no list of sequences is public. CVC-EndoSceneStill
-was made of ClinicDB and of ColonDB's first 300 frames, so CVC-300 is a target only, and none of CVC-ColonDB.
+A sequence of ClinicDB is a group: its frames are nearly alike. Of the others no list of sequences is public.
+CVC-EndoSceneStill was made of ClinicDB and of ColonDB's first 300 frames, so CVC-300 is a target only, and none of
+CVC-ColonDB.
 """
 
 from bisect import bisect_right
@@ -50,12 +51,12 @@ class Polyp(PhotoTask):
     collections = ("Kvasir-SEG", "CVC-ClinicDB", "CVC-ColonDB", "ETIS-LaribPolypDB", "CVC-EndoSceneStill")
     download = (
         "get PraNet's package from https://github.com/DengPingFan/PraNet and put TrainDataset/ and TestDataset/ there, "
-        "or the single sets as Kvasir-SEG/, CVC-ClinicDB/ (Original, Ground Truth), CVC-ColonDB/, ETIS-LaribPolypDB/ and "
-        "CVC-300/, each with images/ and masks/"
+        "or the single sets as Kvasir-SEG/, CVC-ClinicDB/ (Original, Ground Truth), CVC-ColonDB/, ETIS-LaribPolypDB/ "
+        "and CVC-300/, each with images/ and masks/"
     )
     access = "open"
     steps_to_get = (
-        "open https://github.com/DengPingFan/PraNet, section Usage, and download the training and the testing data sets",
+        "open https://github.com/DengPingFan/PraNet, section Usage, and download its training and testing data",
         "unpack both and put TrainDataset and TestDataset into the task's folder",
     )
 

@@ -6,8 +6,8 @@ Ali et al. A multi-centre polyp detection and segmentation dataset for generalis
     centre  C1   C2   C3   C4   C5   C6
     frames  256  301  457  227  208  88
 
-The sequences of the release, positive and negative, are not used. Some 126 frames show no polyp: they have a mask, which
-is empty. Sizes differ, up to 1920 x 1080. The release says of no frame which patient it is from.
+The sequences of the release, positive and negative, are not used. Some 126 frames show no polyp: they have a mask,
+which is empty. Sizes differ, up to 1920 x 1080. The release says of no frame which patient it is from.
 """
 
 from pathlib import Path

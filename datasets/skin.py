@@ -18,6 +18,7 @@ from dgbench.images.mock import Sketch, write_bmp, write_jpg, write_png
 from dgbench.images.photo_task import PhotoTask
 
 PARTS = {"Training": 2594, "Validation": 100, "Test": 1000}
+CASES = {"ISIC": sum(PARTS.values()), "PH2": 200}
 SITE = "https://isic-challenge-data.s3.amazonaws.com/2018/"
 SHA256 = {
     "ISIC2018_Task1-2_Training_Input": "80f98572347a2d7a376227fa9eb2e4f7459d317cb619865b8b9910c81446675f",
@@ -37,15 +38,15 @@ class Skin(PhotoTask):
     structures = ("lesion",)
     image_size = 256
     steps = 8000  # as prostate
-    cases_expected = {"ISIC": sum(PARTS.values()), "PH2": 200}  # noqa: RUF012 (as a task's other class attributes)
-    citation = "Codella et al. 2018 (ISIC 2018); Tschandl et al., Scientific Data 2018; Mendonca et al., EMBC 2013 (PH2)"
+    cases_expected = CASES
+    citation = "Codella et al. 2018 (ISIC 2018); Tschandl et al., Sci Data 2018; Mendonca et al., EMBC 2013 (PH2)"
     licence = "ISIC 2018: CC BY-NC 4.0; PH2: research and education, no redistribution"
     collections = ("ISIC 2018", "PH2")
     download = (
         "unpack the six archives of ISIC 2018 task 1 (inputs and ground truths of Training, Validation and Test) from "
-        "https://challenge.isic-archive.com/data/#2018 there, and PH2Dataset (a form, https://www.fc.up.pt/addi) beside them"
+        "https://challenge.isic-archive.com/data/#2018 there, and PH2Dataset (a form, see https://www.fc.up.pt/addi)"
     )
-    sources_of_data = tuple(Download(f"{SITE}{name}.zip", f"{name}.zip", sha256=s, unpack_to="") for name, s in SHA256.items())
+    sources_of_data = tuple(Download(f"{SITE}{n}.zip", f"{n}.zip", sha256=s, unpack_to="") for n, s in SHA256.items())
     access = "form"
     steps_to_get = (
         "fill in the form for PH2 at https://www.fc.up.pt/addi/ph2%20database.html",

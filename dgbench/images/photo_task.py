@@ -39,18 +39,13 @@ class PhotoTask(FileTask):
     def find(self, domain: str) -> dict[str, list[Path]]:
         """{case id: [image, its mask files]} of a domain. Raises `DataError` when a folder is not there."""
 
-    @property
-    def mocked(self) -> bool:
-        """Holds the folder generated files? It then has a handful of cases, not the release's number."""
-        return (self.folder / "MOCK").is_file()
-
     def case_ids(self, domain: str) -> list[str]:
         """Sorted. Raises `DataError` for a copy that is not whole: results of a part would pass as those of all."""
         require(domain, self.domains, "domain")
         if domain not in self._found:
             found = self.find(domain)
             expected = self.cases_expected.get(domain, len(found))
-            if len(found) != expected and not self.mocked:
+            if len(found) != expected and not self.is_mock:
                 raise DataError(
                     f"domain '{domain}' of task '{self.name}' has {len(found)} cases in {self.folder}, the release has "
                     f"{expected}",

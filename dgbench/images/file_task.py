@@ -29,6 +29,11 @@ class FileTask(Task):
             raise DataError(f"task '{name}' has no data: no folder {path}", f"{self.download} (or use --data DIR)")
         return path
 
+    @property
+    def is_mock(self) -> bool:
+        """Generated folders hold a file of that name."""
+        return (self.folder / "MOCK").is_file()
+
     def intensities(self, pixels: Pixels) -> np.ndarray:
         """The file's numbers by the task's intensity rule: float32 (D, C, H, W) in [0, 1]."""
         return by_range(pixels, self.intensity_range)

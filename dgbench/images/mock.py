@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+FEW = 4  # cases of each domain, of tasks whose lists of cases are part of dgbench
 MARK = "MOCK"  # a file in a folder of drawn images: counts and checksums of the release are not asked for there
 SEED = 1
 

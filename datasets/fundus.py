@@ -24,6 +24,7 @@ import numpy as np
 from dgbench.errors import DataError, require
 from dgbench.images.file_task import FileTask
 from dgbench.images.formats import Pixels, read_case, to_unit, values_of
+from dgbench.images.mock import Sketch, write_tiff
 from dgbench.task import Case
 
 SOURCES = ("BinRushed", "Magrabia")
@@ -33,6 +34,15 @@ COUNTS = {  # of the distribution's lists, by domain and list
     "MESSIDOR_Base1": {"test": 35},
     "MESSIDOR_Base2": {"test": 30},
     "MESSIDOR_Base3": {"test": 27},
+}
+BASE = {"train": ["Labeled/image90"], "test": ["Labeled/image1", "Labeled/image2"]}
+PLACES = {  # of photographs that are drawn, by domain and list
+    "BinRushed": {
+        "train": ["BinRushed1/image1", "BinRushed2/image1", "BinRushed2/image10"],
+        "test": ["BinRushed4/image1"],
+    },
+    "Magrabia": {"train": ["MagrabiFemale/image1", "MagrabiaMale/image1"], "test": ["MagrabiaMale/image2"]},
+    **{f"MESSIDOR_Base{n}": BASE for n in (1, 2, 3)},
 }
 MASK_VALUES = {"disc": (128, 255), "cup": (128,)}
 Pair = tuple[PurePosixPath, PurePosixPath]  # a photograph and its mask without a rater's number, in the data's folder
@@ -99,6 +109,8 @@ class Fundus(FileTask):
     def verify(self) -> list[str]:
         """Also: the lengths of the distribution's lists."""
         problems = super().verify()
+        if self.is_mock:
+            return problems
         for domain, parts in COUNTS.items():
             for part, count in parts.items():
                 try:
@@ -108,6 +120,21 @@ class Fundus(FileTask):
                 if found != count:
                     problems.append(f"{domain}_{part}.csv lists {found} photographs, the distribution {count}")
         return problems
+
+    def mock(self, folder: Path, sketch: Sketch) -> None:
+        """Lists, photographs and six raters' masks, who differ on the cup. A name is in several sub-folders."""
+        for k, (domain, places) in enumerate(PLACES.items()):
+            for part, photographs in places.items():
+                rows = ["image,mask", *(f"RIGA/{domain}/{p}.tif,RIGA-mask/{domain}/{p}.tif" for p in photographs)]
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{domain}_{part}.csv").write_text("\n".join(rows) + "\n")
+                for photograph in photographs:
+                    labels = sketch.labels(40, 40, structures=2, nested=True)
+                    write_tiff(folder / f"RIGA/{domain}/{photograph}.tif", sketch.photograph(labels, k))
+                    for rater in range(1, 7):
+                        cup = np.roll(labels == 2, rater - 1, axis=0) & (labels > 0)
+                        mask = np.where(cup, 128, 255 * (labels > 0)).astype(np.uint8)
+                        write_tiff(folder / f"RIGA-mask/{domain}/{photograph}-{rater}.tif", mask)
 
     def _cases(self, domain: str) -> dict[str, Pair]:
         """By case id, from all lists of a domain that are used."""

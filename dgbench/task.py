@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from dgbench.errors import DataError, DgbenchError
+from dgbench.errors import DataError, DgbenchError, UsageError
 from dgbench.fingerprint import of_code
 from dgbench.plausibility import Doubt, doubt
 
@@ -104,6 +104,14 @@ class Task(ABC):
     def is_mock(self) -> bool:
         """Are these generated files in place of the release? Then nothing is counted or compared with its lists."""
         return False
+
+    def mock(self, folder: Path, sketch: Any) -> None:
+        """Write small drawn files of exactly the release's layout into `folder`: a handful of cases of each domain.
+
+        sketch: an `images.mock.Sketch`, which draws them. Names, types, encodings and quirks are those of the release;
+        a source has at least two cases, so that it can be trained on and validated.
+        """
+        raise UsageError(f"task '{self.name}' has no mock", "write its method `mock`: see that of datasets/prostate.py")
 
     @property
     def info(self) -> TaskInfo:

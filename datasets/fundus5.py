@@ -22,7 +22,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dgbench.datasets.fundus import Fundus
+from dgbench.datasets._disc_and_cup import DiscAndCup
 from dgbench.errors import require
 from dgbench.images.mock import Sketch, write_jpg, write_png, write_tiff
 
@@ -37,13 +37,12 @@ MOCKED = {  # some of either side of the split
 VALUES = np.array([255, 128, 0], np.uint8)  # of background, rim, cup
 
 
-class Fundus5(Fundus):
+class Fundus5(DiscAndCup):
     """Two structures, the cup inside the disc."""
 
     domains = tuple(CASES)
-    sources = None
-    background: ClassVar[int] = 255
-    elsewhere: ClassVar[str] = "these are masks of RIGA+: `--task fundus` reads them, this task those of Zenodo 8009107"
+    background = 255
+    elsewhere = "these are masks of RIGA+: `--task fundus` reads them, this task those of Zenodo 8009107"
     parts: ClassVar = dict.fromkeys(CASES, ("train", "test"))
     cases_expected = CASES
     citation = "Chen et al., MICCAI 2023 (TriD); Almazroa et al. 2018; Orlando et al. 2020; Zhang et al. 2010"
@@ -53,15 +52,11 @@ class Fundus5(Fundus):
         "download https://zenodo.org/records/8009107 and unpack it so that RIGA/, RIGA-mask/, REFUGE/, ORIGA/, "
         "Drishti_GS/ and <domain>_train.csv, <domain>_test.csv of the five domains lie there"
     )
-    sources_of_data = ()
+    access = "open"
     steps_to_get = (
         "download all files of https://zenodo.org/records/8009107",
         "unpack them so that RIGA, RIGA-mask, REFUGE, ORIGA, Drishti_GS and the ten lists lie in the task's folder",
     )
-
-    def targets(self, source: str) -> tuple[str, ...]:
-        """All others."""
-        return tuple(d for d in self.domains if d != source)
 
     def split(self, source: str) -> tuple[list[str], list[str]]:
         """That of ConStyX, which parts all photographs of a domain anew."""

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from dgbench.errors import DataError, require
-from dgbench.images.mock import Sketch, write_png
+from dgbench.images.mock import FEW, Sketch, write_png
 from dgbench.images.photo_task import PhotoTask
 from dgbench.task import Case
 
@@ -55,12 +55,10 @@ class FundusDofe(PhotoTask):
 
     @cached_property
     def lists(self) -> dict[tuple[str, str], list[str]]:
-        """{(domain, part): names}, DoFE's lists as RAM-DSIR publishes them; of a mock those that are there."""
+        """{(domain, part): names}, DoFE's lists as RAM-DSIR publishes them; of drawn images their first few."""
+        few = FEW if self.is_mock else None
         with open(Path(__file__).with_suffix(".csv"), newline="", encoding="utf-8") as file:
-            listed = {(row["domain"], row["part"]): row["cases"].split() for row in csv.DictReader(file)}
-        if not self.is_mock:
-            return listed
-        return {key: [n for n in names if self._pair(*key, n)[0].is_file()] for key, names in listed.items()}
+            return {(row["domain"], row["part"]): row["cases"].split()[:few] for row in csv.DictReader(file)}
 
     def find(self, domain: str) -> dict[str, list[Path]]:
         """Of both lists."""
@@ -99,12 +97,10 @@ class FundusDofe(PhotoTask):
         return [place / kind / f"{name}.png" for kind in ("image", "mask")]
 
     def mock(self, folder: Path, sketch: Sketch) -> None:
-        """Of each list the first three names."""
-        with open(Path(__file__).with_suffix(".csv"), newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name in row["cases"].split()[:3]:
-                    place = folder / RELEASED_AS[row["domain"]] / row["part"] / "ROIs"
-                    labels = sketch.labels(48, 48, structures=2, nested=True)
-                    number = list(RELEASED_AS).index(row["domain"])
-                    write_png(place / "image" / f"{name}.png", sketch.photograph(labels, number))
-                    write_png(place / "mask" / f"{name}.png", np.array([255, 128, 0], np.uint8)[labels])
+        """Of each list the first few names."""
+        for (domain, part), names in type(self)().lists.items():
+            for name in names[:FEW]:
+                place = folder / RELEASED_AS[domain] / part / "ROIs"
+                labels = sketch.labels(48, 48, structures=2, nested=True)
+                write_png(place / "image" / f"{name}.png", sketch.photograph(labels, self.domains.index(domain)))
+                write_png(place / "mask" / f"{name}.png", np.array([255, 128, 0], np.uint8)[labels])

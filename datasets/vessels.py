@@ -13,7 +13,6 @@ in some channel, its holes filled. Outside the image is made black, and no predi
 """
 
 import csv
-import gzip
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,7 +22,7 @@ from scipy.ndimage import binary_fill_holes, label
 
 from dgbench.errors import DataError
 from dgbench.images.fetch import Download
-from dgbench.images.mock import Sketch, write_jpg, write_png, write_tiff
+from dgbench.images.mock import Sketch, write_jpg, write_packed_ppm, write_png, write_tiff
 from dgbench.images.photo_task import PhotoTask, read_gray_masks, white
 from dgbench.task import Case
 
@@ -66,8 +65,8 @@ class Vessels(PhotoTask):
     licence = "DRIVE: research, no redistribution; STARE: none stated; CHASE_DB1, HRF: CC BY 4.0"
     collections = tuple(PHOTOGRAPHS)
     download = (
-        "`dgbench data fetch`, or put AADG's package RVS/ there, see https://github.com/CRazorback/AADG, or the sets as "
-        "DRIVE/training/, STARE/{stare-images,labels-ah}/, CHASEDB1/, HRF/{healthy,healthy_manualsegm,...}/"
+        "`dgbench data fetch`, or put AADG's package RVS/ there, see https://github.com/CRazorback/AADG, or the sets "
+        "as DRIVE/training/, STARE/{stare-images,labels-ah}/, CHASEDB1/, HRF/{healthy,healthy_manualsegm,...}/"
     )
     sources_of_data = ARCHIVES
     access = "open"
@@ -118,28 +117,28 @@ class Vessels(PhotoTask):
 
     def mock(self, folder: Path, sketch: Sketch) -> None:
         """The makers' layouts: GIF masks, packed PPM, two observers in one folder, endings of two cases."""
-        names = ("21", "22", "23"), ("im0001", "im0002"), ("01L", "01R", "02L", "03R"), ("01_h", "01_dr", "01_g")
-        for k, of_domain in enumerate(names):
-            for i, name in enumerate(of_domain):
+        for k, numbers in enumerate(
+            (("21", "22", "23"), ("im0001", "im0002"), ("01L", "01R", "02L"), ("01_h", "02_dr"))
+        ):
+            for number in numbers:
                 labels = sketch.labels(48, 56)
                 vessels = (labels > 0) & (np.arange(56) % 8 < 2)  # stripes on a disc, on black
                 photograph = sketch.photograph(vessels, k) * (labels > 0)[..., None]
                 mask, field = vessels * np.uint8(255), labels * 255
                 if k == 0:
-                    place = folder / "DRIVE/training"
-                    write_tiff(place / "images" / f"{name}_training.tif", photograph)
-                    write_png(place / "1st_manual" / f"{name}_manual1.gif", mask)
-                    write_png(place / "mask" / f"{name}_training_mask.gif", field)
+                    write_tiff(folder / f"DRIVE/training/images/{number}_training.tif", photograph)
+                    write_png(folder / f"DRIVE/training/1st_manual/{number}_manual1.gif", mask)
+                    write_png(folder / f"DRIVE/training/mask/{number}_training_mask.gif", field)
                 elif k == 1:
-                    write_packed_ppm(folder / "STARE/stare-images" / f"{name}.ppm.gz", photograph)
-                    write_packed_ppm(folder / "STARE/labels-ah" / f"{name}.ah.ppm.gz", mask)
+                    write_packed_ppm(folder / f"STARE/stare-images/{number}.ppm.gz", photograph)
+                    write_packed_ppm(folder / f"STARE/labels-ah/{number}.ah.ppm.gz", mask)
                 elif k == 2:
-                    write_jpg(folder / "CHASEDB1" / f"Image_{name}.jpg", photograph)
-                    write_png(folder / "CHASEDB1" / f"Image_{name}_1stHO.png", mask)
-                    write_png(folder / "CHASEDB1" / f"Image_{name}_2ndHO.png", field)
+                    write_jpg(folder / f"CHASEDB1/Image_{number}.jpg", photograph)
+                    write_png(folder / f"CHASEDB1/Image_{number}_1stHO.png", mask)
+                    write_png(folder / f"CHASEDB1/Image_{number}_2ndHO.png", field)
                 else:
-                    write_jpg(folder / "HRF" / EYES[i] / f"{name}.{'JPG' if i == 1 else 'jpg'}", photograph)
-                    write_tiff(folder / "HRF" / f"{EYES[i]}_manualsegm" / f"{name}.tif", mask)
+                    write_jpg(folder / f"HRF/{EYES[i]}/{number}.{'JPG' if i == 1 else 'jpg'}", photograph)
+                    write_tiff(folder / f"HRF/{EYES[i]}_manualsegm/{number}.tif", mask)
 
 
 def field_of_view(image: np.ndarray) -> np.ndarray:
@@ -148,10 +147,3 @@ def field_of_view(image: np.ndarray) -> np.ndarray:
     if not count:
         return np.ones(image.shape[1:], bool)
     return binary_fill_holes(regions == 1 + np.argmax(np.bincount(regions.ravel())[1:]))
-
-
-def write_packed_ppm(path: Path, array: np.ndarray) -> None:
-    """uint8 (H, W) or (H, W, 3), as STARE has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = f"P{5 if array.ndim == 2 else 6}\n{array.shape[1]} {array.shape[0]}\n255\n".encode()
-    path.write_bytes(gzip.compress(header + array.tobytes(), mtime=0))

@@ -32,6 +32,7 @@ COLUMNS = (
     "role", "domain", "case", "structure", "dice", "asd", "assd", "hd95", "flag",
     "n_reference", "n_prediction", "diagonal",
 )  # fmt: skip
+GROUPED = (*COLUMNS[:3], "group", *COLUMNS[3:])  # where cases have groups: `Task.group`
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
@@ -100,10 +101,10 @@ def predict_case(
 
 
 def measure_domain(
-    method: Method, domain: PreparedDomain, case_ids: Sequence[str], role: str, protocol: Protocol, seed: int
+    method: Method, domain: PreparedDomain, cases: Mapping[str, str], role: str, protocol: Protocol, seed: int
 ) -> Iterator[Tested]:
-    """Predict and measure some cases of a domain, in their order. Raises `RunError` that names the case."""
-    for case_id in case_ids:
+    """Predict and measure some cases of a domain, {id: group}, in their order. Raises `RunError` that names one."""
+    for case_id, group in cases.items():
         case = domain.cases[case_id]
         try:
             prediction, reference = predict_case(method, domain, case, protocol, seed)
@@ -113,7 +114,7 @@ def measure_domain(
         rows: list[dict[str, object]] = []
         for k, structure in enumerate(method.task.structures):
             scores = metrics.measure(prediction[:, k], reference[:, k], spacing)
-            what = {"role": role, "domain": domain.name, "case": case_id, "structure": structure}
+            what = {"role": role, "domain": domain.name, "case": case_id, "group": group, "structure": structure}
             diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
             rows.append({**what, **scores._asdict(), "diagonal": diagonal})
         yield Tested.of(domain.name, case_id, rows, prediction)
@@ -132,9 +133,13 @@ def mean_dice(
 
 
 def cases_csv(tested: Sequence[Tested]) -> str:
-    """The text of cases.csv: full precision, `inf` for a missed or falsely found structure, empty: not applicable."""
+    """The text of cases.csv: full precision, `inf` for a missed or falsely found structure, empty: not applicable.
+
+    Column group is there where some case is not a group of its own.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    grouped = any(row.get("group", row["case"]) != row["case"] for case in tested for row in case.rows)
+    writer = csv.DictWriter(text, GROUPED if grouped else COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for case in tested:
         for row in case.rows:

@@ -117,10 +117,9 @@ class Vessels(PhotoTask):
 
     def mock(self, folder: Path, sketch: Sketch) -> None:
         """The makers' layouts: GIF masks, packed PPM, two observers in one folder, endings of two cases."""
-        for k, numbers in enumerate(
-            (("21", "22", "23"), ("im0001", "im0002"), ("01L", "01R", "02L"), ("01_h", "02_dr"))
-        ):
-            for number in numbers:
+        names = ("21", "22", "23"), ("im0001", "im0002"), ("01L", "01R", "02L"), ("01_h", "02_dr", "03_g")
+        for k, numbers in enumerate(names):
+            for i, number in enumerate(numbers):
                 labels = sketch.labels(48, 56)
                 vessels = (labels > 0) & (np.arange(56) % 8 < 2)  # stripes on a disc, on black
                 photograph = sketch.photograph(vessels, k) * (labels > 0)[..., None]

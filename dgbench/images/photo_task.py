@@ -56,7 +56,8 @@ class PhotoTask(FileTask):
 
     def files(self, domain: str, case_id: str) -> list[Path]:
         """[image, its mask files]."""
-        return self._found[domain][require(case_id, self.case_ids(domain), f"case of {domain}")]
+        require(case_id, self.case_ids(domain), f"case of {domain}")
+        return self._found[domain][case_id]
 
     def load(self, domain: str, case_id: str) -> Case:
         """The image and its structures, at the image's own resolution."""

@@ -37,7 +37,7 @@ def moles(folder: Path) -> Moles:
 def test_a_copy_that_is_not_whole_is_refused_since_its_results_would_pass_as_those_of_all(tmp_path):
     assert moles(tmp_path).case_ids("A") == ["a", "b"]
     (tmp_path / "images" / "b.jpg").unlink()
-    with pytest.raises(DataError, match="'A' of task 'moles' has 1 cases in .*, the release has 2") as failure:
+    with pytest.raises(DataError, match=r"'A' of task 'moles' has 1 cases in .*, the release has 2") as failure:
         Moles(tmp_path).case_ids("A")
     assert failure.value.remedy == "download moles"
     (tmp_path / MARK).touch()

@@ -65,7 +65,7 @@ class Vessels(PhotoTask):
     licence = "DRIVE: research, no redistribution; STARE: none stated; CHASE_DB1, HRF: CC BY 4.0"
     collections = tuple(PHOTOGRAPHS)
     download = (
-        "`dgbench data fetch`, or see https://github.com/CRazorback/AADG for its package and put RVS/ there, or the sets "
+        "`dgbench data fetch`, or see https://github.com/CRazorback/AADG for RVS/ and put it there, or the sets "
         "as DRIVE/training/, STARE/{stare-images,labels-ah}/, CHASEDB1/, HRF/{healthy,healthy_manualsegm,...}/"
     )
     sources_of_data = ARCHIVES

@@ -53,7 +53,8 @@ class SpinalCord(FileTask):
     )
     download = (
         "the SCGM challenge's training data, after registration at "
-        "http://niftyweb.cs.ucl.ac.uk/program.php?p=CHALLENGE: put train/ there, with siteK-scNN-image.nii.gz and siteK-scNN-mask-r1.nii.gz to -r4.nii.gz"
+        "http://niftyweb.cs.ucl.ac.uk/program.php?p=CHALLENGE: put train/ there, with "
+        "siteK-scNN-image.nii.gz and siteK-scNN-mask-r1.nii.gz to -r4.nii.gz"
     )
 
     def case_ids(self, domain: str) -> list[str]:

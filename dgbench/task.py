@@ -32,6 +32,7 @@ class Case:
     mask: bool (D, K, H, W), one plane per structure; structures may overlap (the cup lies inside the disc).
     spacing: distance between voxel centres along (D, H, W), in the task's unit ("mm" or "px").
     odd: what its mask's files hold that may be a mistake, and what to do: pairs of sentences, as of `plausibility`.
+    scored: bool (D, H, W), where predictions count, as a field of view; None: everywhere. Elsewhere the mask is empty.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Case:
     mask: np.ndarray
     spacing: tuple[float, float, float]
     odd: Sequence[tuple[str, str]] = ()
+    scored: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -271,6 +273,11 @@ def case_problems(case: Case, task: Task, name: str) -> list[str]:
         problems.append(f"{name}: spacing {case.spacing} must be three positive numbers")
     if min(image.shape[2:]) < 2:
         problems.append(f"{name}: a slice of {image.shape[2]} x {image.shape[3]} pixels is a line, not an image")
+    scored, voxels = case.scored, (image.shape[0], *image.shape[2:])
+    if scored is not None and (scored.dtype != bool or scored.shape != voxels):
+        problems.append(f"{name}: scored must be bool {voxels}, got {scored.dtype} {scored.shape}")
+    elif scored is not None and (mask & ~scored[:, None]).any():
+        problems.append(f"{name}: the mask holds voxels where nothing is scored")
     if not mask.any() and not task.empty_masks:
         problems.append("; ".join([f"{name}: the mask is empty", *(cause for cause, _ in case.odd)]))
     return problems

@@ -21,7 +21,7 @@ import torch
 from dgbench import metrics
 from dgbench.errors import DataError, RunError
 from dgbench.files import write_atomic
-from dgbench.images.preparation import PreparedCase, PreparedDomain, to_image
+from dgbench.images.preparation import PreparedCase, PreparedDomain, mask_to_network, to_image
 from dgbench.method import Batch, Method
 from dgbench.protocol import Protocol
 from dgbench.running.machine import free_memory_mb
@@ -93,7 +93,11 @@ def predict_case(
     of_image = protocol.resolution == "image"
     reference = domain.reference(case.id)[kept] if of_image else domain.masks[indices].astype(bool)
     prediction = predict_slices(method, batches, case.shape[1:] if of_image else None)
-    return np.zeros_like(reference) if prediction is None else prediction, reference
+    if prediction is None:
+        return np.zeros_like(reference), reference
+    if (scored := domain.scored(case.id)) is not None:
+        prediction &= (scored if of_image else mask_to_network(scored, domain.images.shape[-1]).astype(bool))[kept]
+    return prediction, reference
 
 
 def measure_domain(

@@ -92,7 +92,9 @@ def _tell(mistakes: Sequence[DgbenchError]) -> None:
 
 @app.command()
 def run(
-    method: Annotated[list[str], typer.Option("--method", "-m", help="Method name; several, or with commas.")],
+    method: Annotated[
+        list[str], typer.Option("--method", "-m", help="Method or variant, e.g. erm[width=8]; several, or with commas.")
+    ],
     task: Annotated[list[str], typer.Option("--task", "-t", help="Task name or folder of images; several allowed.")],
     source: Annotated[list[str] | None, typer.Option("--source", help="Train on this domain only.")] = None,
     seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds >= 0, e.g. 0,1,2.", show_default="0")] = None,

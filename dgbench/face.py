@@ -39,6 +39,7 @@ Rerun = Literal["missing", "failed", "all"]
 Launcher = Literal["local", "slurm"]
 RESULTS = Path("results")
 SEEDS = Range(0, 2**31 - 1)
+OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")  # a comma between two names, not between the values of a setting
 
 
 # --- run -------------------------------------------------------------------------------------------------------------
@@ -116,7 +117,8 @@ def run(
 
     Parameters
     ----------
-    method: names; `a+b` puts the idea of b over a. task: a name, or the path of a folder of images.
+    method: names; `a+b` puts the idea of b over a; `a[steps=100;width=8]`, as tables name rows, has its own settings.
+    task: a name, or the path of a folder of images.
     source: domains to train on, all by default. seed: whole numbers from 0 to 2147483647.
     budget: "equal-compute" makes it the protocol of that name with "-compute" behind it: each method has as many steps
     as compute what plain training does; `settings` cannot give steps then. None: the protocol's own.
@@ -539,10 +541,10 @@ def _paths(given: Names) -> list[Path]:
 
 
 def several(given: Names, known: Sequence[str] | Callable[[str], bool] = ()) -> list[str]:
-    """Names in a list and with commas alike, each once; one that is known, and itself holds a comma, stays whole."""
+    """Names in a list and with commas alike, each once. One that is known stays whole, as does what is in brackets."""
     whole = known if callable(known) else known.__contains__
     texts = [str(g) for g in _listed_names(given)]
-    parts = [part.strip() for text in texts for part in ([text] if whole(text) else text.split(","))]
+    parts = [part.strip() for text in texts for part in ([text] if whole(text) else OUTSIDE_BRACKETS.split(text))]
     return list(dict.fromkeys(filter(None, parts)))
 
 

@@ -29,6 +29,7 @@ RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*NIFTI, *RASTER, *ITK, *NUMPY, *DICOM)
 FRAMES = "; or name the frame to take: a column `frame` in a table of cases, numbers from 0"
 KNOWN = "PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MetaImage, DICOM or NumPy"
+READ = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")  # Pillow's names; the last two lie in public releases
 
 
 def is_image(path: Path) -> bool:
@@ -119,7 +120,7 @@ def read_volume(path: Path, mask: bool = False, frame: int | None = None) -> Pix
 
 
 def read_image(path: Path, mask: bool = False) -> Pixels:
-    """A PNG, JPEG, TIFF or BMP file, turned as its EXIF orientation says. The pages of a TIFF are slices.
+    """A PNG, JPEG, TIFF, BMP, GIF or PPM file, turned as its EXIF orientation says. The pages of a TIFF are slices.
 
     8 and 16 bits, float TIFF, palettes (expanded to colours, kept as indices in a mask); transparency is dropped. PNG
     checksums are verified; truncated files are refused.
@@ -131,10 +132,11 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd tags; what is wrong with pixels is an error
             # From memory: given a path, Pillow 13.0 maps an uncompressed TIFF and scrambles it when it is to be turned.
-            content = io.BytesIO(path.read_bytes())
-            with Image.open(content, formats=("PNG", "JPEG", "TIFF", "BMP")) as file:
+            packed = path.name.lower().endswith(".gz")
+            content = io.BytesIO(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+            with Image.open(content, formats=READ) as file:
                 file.verify()
-            with Image.open(content, formats=("PNG", "JPEG", "TIFF", "BMP")) as file:
+            with Image.open(content, formats=READ) as file:
                 count = getattr(file, "n_frames", 1) if file.format == "TIFF" else 1
                 pages = []
                 for page in range(count):
@@ -142,7 +144,7 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
                     pages.append(_array(ImageOps.exif_transpose(file), mask))
             values = np.stack(pages)
     except UnidentifiedImageError:
-        raise broken(path, ["it is no PNG, JPEG, TIFF or BMP file"]) from None
+        raise broken(path, ["it is no PNG, JPEG, TIFF, BMP, GIF or PPM file"]) from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         raise broken(path, [f"Pillow cannot read it ({error or type(error).__name__})"]) from None
     return checked(path, Pixels(values), mask)

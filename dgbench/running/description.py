@@ -65,6 +65,8 @@ def describe(
         "metrics_version": metrics.VERSION,
         "environment": environment(device),
         "started": now(),
+        **({"paired": True, "excluded": task.excluded(run.source)} if task.paired else {}),
+        **({"layout": task.layout} if task.layout else {}),
         **({"intensity_range": task.intensity_range} if is_folder(run.task_location) else {}),
     }
 

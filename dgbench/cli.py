@@ -364,6 +364,39 @@ def import_(
 
 
 @app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="Folder with a file for each case; several files: structures.")],
+    task: Task,
+    source: Annotated[str, typer.Option("--source", help="The domain that the system was trained on.")],
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="What tables call it.", show_default="the folder's name")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of this training.")] = 0,
+    protocol: Protocol = "sdg",
+    stated: Annotated[
+        list[str] | None, typer.Option("--stated", help="budget=TEXT, pretraining=TEXT, labels={disc=[1,2], cup=[2]}.")
+    ] = None,
+    data: Data = None,
+    results: Results = face.RESULTS,
+    plugin: Plugins = None,
+) -> None:
+    """Measure masks that another system wrote: a run like any other, marked as not trained here.
+
+    Example: dgbench score predictions --task phantom --source A --method nnunet --stated budget="250 epochs"
+    """
+    scored = face.score(
+        predictions, task, source=source, method=method, seed=seed, protocol=protocol,
+        stated=_settings(stated or (), "--stated"), data=data, results=results, plugin=plugin or (),
+    )  # fmt: skip
+    from dgbench.pages.score_tables import print_study
+
+    print_study(console, scored.study)
+    for note in scored.notes:
+        errors.print(escape(note), style="yellow", highlight=False, soft_wrap=True)
+    say(f"wrote {scored.folder}", f"next: dgbench leaderboard --task {task} --protocol {protocol}")
+
+
+@app.command()
 def verify(results: Annotated[Path, typer.Argument(help="Folder of results, or of one task or run.")]) -> None:
     """Check every run's folder: hashes, schema, counts, versions; list all that is wrong, at once."""
     from dgbench.scores.verify import verify
@@ -619,12 +652,12 @@ def _cancel_or_leave(jobs: Sequence[str]) -> None:
         errors.print(f"{len(jobs)} runs go on: `dgbench status`; the same command waits for them again", style="yellow")
 
 
-def _settings(values: Sequence[str]) -> dict[str, str]:
+def _settings(values: Sequence[str], option: str = "--set") -> dict[str, str]:
     settings: dict[str, str] = {}
     for value in values:
         key, given, text = value.partition("=")
         if not given:
-            raise UsageError(f"--set {value} has no value", f"give --set {value}=VALUE")
+            raise UsageError(f"{option} {value} has no value", f"give {option} {value}=VALUE")
         if settings.setdefault(key.strip(), text) != text:
-            raise UsageError(f"--set gives {key} twice: {settings[key]} and {text}", "give one of them")
+            raise UsageError(f"{option} gives {key} twice: {settings[key]} and {text}", "give one of them")
     return settings

@@ -465,6 +465,72 @@ def import_scores(
     return import_board(path, get_task(str(task)), told, Path(results))
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A run made of predictions of another system. notes: what its reader should know; what keeps it from a rank."""
+
+    folder: Path
+    notes: tuple[str, ...]
+
+    @functools.cached_property
+    def study(self) -> Study:
+        """The run: every number of its tables."""
+        from dgbench.protocol import get_protocol
+        from dgbench.running.records import read_run
+        from dgbench.scores.study import Study
+
+        record = read_run(self.folder)
+        return Study([record], get_protocol(record.protocol))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row for each case and structure, in full precision, as in cases.csv."""
+        return self.study.cases
+
+
+def score(
+    predictions: str | Path,
+    task: str | Path,
+    *,
+    source: str,
+    method: str | None = None,
+    seed: int = 0,
+    protocol: str = "sdg",
+    stated: Mapping[str, str] | None = None,
+    data: str | Path | None = None,
+    results: str | Path = RESULTS,
+    plugin: Names = (),
+) -> Scored:
+    """Measure masks or probabilities that another system wrote, by a protocol, as a run that was not trained here.
+
+    predictions: a folder with a file for each case, see docs/submitting.md. source: the domain that the system was
+    trained on; predictions of its training cases are refused. method: what tables call it, by default the folder's
+    name. seed: tells several trainings apart. stated: budget, pretraining (both are needed for a rank), labels.
+    Raises `DataError` that names all predictions that are missing, extra, doubled, or of another size.
+
+    >>> import dgbench
+    >>> import numpy as np
+    >>> from dgbench.images.find_task import get_task
+    >>> phantom = get_task("phantom")
+    >>> for domain in "BCD":
+    ...     Path("theirs", domain).mkdir(parents=True)
+    ...     for case in phantom.case_ids(domain):
+    ...         np.save(f"theirs/{domain}/{case}.npy", phantom.load(domain, case).mask[:, 0])
+    >>> scored = dgbench.score("theirs", "phantom", source="A", results="theirs/results")
+    >>> float(scored.frame["dice"].mean())
+    1.0
+    """
+    from dgbench.images.find_task import get_task
+    from dgbench.running import foreign
+
+    add_plugins(plugin)
+    seed = number("seed", seed, int, SEEDS)
+    given = foreign.Foreign(Path(predictions), source, method, seed, dict(stated or {}))
+    loaded = get_task(str(task), None if data is None else Path(data))
+    done = foreign.score(loaded, given, protocol, Path(results))
+    return Scored(done.run.path, done.notes)
+
+
 # --- what there is ---------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,8 @@ UNCOUNTED = {
     "dgbench.running.conformance": "checks of a method, beside its runs",
     "dgbench.running.description": "what is written about a run",
     "dgbench.running.flops": "a count beside a run; steps that follow from it are in its fingerprint by themselves",
+    "dgbench.running.foreign": "masks that another system wrote",
+    "dgbench.running.foreign_files": "masks that another system wrote",
     "dgbench.running.guard": "it refuses, and computes nothing",
     "dgbench.running.launchers": "processes: a run does not depend on those beside it",
     "dgbench.running.machine": "how many runs are made at the same time",

@@ -19,7 +19,7 @@ import safetensors.torch
 from dgbench.errors import UsageError
 from dgbench.files import read_json
 from dgbench.running.plan import safe
-from dgbench.running.records import SCHEMA, broken_files
+from dgbench.running.records import EXTERNAL, SCHEMA, broken_files
 from dgbench.running.test import COLUMNS, Predictions
 
 NEEDED = ("run.json", "cases.csv", "predictions.npz", "history.jsonl")
@@ -77,7 +77,8 @@ def _of_run(folder: Path, root: Path) -> Iterator[str]:
     for name, schema in (("RESULT.json", result.get("schema")), ("run.json", record.get("schema"))):
         if schema not in range(1, SCHEMA + 1):
             yield f"{name} has schema {schema}; this dgbench knows 1 to {SCHEMA}"
-    needed = (*NEEDED, *([] if record.get("checkpoint") else ["weights.safetensors"]))
+    of_others = record.get("origin") == EXTERNAL
+    needed = (*NEEDED, *([] if record.get("checkpoint") or of_others else ["weights.safetensors"]))
     if unlisted := [n for n in needed if n not in result["files"]]:
         yield f"RESULT.json has no checksum of {', '.join(unlisted)}"
     rows: Rows = []
@@ -124,8 +125,11 @@ def _of_cases(folder: Path, record: Record, result: Record, rows: Rows) -> Itera
     for key, of_case in tested.items():
         if of_case != expected:
             yield f"{'/'.join(key[1:])} has rows of {', '.join(of_case.elements())}, not one of each structure"
-    roles = {("validation", record["source"]), *(("target", d) for d in record["targets"])}
     found = {key[:2] for key in tested}
+    own = {("validation", record["source"])}
+    if record.get("origin") == EXTERNAL:  # of which validation cases may be missing
+        own &= found
+    roles = {*own, *(("target", d) for d in record["targets"])}
     yield from (f"no {role} case of domain '{domain}'" for role, domain in sorted(roles - found))
     yield from (f"{role} cases of domain '{domain}', which the run does not have" for role, domain in found - roles)
     for row in rows:

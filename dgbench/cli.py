@@ -397,6 +397,26 @@ def score(
 
 
 @app.command()
+def export(
+    layout: Annotated[face.Layout, typer.Argument(help="Whose: nnU-Net v2's.")],
+    task: Task,
+    source: Annotated[str, typer.Option("--source", help="The domain to train on.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder the images are written to.")],
+    number: Annotated[
+        int | None, typer.Option("--number", min=1, max=999, help="Of the data set.", show_default="500 and on")
+    ] = None,
+    data: Data = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write a task's images for another system, and the commands that train, predict and score it.
+
+    Example: dgbench export nnunet --task phantom --source A --out nnunet
+    """
+    exported = face.export(layout, task, source=source, out=out, number=number, data=data, plugin=plugin or ())
+    say(f"wrote {exported.folder}", *exported.commands)
+
+
+@app.command()
 def verify(results: Annotated[Path, typer.Argument(help="Folder of results, or of one task or run.")]) -> None:
     """Check every run's folder: hashes, schema, counts, versions; list all that is wrong, at once."""
     from dgbench.scores.verify import verify

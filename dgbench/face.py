@@ -25,6 +25,7 @@ from dgbench.settings import Range, number, spelled
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dgbench.images.nnunet import Exported
     from dgbench.running.launchers import Outcome
     from dgbench.running.plan import Run
     from dgbench.running.status import Standing
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 Names = str | Path | int | Iterable[str | Path | int]
 Rerun = Literal["missing", "failed", "all"]
 Launcher = Literal["local", "slurm"]
+Layout = Literal["nnunet"]
 RESULTS = Path("results")
 SEEDS = Range(0, 2**31 - 1)
 OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")  # a comma between two names, not between the values of a setting
@@ -529,6 +531,34 @@ def score(
     loaded = get_task(str(task), None if data is None else Path(data))
     done = foreign.score(loaded, given, protocol, Path(results))
     return Scored(done.run.path, done.notes)
+
+
+def export(
+    layout: Layout,
+    task: str | Path,
+    *,
+    source: str,
+    out: str | Path,
+    number: int | None = None,
+    data: str | Path | None = None,
+    plugin: Names = (),
+) -> Exported:
+    """Write a task's images for another system: the source's training cases with masks, the others without.
+
+    Gives the commands that train, predict, and hand the predictions to `score`. layout: "nnunet", v2. number: of the
+    data set there, by default 500 and the source's place.
+
+    >>> import dgbench
+    >>> exported = dgbench.export("nnunet", "phantom", source="A", out="nnunet")
+    >>> print(exported.folder.name, len(list(exported.folder.glob("imagesTr/*.nii.gz"))))
+    Dataset500_phantom_A 8
+    """
+    from dgbench.images import nnunet
+    from dgbench.images.find_task import get_task
+
+    add_plugins(plugin)
+    loaded = get_task(str(task), None if data is None else Path(data))
+    return nnunet.export(loaded, source, Path(out), number)
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------

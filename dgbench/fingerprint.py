@@ -26,6 +26,7 @@ UNCOUNTED = {
     "dgbench.files": "bytes are written and read back as they are",
     "dgbench.fingerprint": "it looks at the others",
     "dgbench.images.find_task": "the task that it finds is in the fingerprint by its own code",
+    "dgbench.images.nnunet": "images for another system",
     "dgbench.plausibility": "what is odd is told, and changes nothing",
     "dgbench.networks.provenance": "what weights have seen is told beside their scores",
     "dgbench.networks.download": "weights are used by their checksum",

@@ -19,8 +19,11 @@ on brightfield and 96.9 or more on the others (area-averaged masks put back to s
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
 from dgbench.images.formats import channels_first
 from dgbench.images.listed_task import ListedTask
+from dgbench.images.mock import FEW, Sketch, write_png
 
 COMMIT = "30354551efef351c1241da7c6d48cf938d76f02a"
 
@@ -50,6 +53,19 @@ class Nuclei(ListedTask):
         if released.is_dir():
             return [released / name / "images" / f"{name}.png", *sorted((released / name / "masks").glob("*.png"))]
         return [self.folder / domain / part / f"{case_id}.png" for part in ("images", "masks")]
+
+    def mock(self, folder: Path, sketch: Sketch) -> None:
+        """As released: RGBA images, gray but for the stains, and a mask of 0 and 255 for each nucleus."""
+        for k, domain in enumerate(self.domains):
+            for case_id in self.case_ids(domain)[:FEW]:
+                name = self.row(domain, case_id)["id"]
+                labels = sketch.labels(24, 32, structures=2)
+                seen = sketch.photograph(labels, k)
+                colours = seen if domain.startswith("stain") else np.repeat(seen[..., :1], 3, axis=2)
+                opaque = np.full((*labels.shape, 1), 255, np.uint8)
+                write_png(folder / f"stage1_train/{name}/images/{name}.png", np.dstack([colours, opaque]))
+                for n in (1, 2):
+                    write_png(folder / f"stage1_train/{name}/masks/{n}.png", np.uint8(255) * (labels == n))
 
     def contents(self, domain: str, case_id: str) -> dict[str, str]:
         """Of the pixels: a sorted copy is of other files than the release."""

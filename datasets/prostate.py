@@ -22,6 +22,7 @@ import numpy as np
 from dgbench.errors import DataError, require
 from dgbench.images.file_task import FileTask
 from dgbench.images.formats import Pixels, channels_first, is_image, read, read_case, values_of, window
+from dgbench.images.mock import FEW, Sketch, write_nifti
 from dgbench.task import Case
 
 SITES: dict[str, Iterable[int]] = {  # case numbers as the release has them
@@ -55,8 +56,9 @@ class Prostate(FileTask):
     )
 
     def case_ids(self, domain: str) -> list[str]:
-        """By the numbers that the distribution gives the cases of a site."""
-        return [f"Case{n:02d}" for n in SITES[require(domain, self.domains, "domain")]]
+        """By the numbers that the distribution gives the cases of a site; the first few, where images are drawn."""
+        numbers = list(SITES[require(domain, self.domains, "domain")])
+        return [f"Case{n:02d}" for n in numbers[: FEW if self.is_mock else None]]
 
     def files(self, domain: str, case_id: str) -> list[Path]:
         """[image, mask]. Raises `DataError` when the site or one of the two is not there."""
@@ -81,6 +83,8 @@ class Prostate(FileTask):
     def verify(self) -> list[str]:
         """Also: the number of files in each site, slices of 384 x 384, labels among 0, 1, 2."""
         problems = super().verify()
+        if self.is_mock:
+            return problems
         for domain in self.domains:
             try:
                 site = self._site(domain)
@@ -95,10 +99,19 @@ class Prostate(FileTask):
                 problems += _unlike_the_release(path, is_mask=path.stem.lower().endswith("segmentation.nii"))
         return problems
 
+    def mock(self, folder: Path, sketch: Sketch) -> None:
+        """Small volumes; those of the NCI-ISBI sites have two zones."""
+        for k, domain in enumerate(self.domains):
+            for case_id in self.case_ids(domain)[:FEW]:
+                labels = sketch.label_volume(4, 48, 48)
+                image, mask = (folder / domain / name for name in _names(domain, case_id))
+                write_nifti(image, sketch.volume(labels, k, low=1), (3.6, 0.5, 0.5))
+                if domain in ("RUNMC", "BMC"):
+                    labels[:, 24:] *= 2
+                write_nifti(mask, labels, (3.6, 0.5, 0.5))
+
     def _paths(self, domain: str, case_id: str) -> list[Path]:
-        ending = "Segmentation" if domain == "BMC" else "segmentation"
-        site = self._site(require(domain, self.domains, "domain"))
-        return [site / f"{case_id}.nii.gz", site / f"{case_id}_{ending}.nii.gz"]
+        return [self._site(require(domain, self.domains, "domain")) / name for name in _names(domain, case_id)]
 
     def _site(self, domain: str) -> Path:
         site = self.folder / domain
@@ -107,6 +120,11 @@ class Prostate(FileTask):
             hint = f"rename {released} to {domain}" if released.is_dir() else self.download
             raise DataError(f"site {domain} is missing: no folder {site}", hint)
         return site
+
+
+def _names(domain: str, case_id: str) -> tuple[str, str]:
+    """Of an image and its mask."""
+    return f"{case_id}.nii.gz", f"{case_id}_{'S' if domain == 'BMC' else 's'}egmentation.nii.gz"
 
 
 def unit_slice(voxels: np.ndarray) -> np.ndarray:

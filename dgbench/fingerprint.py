@@ -27,6 +27,8 @@ UNCOUNTED = {
     "dgbench.fingerprint": "it looks at the others",
     "dgbench.images.find_task": "the task that it finds is in the fingerprint by its own code",
     "dgbench.images.nnunet": "images for another system",
+    "dgbench.images.mock": "it draws files, which are read as others are",
+    "dgbench.images.fetch": "files are used by what lies in them",
     "dgbench.plausibility": "what is odd is told, and changes nothing",
     "dgbench.networks.provenance": "what weights have seen is told beside their scores",
     "dgbench.networks.download": "weights are used by their checksum",

@@ -9,6 +9,7 @@ import numpy as np
 
 from dgbench.errors import DataError
 from dgbench.images.formats import Pixels, by_range
+from dgbench.images.mock import MARK
 from dgbench.task import Task
 
 
@@ -28,6 +29,14 @@ class FileTask(Task):
         if not path.is_dir():
             raise DataError(f"task '{name}' has no data: no folder {path}", f"{self.download} (or use --data DIR)")
         return path
+
+    @property
+    def is_mock(self) -> bool:
+        """Is it a folder of drawn images, see `images.mock`? Counts and checksums are those of the release."""
+        try:
+            return (self.folder / MARK).is_file()
+        except DataError:
+            return False
 
     def intensities(self, pixels: Pixels) -> np.ndarray:
         """The file's numbers by the task's intensity rule: float32 (D, C, H, W) in [0, 1]."""

@@ -23,6 +23,7 @@ from dgbench.names import one_form
 
 NIFTI = (".nii", ".nii.gz")
 RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+READ = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")  # Pillow's names; the last three lie in public releases
 WHOLE = 0.001  # a mask's value this near to a whole number is that number: scaled headers round, resampling does more
 MEND = "copy or download it again, or mend it"
 CHANNELS = (
@@ -108,7 +109,7 @@ def read_volume(path: Path, mask: bool = False) -> Pixels:
 
 
 def read_image(path: Path, mask: bool = False) -> Pixels:
-    """A PNG, JPEG or TIFF file, turned as its EXIF orientation says. The pages of a TIFF are slices.
+    """A PNG, JPEG, TIFF, BMP, GIF or PPM file, turned as its EXIF orientation says. The pages of a TIFF are slices.
 
     8 and 16 bits, float TIFF, palettes (expanded to colours, kept as indices in a mask); transparency is dropped. PNG
     checksums are verified; truncated files are refused.
@@ -120,10 +121,11 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd tags; what is wrong with pixels is an error
             # From memory: given a path, Pillow 13.0 maps an uncompressed TIFF and scrambles it when it is to be turned.
-            content = io.BytesIO(path.read_bytes())
-            with Image.open(content, formats=("PNG", "JPEG", "TIFF")) as file:
+            packed = path.name.lower().endswith(".gz")
+            content = io.BytesIO(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+            with Image.open(content, formats=READ) as file:
                 file.verify()
-            with Image.open(content, formats=("PNG", "JPEG", "TIFF")) as file:
+            with Image.open(content, formats=READ) as file:
                 count = getattr(file, "n_frames", 1) if file.format == "TIFF" else 1
                 pages = []
                 for page in range(count):
@@ -131,7 +133,7 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
                     pages.append(_array(ImageOps.exif_transpose(file), mask))
             values = np.stack(pages)
     except UnidentifiedImageError:
-        raise _broken(path, ["it is no PNG, JPEG or TIFF file"]) from None
+        raise _broken(path, ["it is no PNG, JPEG, TIFF, BMP, GIF or PPM file"]) from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         raise _broken(path, [f"Pillow cannot read it ({error or type(error).__name__})"]) from None
     if problems := list(_value_problems(values, mask)):

@@ -68,6 +68,8 @@ def of_task(task: Task, source: str) -> dict[str, Any]:
         "unit": task.unit,
         "citation": task.citation,
         "collections": list(task.collections),
+        **({"paired": True, "excluded": task.excluded(source)} if task.paired else {}),
+        **({"layout": task.layout} if task.layout else {}),
     }
 
 

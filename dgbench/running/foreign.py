@@ -154,9 +154,9 @@ def _masks(
     found, wrong = find(folder, cases, task.structures)
     own = [i for i in validation if (source, i) in found]
     parts = [("validation", source, validation if own else [])]
-    parts += [("target", d, cases[d]) for d in domains if d != source]
+    parts += [("target", d, task.tested(source, d)) for d in domains if d != source]
     wanted = [_Wanted(role, domains[d], domains[d].cases[i]) for role, d, ids in parts for i in ids]
-    _name_the_rest(wrong, found, {(w.domain.name, w.case.id) for w in wanted}, {(source, i) for i in training})
+    _name_the_rest(wrong, found, wanted, (source, training))
     overlapping = labels is None and any(_overlap(w.domain.reference(w.case.id)) for w in wanted)
     known = labels or (None if overlapping else _usual_labels(task))
     masks, empty = list[tuple[_Wanted, np.ndarray]](), list[str]()
@@ -192,14 +192,21 @@ def _usual_labels(task: Task) -> Labels | None:
 
 
 def _name_the_rest(
-    wrong: dict[str, list[str]], found: Mapping[Place, Found], wanted: set[Place], training: set[Place]
+    wrong: dict[str, list[str]], found: Mapping[Place, Found], wanted: Sequence[_Wanted], trained: tuple[str, list[str]]
 ) -> None:
-    """Predictions of cases that are not measured: of a training case the system may have learned the answer."""
-    for place in sorted(found.keys() - wanted):
+    """Predictions of cases that are not measured: of a training case the system may have learned the answer.
+
+    trained: the source, and its training cases.
+    """
+    measured = {(w.domain.name, w.case.id) for w in wanted}
+    tested = {domain for domain, _ in measured}
+    for domain, case_id in sorted(found.keys() - measured):
         kind = "extra: this source is not tested on it"
-        if place in training:
+        if domain == trained[0] and case_id in trained[1]:
             kind = "of a training case of the source, which says nothing of other domains (take it out)"
-        wrong[kind].append("/".join(place))
+        elif domain in tested:
+            kind = "of a patient whose other images are trained on (take it out)"
+        wrong[kind].append(f"{domain}/{case_id}")
 
 
 def _overlap(reference: np.ndarray) -> bool:
@@ -226,13 +233,16 @@ def _measured(task: Task, wanted: _Wanted, packed: np.ndarray, protocol: Protoco
     depth, height, width = case.shape
     shape = (depth, len(task.structures), height, width)
     mask = np.unpackbits(packed, count=int(np.prod(shape))).view(bool).reshape(shape)
+    if (scored := domain.scored(case.id)) is not None:
+        mask = mask & scored
     kept = np.array(case.foreground) if protocol.slices == "foreground" else np.ones(depth, bool)
     if protocol.resolution == "network":
         prediction = mask_to_network(mask, domain.masks.shape[-1]).astype(bool)[kept]
         reference = domain.masks[np.array(case.slices)[kept]].astype(bool)
     else:
         prediction, reference = mask[kept], domain.reference(case.id)[kept]
-    return measure_case((role, domain.name), case, prediction, reference, (task.structures, protocol))
+    place = (role, domain.name, task.group(domain.name, case.id))
+    return measure_case(place, case, prediction, reference, (task.structures, protocol))
 
 
 def _run(task: Task, foreign: Foreign, method: str, protocol: str, results: Path) -> Run:

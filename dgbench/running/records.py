@@ -38,10 +38,14 @@ OF_RECORD: dict[str, Any] = {
     "costs": dict.fromkeys(UNKNOWN, (int, float)),
     "initialisation": (str, dict, list),
 }
-MAYBE = {"hparams": dict, "environment": dict, "sources": [str], "collections": [str]}  # not in all of its versions
+MAYBE = {  # not in all of its versions, or only of some tasks
+    **{"hparams": dict, "environment": dict, "sources": [str], "collections": [str]},
+    **{"paired": bool, "excluded": dict, "layout": str},
+}
 TEXT = ("role", "domain", "case", "structure", "flag")  # columns of cases.csv
 NUMBERS = {**dict.fromkeys((*METRICS, "diagonal"), float), "n_reference": int, "n_prediction": int}
 OF_CASES = {**dict.fromkeys(TEXT, str), **NUMBERS}
+GROUP = "group"  # a column that only some have; without it each case is a group of its own
 ROLES, FLAGS = ("validation", "target"), ("", "missed", "false_positive", "both_empty")
 
 
@@ -121,7 +125,8 @@ class RunRecord:
 
     @functools.cached_property
     def cases(self) -> pd.DataFrame:
-        """cases.csv, a row for each case and structure: role ("validation" or "target"), domain, case, structure;
+        """cases.csv, a row for each case and structure: role ("validation" or "target"), domain, case, structure; group
+        (the patient or video of the case) where a case is not a group of its own;
         dice in [0, 1]; asd, assd, hd95 in the unit of distances; flag ("" or why these are `inf`, or NaN);
         n_reference and n_prediction, voxels; diagonal of the image, in that unit.
         """
@@ -215,7 +220,8 @@ def _parsed(text: str) -> pd.DataFrame:
     import pandas as pd
 
     blank = {metric: [""] for metric in METRICS}  # not applicable; a case may be named "NA"
-    frame = pd.read_csv(io.StringIO(text), dtype=OF_CASES, keep_default_na=False, na_values=blank, index_col=False)
+    kinds = OF_CASES | {GROUP: str}
+    frame = pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=blank, index_col=False)
     if missing := [name for name in OF_CASES if name not in frame]:
         raise ValueError(f"it has no column {', '.join(missing)}")
     for name, known in (("role", ROLES), ("flag", FLAGS)):

@@ -284,13 +284,15 @@ def _train(order: Order, method: Method, task: Task, source: PreparedDomain, wat
 def _test(
     order: Order, method: Method, task: Task, domains: Sequence[PreparedDomain], watch: train.Watch
 ) -> list[Tested]:
-    """The source's validation cases first, then every case of every target. domains: the source, then the targets."""
+    """The source's validation cases first, then those of every target. domains: the source, then the targets."""
     run, (_, validation) = order.run, task.split(order.run.source)
     source, *targets = domains
-    parts = [("validation", source, validation)] + [("target", t, list(t.cases)) for t in targets]
+    parts = [("validation", source, validation)]
+    parts += [("target", t, task.tested(run.source, t.name)) for t in targets]
     total, tested = sum(len(ids) for _, _, ids in parts), []
     for role, domain, ids in parts:
-        for case in measure_domain(method, domain, ids, role, get_protocol(run.protocol), run.seed):
+        cases = {i: task.group(domain.name, i) for i in ids}
+        for case in measure_domain(method, domain, cases, role, get_protocol(run.protocol), run.seed):
             tested.append(case)
             watch.report("test", len(tested), total, domain.name)
             if watch.should_stop():

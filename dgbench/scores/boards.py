@@ -105,6 +105,7 @@ class Board:
         return {
             **{name: self.told[name] for name in shared},
             "published": {"board": self.name, "words": self.words, "metrics": list(self.metrics)},
+            **({"paired": True} if self.told.get("paired") else {}),
             "method": method,
             "variant": variant,
             "source": source,

@@ -173,7 +173,7 @@ def rank(
     rule = get_metric(metric, study.metrics)
     study, why = complete(study)
     target_cases, machines = study.target_cases(metric), agreement.machines(study, metric)
-    shared = Resampling(target_cases.domain, draws)
+    shared = Resampling(target_cases.domain, draws, group=target_cases.group)
     rows: list[Ranked] = []
     drawn: dict[str, np.ndarray] = {}
     for variant, runs in study.runs.items():

@@ -20,7 +20,7 @@ from dgbench.errors import UsageError
 from dgbench.files import read_json
 from dgbench.running.plan import safe
 from dgbench.running.records import EXTERNAL, SCHEMA, broken_files
-from dgbench.running.test import COLUMNS, Predictions
+from dgbench.running.test import COLUMNS, GROUPED, Predictions
 
 NEEDED = ("run.json", "cases.csv", "predictions.npz", "history.jsonl")
 METRICS = ("dice", "asd", "assd", "hd95")
@@ -112,7 +112,7 @@ def _of_cases(folder: Path, record: Record, result: Record, rows: Rows) -> Itera
     """Reads cases.csv into `rows`."""
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, GROUPED):
             yield f"cases.csv has the columns {', '.join(reader.fieldnames or ())}"
             return
         rows += reader

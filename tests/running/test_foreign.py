@@ -260,7 +260,7 @@ def test_scores_are_those_that_a_method_with_the_same_masks_has(discs, tmp_path)
     ours = []
     for name in discs.targets("dim"):
         domain = prepare(discs, name, discs.image_size)
-        ours += measure_domain(method, domain, list(domain.cases), "target", protocol, 0)
+        ours += measure_domain(method, domain, {i: i for i in domain.cases}, "target", protocol, 0)
         (tmp_path / "theirs" / name).mkdir(parents=True)
         for case in domain.cases.values():
             np.save(tmp_path / "theirs" / name / case.id, predict_case(method, domain, case, protocol, 0)[0][:, 0])

@@ -417,6 +417,75 @@ def export(
 
 
 @app.command()
+def submit(
+    results: Annotated[Path, typer.Argument(help="Folder of results.")],
+    task: Task,
+    to: Annotated[Path, typer.Option("--to", help="Folder the archive is written to.")],
+    name: Annotated[str, typer.Option("--name", help="Of the submission.")],
+    disclose: Annotated[
+        list[str] | None, typer.Option("--disclose", help="pretraining=TEXT, trials=TEXT, targets=no; else asked for.")
+    ] = None,
+    disclosure: Annotated[Path | None, typer.Option("--disclosure", help="TOML file with these answers.")] = None,
+    beside: Beside = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Write it without asking.")] = False,
+) -> None:
+    """Pack the scores of finished runs to pass them on: no image, no weights, nothing of this machine's user.
+
+    Example: dgbench submit results --task phantom --to outbox --name mine --disclosure answers.toml --yes
+    """
+    from dgbench.scores import submission
+
+    told = submission.disclosure(disclosure) if disclosure else {}
+    told |= _settings(disclose or (), "--disclose")
+    asks = sys.stdin.isatty()
+    for key, question in submission.DISCLOSED.items() if asks else ():
+        if key not in told:
+            told[key] = typer.prompt(f"{key}: {question}")
+    packed = face.submit(results, task, to=to, name=name, disclosed=told, beside=beside or ())
+    say(*packed.members)
+    say(*(f"taken out: {what}" for what in packed.removed), f"{len(packed.members)} files, and nothing else")
+    for protocol, variant, why in packed.verdicts:
+        say(f"{protocol}: {variant} will {f'not be ranked: {why}' if why else 'be ranked'}")
+    if not yes and not asks:
+        raise UsageError("nothing was written", "look at what is above, and add --yes")
+    if not yes:
+        typer.confirm(f"write {packed.path}?", abort=True)
+    say(f"wrote {packed.write()}", f"next: dgbench review {packed.path}, then pass it on: docs/submitting.md")
+
+
+@app.command()
+def review(
+    archive: Annotated[list[Path], typer.Argument(help="Archives of `dgbench submit`.")],
+    board: Annotated[
+        list[Path] | None, typer.Option("--board", help="Archives or folders of what is there already; several.")
+    ] = None,
+) -> None:
+    """Check submitted scores, and show as Markdown what is wrong or odd and what becomes of the board.
+
+    Example: dgbench review scores-phantom-mine.tar.xz --board results/scores-phantom.tar.xz
+    """
+    found = face.review(archive, board=board or ())
+    from dgbench.pages.submission import markdown
+
+    print(markdown(found), end="")
+    if found.problems:
+        raise SystemExit(3)
+
+
+@app.command()
+def merge(
+    results: Annotated[list[Path], typer.Argument(help="Folders of results, or archives of `dgbench submit`.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder that takes the runs of all.")],
+) -> None:
+    """Join collections of results; conflicts are named, and nothing is overwritten.
+
+    Example: dgbench merge results theirs/results scores-phantom-mine.tar.xz --to all
+    """
+    new = face.merge(results, to=to)
+    say(f"wrote {len(new)} runs to {to}" if new else f"{to} has every run already")
+
+
+@app.command()
 def verify(results: Annotated[Path, typer.Argument(help="Folder of results, or of one task or run.")]) -> None:
     """Check every run's folder: hashes, schema, counts, versions; list all that is wrong, at once."""
     from dgbench.scores.verify import verify

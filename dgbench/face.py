@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dgbench.scores.multiverse import Multiverse
     from dgbench.scores.ranking import Ranking
     from dgbench.scores.study import Study
+    from dgbench.scores.submission import Packed, Review
     from dgbench.task import Task
 
 Names = str | Path | int | Iterable[str | Path | int]
@@ -559,6 +560,61 @@ def export(
     add_plugins(plugin)
     loaded = get_task(str(task), None if data is None else Path(data))
     return nnunet.export(loaded, source, Path(out), number)
+
+
+def submit(
+    results: str | Path,
+    task: str | Path,
+    *,
+    to: str | Path,
+    name: str,
+    disclosed: Mapping[str, str],
+    beside: Names = (),
+) -> Packed:
+    """The scores of the finished runs of a task, ready to be passed on: `.write()` writes the archive.
+
+    No image, mask or weights are in it, no path, and no name of this machine or its user. disclosed: answers to
+    pretraining, trials and targets, see docs/submitting.md. beside: folders of results that they are to be ranked with.
+
+    >>> import dgbench
+    >>> answers = {"pretraining": "none", "trials": "one", "targets": "no"}
+    >>> packed = dgbench.submit("results", "phantom", to="outbox", name="mine", disclosed=answers)
+    >>> print(packed.write(), len(packed.members) // 3, *packed.verdicts[0][:2])
+    outbox/scores-phantom-mine.tar.xz 24 sdg erm
+    """
+    from dgbench.scores import submission
+
+    return submission.pack(Path(results), task_name(task), name, disclosed, Path(to), _paths(beside))
+
+
+def review(archive: Names, *, board: Names = ()) -> Review:
+    """Look at submitted scores before they are believed: problems, doubts, and what becomes of the board.
+
+    archive: of `submit`, several allowed. board: archives or folders of results that are there already.
+
+    >>> import dgbench
+    >>> found = dgbench.review("outbox/scores-phantom-mine.tar.xz")
+    >>> found.problems, [of.after.ranked[0].variant for of in found.effects]
+    ([], ['erm'])
+    """
+    from dgbench.scores import submission
+
+    return submission.review(_paths(archive), _paths(board))
+
+
+def merge(results: Names, *, to: str | Path) -> list[Path]:
+    """Join collections of results into one folder; returns the runs that were not there.
+
+    results: folders, or archives of `submit`. Nothing that is there is replaced; of two runs of one name that have other
+    scores all are named, and nothing is written.
+
+    >>> import dgbench
+    >>> len(dgbench.merge(["results", "outbox/scores-phantom-mine.tar.xz"], to="joined"))
+    24
+    """
+    from dgbench.scores import submission
+
+    return submission.merge(_paths(results), Path(to))
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------

@@ -256,6 +256,8 @@ def _reasons(
         reasons.append("given weights, not trained here")
     if any(r.external for r in runs):
         reasons += dict.fromkeys(why for r in runs for why in lacking(r.record))
+    if any(_looked(r.record.get("submission")) for r in runs):
+        reasons.append("its makers looked at the targets")
     if len(row.seeds) == 1:
         reasons.append("one seed")
     elif len(row.seeds) < LEAST and any(r.external for r in runs):
@@ -263,6 +265,12 @@ def _reasons(
     if math.isnan(row.net) and not reasons:
         reasons.append(f"a mean that is not defined: {_undefined(study, row, metric)}")
     return reasons
+
+
+def _looked(submission: Any) -> bool:
+    """Does a submission disclose that targets were looked at before all was fixed?"""
+    answer = submission.get("targets", "") if isinstance(submission, dict) else ""
+    return str(answer).strip().casefold().startswith("yes")
 
 
 def _undefined(study: Study, row: VariantRow, metric: str) -> str:

@@ -605,8 +605,8 @@ def review(archive: Names, *, board: Names = ()) -> Review:
 def merge(results: Names, *, to: str | Path) -> list[Path]:
     """Join collections of results into one folder; returns the runs that were not there.
 
-    results: folders, or archives of `submit`. Nothing that is there is replaced; of two runs of one name that have other
-    scores all are named, and nothing is written.
+    results: folders, or archives of `submit`. Nothing that is there is replaced; where two runs of one name have other
+    scores, all such are named and nothing is written.
 
     >>> import dgbench
     >>> len(dgbench.merge(["results", "outbox/scores-phantom-mine.tar.xz"], to="joined"))

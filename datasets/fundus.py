@@ -22,6 +22,7 @@ from typing import ClassVar
 import numpy as np
 
 from dgbench.errors import DataError, require
+from dgbench.images.fetch import Download
 from dgbench.images.file_task import FileTask
 from dgbench.images.formats import Pixels, read_case, to_unit, values_of
 from dgbench.images.mock import Sketch, write_tiff
@@ -66,6 +67,12 @@ class Fundus(FileTask):
         "download RIGAPlus.zip from https://zenodo.org/records/6325549 and unpack it so that RIGA/, RIGA-mask/ and "
         "<domain>_train.csv, <domain>_test.csv of BinRushed, Magrabia, MESSIDOR_Base1, _Base2 and _Base3 lie there"
     )
+    sources_of_data = (
+        Download(
+            "https://zenodo.org/records/6325549/files/RIGAPlus.zip", "RIGAPlus.zip",
+            "f9fa96df2faa70852ccd4c73d0e79ed6eb258b5a37e72292f5efa3f81f195d20", unpack_to="", inside="*",
+        ),
+    )  # fmt: skip
 
     def __init__(self, data: Path | None = None):
         super().__init__(data)

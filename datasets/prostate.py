@@ -54,6 +54,11 @@ class Prostate(FileTask):
         "as ISBI), BMC (ISBI_1.5), I2CVB (HCRUDB), UCL, BIDMC and HK, each with CaseNN.nii.gz and "
         "CaseNN_segmentation.nii.gz (BMC: CaseNN_Segmentation.nii.gz)"
     )
+    steps_to_get = (
+        "open https://liuquande.github.io/SAML and follow its link to Raw_nii, which is on Google Drive",
+        "put its six site folders into the task's folder as RUNMC (released as ISBI), BMC (ISBI_1.5), I2CVB (HCRUDB), "
+        "UCL, BIDMC and HK",
+    )
 
     def case_ids(self, domain: str) -> list[str]:
         """By the numbers that the distribution gives the cases of a site; the first few, where images are drawn."""

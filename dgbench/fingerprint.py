@@ -33,6 +33,7 @@ UNCOUNTED = {
     "dgbench.networks.download": "weights are used by their checksum",
     "dgbench.protocol": "its values are in the fingerprint of a run by themselves",
     "dgbench.networks.torchvision_ops": "it lets torchvision be imported where its operators cannot be loaded",
+    "dgbench.transfer": "what is downloaded is used by its checksum, or by what lies in it",
     "dgbench.registry": "what it finds is in the fingerprint by its own code",
     "dgbench.names": "it refuses names",
     "dgbench.settings": "the values that it reads are in the fingerprint of a run by themselves",

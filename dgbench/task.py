@@ -67,6 +67,9 @@ class Task(ABC):
     licence: str = ""
     collections: Sequence[str] = ()  # public ones that the images are from, by which `networks.provenance` knows them
     download: str = ""  # where the data come from and in which folder layout they must lie
+    access: ClassVar[str] = "open"  # who may have the data: "open" to all, or by "account" or "form"
+    steps_to_get: ClassVar[Sequence[str]] = ()  # how to get what `dgbench data fetch` cannot, one instruction each
+    sources_of_data: ClassVar[Sequence[Any]] = ()  # what it can: `images.fetch.Download`s
     doubts: Sequence[Doubt] = ()  # after `verify`: what is odd and may be meant
 
     def __init__(self, data: Path | None = None):

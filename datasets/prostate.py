@@ -116,7 +116,8 @@ class Prostate(FileTask):
                 write_nifti(mask, labels, (3.6, 0.5, 0.5))
 
     def _paths(self, domain: str, case_id: str) -> list[Path]:
-        return [self._site(require(domain, self.domains, "domain")) / name for name in _names(domain, case_id)]
+        names = _names(domain, require(case_id, self.case_ids(domain), f"case of {domain}"))
+        return [self._site(domain) / name for name in names]
 
     def _site(self, domain: str) -> Path:
         site = self.folder / domain

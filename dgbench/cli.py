@@ -433,15 +433,35 @@ def new(
 
 
 @app.command()
-def check(name: Annotated[str, typer.Argument(help="Name of the method.")], plugin: Plugins = None) -> None:
-    """Run the conformance tests on a method; each failure says what to change."""
-    if not plugin and name not in registry.METHODS.names() and Path(f"{name}.py").is_file():
-        plugin = [Path(f"{name}.py")]
-    face.add_plugins(plugin or ())
-    from dgbench.running.conformance import run_checks
+def check(
+    name: Annotated[str | None, typer.Argument(help="Name of the method.", show_default=False)] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Check this task instead of a method.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The task's real files.", show_default="drawn ones")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Run the conformance tests on a method, or on a task; each failure says what to change.
 
+    Example: dgbench check --task my_task --plugin my_task.py
+    """
+    if (name is None) == (task is None) or (data and name):
+        raise UsageError("one method or one task is checked", "dgbench check METHOD; or dgbench check --task TASK")
+    known, asked = (registry.TASKS, task) if name is None else (registry.METHODS, name)
+    assert asked is not None
+    if not plugin and asked not in known.names() and Path(f"{asked}.py").is_file():
+        plugin = [Path(f"{asked}.py")]
+    face.add_plugins(plugin or ())
+    if name is None:
+        from dgbench.running.task_conformance import run_checks as run_task_checks
+
+        findings = run_task_checks(registry.TASKS.get(asked), data)
+    else:
+        from dgbench.running.conformance import run_checks
+
+        findings = run_checks(registry.get_method(name))
     failed = False
-    for title, ok, advice in run_checks(registry.get_method(name)):
+    for title, ok, advice in findings:
         say(title, before="[green]ok  [/] " if ok else "[red]FAIL[/] ")
         if not ok:
             failed = True

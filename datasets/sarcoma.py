@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dgbench.images.fetch import Download
 from dgbench.images.formats import Pixels, channels_first, to_unit, window
 from dgbench.images.listed_task import ListedTask
+from dgbench.images.mock import FEW, Sketch, write_nifti
 
 COMMIT = "6da96021bc91faf4c0cb7fd7fa56a4225d2064a8"
 NAMES = {"ct": "CT", "mr_t1": "MR_T1", "pet": "PET"}  # by domain, in the names of the files
@@ -46,6 +48,12 @@ class Sarcoma(ListedTask):
         f"{COMMIT}: ibsi_validation/nifti/ is used; or a copy sorted as <domain>/images/ID.nii.gz and "
         "<domain>/masks/ID.nii.gz"
     )
+    sources_of_data = (
+        Download(
+            f"https://codeload.github.com/theibsi/data_sets/zip/{COMMIT}", "ibsi.zip",
+            unpack_to="ibsi_validation/nifti", inside=f"data_sets-{COMMIT}/ibsi_validation/nifti",
+        ),
+    )  # fmt: skip
     listed = Path(__file__).with_suffix(".csv")
 
     def files(self, domain: str, case_id: str) -> list[Path]:
@@ -55,6 +63,15 @@ class Sarcoma(ListedTask):
         if released.is_dir():
             return [released / case_id / f"{NAMES[domain]}_{part}.nii.gz" for part in ("image", "mask")]
         return [self.folder / domain / part / f"{case_id}.nii.gz" for part in ("images", "masks")]
+
+    def mock(self, folder: Path, sketch: Sketch) -> None:
+        """As released: an image and a mask for each patient, in the patient's folder."""
+        for k, (domain, name) in enumerate(NAMES.items()):
+            low, high = {"ct": (-1000, 400), "pet": (0, 12)}.get(domain, (0, 1200))
+            for case_id in self.case_ids(domain)[:FEW]:
+                place, labels = folder / "ibsi_validation" / "nifti" / case_id, sketch.label_volume(4, 24, 20)
+                write_nifti(place / f"{name}_image.nii.gz", sketch.volume(labels, k, low, high), (3.27, 0.98, 0.98))
+                write_nifti(place / f"{name}_mask.nii.gz", labels, (3.27, 0.98, 0.98))
 
     def intensities(self, pixels: Pixels) -> np.ndarray:
         """The task's rule, by the volume: float32 (D, 1, H, W) in [0, 1]."""

@@ -14,6 +14,7 @@ import numpy as np
 from dgbench.errors import DataError, require
 from dgbench.images.file_task import FileTask
 from dgbench.images.formats import Pixels, read_case
+from dgbench.images.mock import FEW
 from dgbench.task import Case
 
 
@@ -33,9 +34,9 @@ class ListedTask(FileTask):
             return {(row["domain"], row["case"]): row for row in csv.DictReader(file)}
 
     def case_ids(self, domain: str) -> list[str]:
-        """Of the list."""
+        """Of the list; the first few, where images are drawn."""
         require(domain, self.domains, "domain")
-        return sorted(case for of, case in self.rows if of == domain)
+        return sorted(case for of, case in self.rows if of == domain)[: FEW if self.is_mock else None]
 
     def row(self, domain: str, case_id: str) -> dict[str, str]:
         """A case's row of the list. Raises `UsageError`, which names the nearest, for a case that is not in it."""
@@ -62,6 +63,8 @@ class ListedTask(FileTask):
     def verify(self) -> list[str]:
         """Also: the content of every case is the listed one."""
         problems = super().verify()
+        if self.is_mock:
+            return problems
         for (domain, case_id), row in self.rows.items():
             try:
                 found = self.contents(domain, case_id)

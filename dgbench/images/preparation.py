@@ -73,6 +73,7 @@ class PreparedDomain:
                 raise DataError(f"prepared data {folder / name} is damaged", "delete that folder: it is made again")
         self.folder, self.name, self.fingerprint = folder, index["domain"], index["fingerprint"]
         self.structures: int = index["structures"]
+        self.in_part: bool = index.get("in_part", False)  # are predictions scored in a part of each image only?
         self.doubts = [Doubt(*told) for told in index.get("doubts", ())]
         self.cases = {
             c["id"]: PreparedCase(
@@ -88,8 +89,16 @@ class PreparedDomain:
 
     def reference(self, case_id: str) -> np.ndarray:
         """The reference mask at the image's own resolution: bool (D, K, H, W)."""
+        return self._planes(case_id)[:, : self.structures]
+
+    def scored(self, case_id: str) -> np.ndarray | None:
+        """Where predictions count, at the image's own resolution: bool (D, 1, H, W); None: everywhere."""
+        return self._planes(case_id)[:, self.structures :] if self.in_part else None
+
+    def _planes(self, case_id: str) -> np.ndarray:
+        """bool (D, K, H, W), or (D, K + 1, H, W), the last plane being where predictions count."""
         case = self.cases[case_id]
-        shape = (case.shape[0], self.structures, *case.shape[1:])
+        shape = (case.shape[0], self.structures + self.in_part, *case.shape[1:])
         count = int(np.prod(shape))
         packed = self._reference[case.offset : case.offset + (count + 7) // 8]
         return np.unpackbits(packed, count=count).view(bool).reshape(shape)
@@ -315,6 +324,7 @@ def _build(task: Task, domain: str, size: int, computed: str | None, folder: Pat
     seen: list[object] = _card(task)
     doubts: list[Doubt | None] = []
     first = offset = channels = 0
+    in_part: bool | None = None
     ids = task.case_ids(domain)
     if not ids:
         raise DataError(f"domain '{domain}' of task '{task.name}' has no case", "add cases, or leave the domain out")
@@ -329,17 +339,20 @@ def _build(task: Task, domain: str, size: int, computed: str | None, folder: Pat
             found = case_problems(case, task, f"{domain}/{case_id}")
             if channels and not found and case.image.shape[1] != channels:
                 found = [f"{domain}/{case_id}: {case.image.shape[1]} channels where the cases before have {channels}"]
+            if in_part not in (None, case.scored is not None) and not found:
+                found = [f"{domain}/{case_id}: some cases of the domain are scored in a part, others everywhere"]
             problems += found
             if problems:
                 continue
-            channels = case.image.shape[1]
+            channels, in_part = case.image.shape[1], case.scored is not None
             index.append(_prepared(case, first, offset))
-            seen.append([case.id, list(index[-1].spacing), _voxels(case.image), _voxels(case.mask)])
+            planes = case.mask if case.scored is None else np.concatenate([case.mask, case.scored[:, None]], axis=1)
+            seen.append([case.id, list(index[-1].spacing), _voxels(case.image), _voxels(planes)])
             doubts.append(doubt(domain, case_id, task.structures, case.mask, case.odd))
             first += case.image.shape[0]
             streams["images"].write(stored(case.image, size).tobytes())
             streams["masks"].write(mask_to_network(case.mask, size).tobytes())
-            packed = np.packbits(case.mask)
+            packed = np.packbits(planes)
             streams["reference"].write(packed.tobytes())
             offset += packed.size
     if problems:
@@ -357,6 +370,7 @@ def _build(task: Task, domain: str, size: int, computed: str | None, folder: Pat
         "domain": domain,
         "fingerprint": fingerprint,
         "structures": len(task.structures),
+        "in_part": bool(in_part),
         "files": {f"{n}.npy": sha256(folder / f"{n}.npy") for n in shapes},
         "cases": [asdict(c) for c in index],
         "doubts": [d for d in doubts if d],

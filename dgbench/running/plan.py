@@ -91,6 +91,8 @@ def plan(
 ) -> list[Run]:
     """The runs of some methods on a task: every source (or those given) with every seed. Nothing is run.
 
+    A method may be given with settings of its own, `dapsam[steps=500]`, which go before `settings`.
+
     Images that were not seen before are prepared, for it is their content that tells which runs are done. Raises
     `UsageError` for unknown names and `DataError` for data that are not there. broken: takes the methods that cannot be
     imported, or counted for want of their weights, with why, while the others are planned; None: that is raised too.
@@ -98,7 +100,8 @@ def plan(
     if not methods:
         raise UsageError("no method is named", "give one with --method; `dgbench list methods` shows all")
     fixed = get_protocol(protocol).training
-    if get_protocol(protocol).budget == "compute" and "steps" in (settings or {}):
+    asked = set(settings or {}).union(*(read_variant(named)[1] for named in methods))
+    if get_protocol(protocol).budget == "compute" and "steps" in asked:
         raise UsageError(
             f"protocol {protocol} gives a budget of compute, and the steps follow from it",
             "leave --set steps out, or choose a protocol of equal steps",
@@ -108,9 +111,11 @@ def plan(
         raise UsageError(f"no such checkpoint: {checkpoint}", "give the path of a .pth or .safetensors file")
     if checkpoint is not None and len(sources) != 1:
         raise UsageError("which domain were these weights trained on?", "name it with --source: it is not tested")
-    runs: list[Run] = []
+    runs: dict[str, Run] = {}  # by folder: two spellings of a variant are one run
     images: dict[str, str] = {}  # {domain: fingerprint}: looked at once, for all runs
-    for name in methods:
+    for named in methods:
+        name, own = read_variant(named)
+        given = (settings or {}) | own
         try:
             cls = registry.get_method(name)
         except Exception as error:
@@ -118,7 +123,7 @@ def plan(
                 raise
             broken[name] = error
             continue
-        hparams = resolve_hparams(cls, task.name, settings, fixed)
+        hparams = resolve_hparams(cls, task.name, given, fixed)
         changed: dict[str, Any] = changed_hparams(cls, task.name, hparams, fixed)
         if checkpoint is not None:
             changed["checkpoint"] = sha256(Path(checkpoint))[:8]
@@ -143,7 +148,7 @@ def plan(
                 data=str(task.data.resolve()) if task.data else None,
                 protocol=protocol,
                 method=name,
-                settings=tuple(sorted((settings or {}).items())),
+                settings=tuple(sorted(given.items())),
                 variant=variant,
                 source=source,
                 seed=0,
@@ -153,8 +158,10 @@ def plan(
                 fingerprint=_fingerprint(decisive, task, source, images, size),
                 steps=steps,
             )
-            runs += [replace(first, seed=n, folder=str(folder / f"{safe(source)}-seed{n}")) for n in seeds]
-    return runs
+            for n in seeds:
+                into = str(folder / f"{safe(source)}-seed{n}")
+                runs[into] = replace(first, seed=n, folder=into)
+    return list(runs.values())
 
 
 def affordable_steps(cls: type[Method], task: Task, hparams: Hparams) -> int | None:
@@ -214,9 +221,11 @@ def _fingerprint(decisive: list[Any], task: Task, source: str, images: dict[str,
     for domain in (d for d in domains if d not in images):
         images[domain] = content_fingerprint(task, domain, size)
     split: Any = None
+    cases = {d: task.case_ids(d) for d in domains}
     with suppress(DataError):  # too few cases: the run will say so
         split = task.split(source)
-    of_domains = [(d, images[d], task.case_ids(d)) for d in domains]
+        cases |= {d: task.tested(source, d) for d in domains[1:]}
+    of_domains = [(d, images[d], cases[d]) for d in domains]
     return hashlib.sha256(json.dumps([decisive, of_domains, split]).encode()).hexdigest()
 
 
@@ -228,6 +237,25 @@ def variant_name(method: str, changed: dict[str, Any]) -> str:
         start = name.encode()[:130].decode(errors="ignore")
         name = f"{start}~{hashlib.sha256(name.encode()).hexdigest()[:8]}{']' if pairs else ''}"
     return name
+
+
+def read_variant(name: str) -> tuple[str, dict[str, str]]:
+    """The method and the settings of `dapsam[steps=500]`, by which a row makes its runs. Inverse of `variant_name`.
+
+    Raises `UsageError` for what is no such name, and for one that a hash has shortened.
+    """
+    method, opened, inside = name.partition("[")
+    if not opened:
+        return name, {}
+    if "~" in name:
+        raise UsageError(f"'{name}' is shortened: its ~ stands for a hash", "give the settings in full, with --set")
+    pairs = [pair.partition("=") for pair in inside.removesuffix("]").split(";")]
+    if not inside.endswith("]") or not all(key and sign for key, sign, _ in pairs):
+        raise UsageError(f"'{name}' is no method with settings", f"e.g. --method '{method}[steps=500;batch_size=4]'")
+    settings = {key.strip(): value for key, _, value in pairs}
+    if len(settings) < len(pairs):
+        raise UsageError(f"'{name}' gives a setting twice", "give each once")
+    return method, settings
 
 
 def safe(text: str) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dgbench import face
 from dgbench.method import changed_hparams, hparams_class, resolve_hparams
 from dgbench.registry import METHODS, get_method
-from dgbench.running.plan import safe, variant_name
+from dgbench.running.plan import read_variant, safe, variant_name
 from dgbench.settings import spelled
 from tests.fuzz.right_or_refused import Refusal, answer, inputs
 
@@ -62,6 +62,9 @@ def test_a_setting_is_what_was_written_or_is_refused_by_its_name(name: str, numb
     variant = variant_name(name, changed)
     assert re.fullmatch(r"[^/\\\0\n]+", variant) and len(variant.encode()) <= 255
     assert (variant == name) == (not changed)
+    if "~" not in variant:  # no value had to be shortened
+        method, own = read_variant(variant)
+        assert method == name and resolve_hparams(cls, task, own) == found, "a row's name makes another run"
 
 
 @inputs(15)

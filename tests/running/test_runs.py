@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from dgbench import registry
+from dgbench import face, registry
 from dgbench.errors import DataError, UsageError
 from dgbench.files import lock, read_json, sha256, write_json
 from dgbench.images.folder_task import FolderTask
@@ -33,8 +33,8 @@ def discs(tmp_path, monkeypatch):
     return FolderTask(write_discs(tmp_path / "discs"))
 
 
-def plan_pixels(task, results, **options):
-    return plan.plan(task, ["pixels"], results=results, **options)
+def plan_pixels(task, results, methods=("pixels",), **options):
+    return plan.plan(task, methods, results=results, **options)
 
 
 def weights_and_cases(run):
@@ -275,6 +275,31 @@ def test_variants_are_named_by_what_differs_from_the_defaults(discs, tmp_path):
     assert run.variant == "pixels[learning_rate=0.5;steps=7]"
     (same,) = plan_pixels(discs, tmp_path, sources=["dim"], settings={"learning_rate": "0.01"})
     assert same.variant == "pixels"
+
+
+def test_a_row_s_name_makes_its_runs_and_variants_stand_side_by_side_in_one_command(discs, tmp_path):
+    named = "pixels[learning_rate=0.5;steps=7],pixels[steps=7],pixels"
+    names = face.several(named)
+    assert names == ["pixels[learning_rate=0.5;steps=7]", "pixels[steps=7]", "pixels"]
+    runs = plan_pixels(discs, tmp_path, methods=[*names, "pixels[learning_rate=0.01]"], sources=["dim"])
+    assert [r.variant for r in runs] == names, "the last one spells a default, so it is no fourth run"
+    (changed,) = plan_pixels(discs, tmp_path, methods=names[:1], sources=["dim"], settings={"steps": "9"})
+    assert changed.variant == names[0], "what stands in the name goes before --set"
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("pixels[steps=7", "is no method with settings"),
+        ("pixels[steps]", "is no method with settings"),
+        ("pixels[steps=7;steps=8]", "gives a setting twice"),
+        ("pixels[encoder=a~0123ab]", "stands for a hash"),
+        ("pixels[stpes=7]", "unknown hyperparameter of Pixels 'stpes'"),
+    ],
+)
+def test_a_name_with_settings_that_cannot_be_read_is_refused(discs, tmp_path, name, cause):
+    with pytest.raises(UsageError, match=cause):
+        plan_pixels(discs, tmp_path, methods=[name], sources=["dim"])
 
 
 def test_a_name_that_a_file_system_would_misread_is_made_safe():

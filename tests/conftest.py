@@ -46,7 +46,7 @@ SLOW = (
     "tests/test_fingerprint.py",
 )
 
-# What only `make test-all` runs: a property again on a further backbone, protocol or way of importing, and long trainings.
+# What only `make test-all` runs: a property again on a further backbone, protocol or way to import, and long trainings.
 FAMILY = "tests/methods/test_sam_family.py::test_on_a_pretrained_backbone_it_passes_the_checks"
 THOROUGH = (
     *(f"{FAMILY}[{name}-tiny]" for name in ("cosam", "desam", "med_persam", "sam_decoder", "sam_full", "sam_lora")),

@@ -135,7 +135,7 @@ def draws(subject: _Subject) -> Iterator[str]:
     if not contents[0]:
         yield "`mock` writes no file"
     elif contents[0] != contents[1]:
-        yield "`mock` must draw the same bytes every time: from its sketch alone, by no clock and no generator of its own"
+        yield "`mock` must draw the same bytes every time: from its sketch alone, by no clock or generator else"
     shutil.rmtree(subject.folder / "again")
 
 

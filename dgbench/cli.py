@@ -369,6 +369,128 @@ def import_(
 
 
 @app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="Folder with a file for each case; several files: structures.")],
+    task: Task,
+    source: Annotated[str, typer.Option("--source", help="The domain that the system was trained on.")],
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="What tables call it.", show_default="the folder's name")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of this training.")] = 0,
+    protocol: Protocol = "sdg",
+    stated: Annotated[
+        list[str] | None, typer.Option("--stated", help="budget=TEXT, pretraining=TEXT, labels={disc=[1,2], cup=[2]}.")
+    ] = None,
+    data: Data = None,
+    results: Results = face.RESULTS,
+    plugin: Plugins = None,
+) -> None:
+    """Measure masks that another system wrote: a run like any other, marked as not trained here.
+
+    Example: dgbench score predictions --task phantom --source A --method nnunet --stated budget="250 epochs"
+    """
+    scored = face.score(
+        predictions, task, source=source, method=method, seed=seed, protocol=protocol,
+        stated=_settings(stated or (), "--stated"), data=data, results=results, plugin=plugin or (),
+    )  # fmt: skip
+    from dgbench.pages.score_tables import print_study
+
+    print_study(console, scored.study)
+    for note in scored.notes:
+        errors.print(escape(note), style="yellow", highlight=False, soft_wrap=True)
+    say(f"wrote {scored.folder}", f"next: dgbench leaderboard --task {task} --protocol {protocol}")
+
+
+@app.command()
+def export(
+    layout: Annotated[face.Layout, typer.Argument(help="Whose: nnU-Net v2's.")],
+    task: Task,
+    source: Annotated[str, typer.Option("--source", help="The domain to train on.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder the images are written to.")],
+    number: Annotated[
+        int | None, typer.Option("--number", min=1, max=999, help="Of the data set.", show_default="500 and on")
+    ] = None,
+    data: Data = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write a task's images for another system, and the commands that train, predict and score it.
+
+    Example: dgbench export nnunet --task phantom --source A --out nnunet
+    """
+    exported = face.export(layout, task, source=source, out=out, number=number, data=data, plugin=plugin or ())
+    say(f"wrote {exported.folder}", *exported.commands)
+
+
+@app.command()
+def submit(
+    results: Annotated[Path, typer.Argument(help="Folder of results.")],
+    task: Task,
+    to: Annotated[Path, typer.Option("--to", help="Folder the archive is written to.")],
+    name: Annotated[str, typer.Option("--name", help="Of the submission.")],
+    disclose: Annotated[
+        list[str] | None, typer.Option("--disclose", help="pretraining=TEXT, trials=TEXT, targets=no; else asked for.")
+    ] = None,
+    disclosure: Annotated[Path | None, typer.Option("--disclosure", help="TOML file with these answers.")] = None,
+    beside: Beside = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Write it without asking.")] = False,
+) -> None:
+    """Pack the scores of finished runs to pass them on: no image, no weights, nothing of this machine's user.
+
+    Example: dgbench submit results --task phantom --to outbox --name mine --disclosure answers.toml --yes
+    """
+    from dgbench.scores import submission
+
+    told = submission.disclosure(disclosure) if disclosure else {}
+    told |= _settings(disclose or (), "--disclose")
+    asks = sys.stdin.isatty()
+    for key, question in submission.DISCLOSED.items() if asks else ():
+        if key not in told:
+            told[key] = typer.prompt(f"{key}: {question}")
+    packed = face.submit(results, task, to=to, name=name, disclosed=told, beside=beside or ())
+    say(*packed.members)
+    say(*(f"taken out: {what}" for what in packed.removed), f"{len(packed.members)} files, and nothing else")
+    for protocol, variant, why in packed.verdicts:
+        say(f"{protocol}: {variant} will {f'not be ranked: {why}' if why else 'be ranked'}")
+    if not yes and not asks:
+        raise UsageError("nothing was written", "look at what is above, and add --yes")
+    if not yes:
+        typer.confirm(f"write {packed.path}?", abort=True)
+    say(f"wrote {packed.write()}", f"next: dgbench review {packed.path}, then pass it on: docs/submitting.md")
+
+
+@app.command()
+def review(
+    archive: Annotated[list[Path], typer.Argument(help="Archives of `dgbench submit`.")],
+    board: Annotated[
+        list[Path] | None, typer.Option("--board", help="Archives or folders of what is there already; several.")
+    ] = None,
+) -> None:
+    """Check submitted scores, and show as Markdown what is wrong or odd and what becomes of the board.
+
+    Example: dgbench review scores-phantom-mine.tar.xz --board results/scores-phantom.tar.xz
+    """
+    found = face.review(archive, board=board or ())
+    from dgbench.pages.submission import markdown
+
+    print(markdown(found), end="")
+    if found.problems:
+        raise SystemExit(3)
+
+
+@app.command()
+def merge(
+    results: Annotated[list[Path], typer.Argument(help="Folders of results, or archives of `dgbench submit`.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder that takes the runs of all.")],
+) -> None:
+    """Join collections of results; conflicts are named, and nothing is overwritten.
+
+    Example: dgbench merge results theirs/results scores-phantom-mine.tar.xz --to all
+    """
+    new = face.merge(results, to=to)
+    say(f"wrote {len(new)} runs to {to}" if new else f"{to} has every run already")
+
+
+@app.command()
 def verify(results: Annotated[Path, typer.Argument(help="Folder of results, or of one task or run.")]) -> None:
     """Check every run's folder: hashes, schema, counts, versions; list all that is wrong, at once."""
     from dgbench.scores.verify import verify
@@ -736,12 +858,12 @@ def _cancel_or_leave(jobs: Sequence[str]) -> None:
         errors.print(f"{len(jobs)} runs go on: `dgbench status`; the same command waits for them again", style="yellow")
 
 
-def _settings(values: Sequence[str]) -> dict[str, str]:
+def _settings(values: Sequence[str], option: str = "--set") -> dict[str, str]:
     settings: dict[str, str] = {}
     for value in values:
         key, given, text = value.partition("=")
         if not given:
-            raise UsageError(f"--set {value} has no value", f"give --set {value}=VALUE")
+            raise UsageError(f"{option} {value} has no value", f"give {option} {value}=VALUE")
         if settings.setdefault(key.strip(), text) != text:
-            raise UsageError(f"--set gives {key} twice: {settings[key]} and {text}", "give one of them")
+            raise UsageError(f"{option} gives {key} twice: {settings[key]} and {text}", "give one of them")
     return settings

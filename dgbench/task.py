@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +32,7 @@ class Case:
     mask: bool (D, K, H, W), one plane per structure; structures may overlap (the cup lies inside the disc).
     spacing: distance between voxel centres along (D, H, W), in the task's unit ("mm" or "px").
     odd: what its mask's files hold that may be a mistake, and what to do: pairs of sentences, as of `plausibility`.
+    scored: bool (D, H, W), where predictions count, as a field of view; None: everywhere. Elsewhere the mask is empty.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Case:
     mask: np.ndarray
     spacing: tuple[float, float, float]
     odd: Sequence[tuple[str, str]] = ()
+    scored: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Task(ABC):
     licence: str = ""
     collections: Sequence[str] = ()  # public ones that the images are from, by which `networks.provenance` knows them
     download: str = ""  # where the data come from and in which folder layout they must lie
+    paired: bool = False  # do domains show the same patients? Then a group's name means the same in all of them
+    cases_expected: Mapping[str, int] = {}  # by domain, how many cases the release has; `verify` counts
     access: ClassVar[str] = "open"  # who may have the data: "open" to all, or by "account" or "form"
     steps_to_get: ClassVar[Sequence[str]] = ()  # how to get what `dgbench data fetch` cannot, one instruction each
     sources_of_data: ClassVar[Sequence[Any]] = ()  # what it can: `images.fetch.Download`s
@@ -87,6 +92,23 @@ class Task(ABC):
     def files(self, domain: str, case_id: str) -> list[Path]:
         """All files that a case is read from: a change in another one, as a table of spacings, would go unnoticed."""
         return []
+
+    def group(self, domain: str, case_id: str) -> str:
+        """The patient, pair of eyes or video that a case belongs to: by default the case is a group of its own.
+
+        Cases of a group stay on one side of a split, and are drawn together where intervals are bootstrapped.
+        """
+        return case_id
+
+    @property
+    def layout(self) -> str:
+        """Which of several ways the files lie in, where a task can read more than one; it is in every run's record."""
+        return ""
+
+    @property
+    def is_mock(self) -> bool:
+        """Are these generated files in place of the release? Then nothing is counted or compared with its lists."""
+        return False
 
     def mock(self, folder: Path, sketch: Any) -> None:
         """Write small drawn files of exactly the release's layout into `folder`: a handful of cases of each domain.
@@ -110,19 +132,49 @@ class Task(ABC):
         """All domains but the source, in the task's order."""
         return tuple(d for d in self.domains if d != source)
 
-    def split(self, source: str) -> tuple[list[str], list[str]]:
-        """(training, validation) case ids of a source: fixed, one case in five held out, at least one.
+    def tested(self, source: str, target: str) -> list[str]:
+        """Ids of the target's cases that a method trained on the source is tested on: all of them.
 
-        The order is that of a hash of the names, so it is arbitrary but the same on every machine and at every seed.
+        Where domains show the same patients, without those that the source trains on. Raises `DataError` when none is
+        left.
+        """
+        ids = self.case_ids(target)
+        if not self.paired:
+            return ids
+        seen = {self.group(source, i) for i in self.split(source)[0]}
+        if left := [i for i in ids if self.group(target, i) not in seen]:
+            return left
+        raise DataError(
+            f"every patient of domain '{target}' is among the training patients of source '{source}'",
+            "hold other patients out in `split`: training patients are never tested on",
+        )
+
+    def excluded(self, source: str) -> dict[str, int]:
+        """By target, how many of its cases are not tested, as their patients are trained on; only where there are."""
+        counts = {t: len(self.case_ids(t)) - len(self.tested(source, t)) for t in self.targets(source)}
+        return {target: n for target, n in counts.items() if n}
+
+    def split(self, source: str) -> tuple[list[str], list[str]]:
+        """(training, validation) case ids of a source: fixed, whole groups held out until it is one case in five.
+
+        The order is that of a hash of the groups' names, so it is arbitrary but the same on every machine and at every
+        seed. Where domains show the same patients, it is the same in all of them.
         """
         ids = self.case_ids(source)
-        if len(ids) < 2:
+        groups: dict[str, list[str]] = {}
+        for i in ids:
+            groups.setdefault(self.group(source, i), []).append(i)
+        if len(groups) < 2:
+            of = f"{len(ids)} case(s)" + (f" of {len(groups)} group" if len(groups) < len(ids) else "")
             raise DataError(
-                f"domain '{source}' of task '{self.name}' has {len(ids)} case(s): a source needs at least 2",
+                f"domain '{source}' of task '{self.name}' has {of}: a source needs at least 2",
                 "one case is held out to validate on the source; add cases or test on this domain only",
             )
-        ordered = sorted(ids, key=lambda i: hashlib.sha256(f"{source}/{i}".encode()).digest())
-        held_out = set(ordered[: max(1, round(len(ids) / 5))])
+        within = "" if self.paired else f"{source}/"
+        ordered = sorted(groups, key=lambda g: hashlib.sha256(f"{within}{g}".encode()).digest())
+        held_out: set[str] = set()
+        while ordered[1:] and len(held_out) < max(1, round(len(ids) / 5)):
+            held_out.update(groups[ordered.pop(0)])
         return [i for i in ids if i not in held_out], [i for i in ids if i in held_out]
 
     @property
@@ -174,6 +226,36 @@ class Task(ABC):
                     problems.append(f"{domain}/{case_id} has the same image as {seen[content]}")
                 seen.setdefault(content, f"{domain}/{case_id}")
         self.doubts = [d for d in doubts if d]
+        return [*problems, *self._count_problems(), *self._split_problems()]
+
+    def _count_problems(self) -> list[str]:
+        """Domains that have another number of cases than the release."""
+        problems = []
+        for domain, expected in {} if self.is_mock else self.cases_expected.items():
+            with suppress(DgbenchError):  # said above
+                if (n := len(self.case_ids(domain))) != expected:
+                    problems.append(f"domain '{domain}' has {n} case(s), the release {expected}")
+        return problems
+
+    def _split_problems(self) -> list[str]:
+        """Groups that are on both sides of a split, or that a paired task trains on and tests."""
+        problems = []
+        for source in self.source_domains:
+            try:
+                training, validation = self.split(source)
+            except DgbenchError:  # a list that is missing was said above, and too few cases are when it is trained on
+                continue
+            sides = [(source, validation, f"the validation cases of '{source}'")]
+            for target in self.targets(source) if self.paired else ():
+                try:
+                    sides.append((target, self.tested(source, target), f"the tested cases of '{target}'"))
+                except DgbenchError as error:
+                    problems.append(error.cause)
+            trained = {self.group(source, i) for i in training}
+            for domain, ids, side in sides:
+                if both := sorted(trained & {self.group(domain, i) for i in ids}):
+                    few = ", ".join(both[:3]) + (f" and {len(both) - 3} more" if len(both) > 3 else "")
+                    problems.append(f"group {few} is among the training cases of '{source}' and among {side}")
         return problems
 
 
@@ -194,6 +276,11 @@ def case_problems(case: Case, task: Task, name: str) -> list[str]:
         problems.append(f"{name}: spacing {case.spacing} must be three positive numbers")
     if min(image.shape[2:]) < 2:
         problems.append(f"{name}: a slice of {image.shape[2]} x {image.shape[3]} pixels is a line, not an image")
+    scored, voxels = case.scored, (image.shape[0], *image.shape[2:])
+    if scored is not None and (scored.dtype != bool or scored.shape != voxels):
+        problems.append(f"{name}: scored must be bool {voxels}, got {scored.dtype} {scored.shape}")
+    elif scored is not None and (mask & ~scored[:, None]).any():
+        problems.append(f"{name}: the mask holds voxels where nothing is scored")
     if not mask.any() and not task.empty_masks:
         problems.append("; ".join([f"{name}: the mask is empty", *(cause for cause, _ in case.odd)]))
     return problems

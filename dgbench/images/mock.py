@@ -7,6 +7,7 @@ under which its results lie and stand in tables.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -131,6 +132,13 @@ def write_bmp(path: Path, array: np.ndarray) -> None:
 def write_jpg(path: Path, array: np.ndarray) -> None:
     """uint8 (H, W) or (H, W, 3); a mask comes back with soft borders, as masks of releases in JPEG do."""
     _write(path, array)
+
+
+def write_packed_ppm(path: Path, array: np.ndarray) -> None:
+    """uint8 (H, W) or (H, W, 3), compressed: `.ppm.gz`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = f"P{5 if array.ndim == 2 else 6}\n{array.shape[1]} {array.shape[0]}\n255\n".encode()
+    path.write_bytes(gzip.compress(header + array.tobytes(), mtime=0))
 
 
 def write_nifti(path: Path, array_zyx: np.ndarray, spacing_zyx: tuple[float, ...]) -> None:

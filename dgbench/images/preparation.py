@@ -84,6 +84,7 @@ class PreparedDomain:
                 raise DataError(f"prepared data {folder / name} is damaged", "delete that folder: it is made again")
         self.folder, self.name, self.fingerprint = folder, index["domain"], index["fingerprint"]
         self.structures: int = index["structures"]
+        self.in_part: bool = index.get("in_part", False)  # are predictions scored in a part of each image only?
         self.doubts = [Doubt(*told) for told in index.get("doubts", ())]
         self.cases = {
             c["id"]: PreparedCase(
@@ -99,8 +100,16 @@ class PreparedDomain:
 
     def reference(self, case_id: str) -> np.ndarray:
         """The reference mask at the image's own resolution: bool (D, K, H, W)."""
+        return self._planes(case_id)[:, : self.structures]
+
+    def scored(self, case_id: str) -> np.ndarray | None:
+        """Where predictions count, at the image's own resolution: bool (D, 1, H, W); None: everywhere."""
+        return self._planes(case_id)[:, self.structures :] if self.in_part else None
+
+    def _planes(self, case_id: str) -> np.ndarray:
+        """bool (D, K, H, W), or (D, K + 1, H, W), the last plane being where predictions count."""
         case = self.cases[case_id]
-        shape = (case.shape[0], self.structures, *case.shape[1:])
+        shape = (case.shape[0], self.structures + self.in_part, *case.shape[1:])
         count = int(np.prod(shape))
         packed = self._reference[case.offset : case.offset + (count + 7) // 8]
         return np.unpackbits(packed, count=count).view(bool).reshape(shape)
@@ -288,10 +297,12 @@ def _lines(what: str) -> Report:
 
 
 def duration(seconds: float) -> str:
-    """ "40 s", "12 min", "3.5 h"."""
+    """ "40 s", "12 min", "3.5 h", "9 days"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
 
 
 @contextlib.contextmanager
@@ -418,6 +429,7 @@ def _build(
         "domain": domain,
         "fingerprint": fingerprint,
         "structures": len(task.structures),
+        "in_part": lines[0]["in_part"],
         "files": {f"{n}.npy": sha256(folder / f"{n}.npy") for n in shapes},
         "cases": [line["case"] for line in lines],
         "doubts": [line["doubt"] for line in lines if line["doubt"]],
@@ -434,7 +446,7 @@ PAUSE, WEEK = 10.0, 7 * 86400.0  # seconds
 
 @dataclass
 class _Ready:
-    """A case as it is written. parts: the bytes for each array."""
+    """A case as it is written. in_part: is it scored in a part of its image? parts: the bytes for each array."""
 
     id: str
     problems: list[str]
@@ -442,6 +454,7 @@ class _Ready:
     case: PreparedCase | None = None
     seen: list[object] | None = None
     doubt: Doubt | None = None
+    in_part: bool = False
     parts: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -454,14 +467,15 @@ def _ready(task: Task, domain: str, size: int, case_id: str) -> _Ready:
     if found := case_problems(case, task, f"{domain}/{case_id}"):
         return _Ready(case_id, found)
     prepared = _prepared(case)
+    planes = case.mask if case.scored is None else np.concatenate([case.mask, case.scored[:, None]], axis=1)
     parts = {
         "images": stored(case.image, size).tobytes(),
         "masks": mask_to_network(case.mask, size).tobytes(),
-        "reference": np.packbits(case.mask).tobytes(),
+        "reference": np.packbits(planes).tobytes(),
     }
-    seen = [case.id, list(prepared.spacing), _voxels(case.image), _voxels(case.mask)]
+    seen = [case.id, list(prepared.spacing), _voxels(case.image), _voxels(planes)]
     odd = doubt(domain, case_id, task.structures, case.mask, case.odd)
-    return _Ready(case_id, [], case.image.shape, prepared, seen, odd, parts)
+    return _Ready(case_id, [], case.image.shape, prepared, seen, odd, case.scored is not None, parts)
 
 
 def _read(task: Task, domain: str, size: int, ids: Sequence[str], jobs: int | None) -> Generator[_Ready, None, None]:
@@ -531,8 +545,12 @@ class _Arrays:
 
     def odd(self, ready: _Ready) -> str:
         """Why a case does not fit those before; "" where it does."""
-        before = self.lines[0]["channels"] if self.lines else ready.shape[1]
-        return "" if before == ready.shape[1] else f"{ready.shape[1]} channels where the cases before have {before}"
+        if not self.lines:
+            return ""
+        if (before := self.lines[0]["channels"]) != ready.shape[1]:
+            return f"{ready.shape[1]} channels where the cases before have {before}"
+        alike = self.lines[0]["in_part"] == ready.in_part
+        return "" if alike else "some cases of the domain are scored in a part, others everywhere"
 
     def add(self, ready: _Ready) -> None:
         """Write a case, then its line."""
@@ -551,6 +569,7 @@ class _Arrays:
                 "seen": ready.seen,
                 "doubt": ready.doubt,
                 "channels": ready.shape[1],
+                "in_part": ready.in_part,
                 "ends": dict(self.ends),
                 "crc32": {name: zlib.crc32(part) for name, part in ready.parts.items()},
             }

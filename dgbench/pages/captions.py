@@ -51,6 +51,18 @@ def absences(study: Study) -> list[str]:
     return told
 
 
+def not_tested(study: Study) -> list[str]:
+    """Where domains show the same patients: how many cases each source leaves out of its targets, in a sentence."""
+    told: dict[str, dict[str, int]] = {r.source: r.record.get("excluded", {}) for r in study.records}
+    if not study.paired:
+        return []
+    of = (f"{s} ({', '.join(f'{t} {n}' for t, n in of.items()) or 'none'})" for s, of in told.items())
+    return [
+        "The domains show the same patients; cases of patients that a source trains on are not tested. Left out, by "
+        f"source: {', '.join(of)}."
+    ]
+
+
 def false_cost(study: Study) -> list[str]:
     """What a structure costs that was falsely found, where one could be, in a sentence."""
     told = study.any_absent and study.protocol.missed == "penalty"
@@ -83,5 +95,5 @@ def context(study: Study, variant: str | None = None, structure: str | None = No
         f"Task {study.task}; {drawn}{protocol.caption()}. Averages: {ORDER_OF_MEANS[protocol.mean]}. "
         f"Seed numbers: {', '.join(str(s) for s in sorted(these['seed'].unique()))}. "
         f"Target cases: {', '.join(f'{d} {k}' for d, k in cases.items())}. "
-        + " ".join([*([told] if len(counted) else []), *absences(study), *published])
+        + " ".join([*([told] if len(counted) else []), *absences(study), *not_tested(study), *published])
     )

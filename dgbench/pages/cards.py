@@ -37,8 +37,29 @@ def card(task: Task) -> dict[str, str]:
         "citation": task.citation,
         "licence": task.licence,
         "collections": ", ".join(task.collections),
+        **_groups(task),
+        **({"layout": layout} if (layout := _layout(task)) else {}),
         "data": task.download,
     }
+
+
+def _groups(task: Task) -> dict[str, str]:
+    """Which cases belong together, where some do; nothing where each case is alone, or the lists are not at hand."""
+    told = []
+    for domain in task.domains:
+        with suppress(DgbenchError):
+            ids = task.case_ids(domain)
+            if (n := len({task.group(domain, i) for i in ids})) < len(ids):
+                told.append(f"{domain} {n}")
+    found = {"groups": "; ".join(told) + " (split and drawn as wholes)"} if told else {}
+    paired = "domains show the same patients; those that a source trains on are not tested"
+    return found | ({"paired": paired} if task.paired else {})
+
+
+def _layout(task: Task) -> str:
+    with suppress(DgbenchError):  # nothing lies there
+        return task.layout
+    return ""
 
 
 def weights_card(name: str) -> dict[str, str]:

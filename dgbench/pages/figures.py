@@ -178,7 +178,8 @@ def intervals(ranking: Ranking) -> dict[str, list[Interval]]:
     found = {"mean": [Interval(of.row.mean, of.low, of.high) for of in ranking.every]}
     for target in dict.fromkeys(map(str, domains)):
         at = domains == target
-        drawn = Resampling(np.zeros(at.sum(), np.int64))
+        group = ranking.target_cases.group
+        drawn = Resampling(np.zeros(at.sum(), np.int64), group=None if group is None else group[at])
         found[target] = []
         for of in ranking.every:
             interval = Interval(of.row.targets.get(target, math.nan), math.nan, math.nan)

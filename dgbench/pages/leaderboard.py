@@ -171,11 +171,16 @@ def every_published_number(beside: pd.DataFrame, citations: Sequence[str]) -> Ta
 def notes(ranking: Ranking) -> list[str]:
     """How every number was computed, what to be careful with, and what was left out."""
     family = len(ranking.ranked) - 1
-    domains = ranking.target_cases.counting
+    domains, groups = ranking.target_cases.counting, ranking.target_cases.counting_groups
+    drawn = f"{len(domains)} target cases"
+    if len(groups) < len(domains):
+        drawn = f"{len(groups)} groups (patients, pairs of eyes, videos) of {drawn}"
+    elif ranking.target_cases.group is not None:
+        drawn += ", those of a patient together"
     found = [
         context(ranking.study),
         *false_cost(ranking.study),
-        f"Interval: 95 %, studentised bootstrap over seeds and, within each domain, {len(domains)} target cases. "
+        f"Interval: 95 %, studentised bootstrap over seeds and, within each domain, {drawn}. "
         "Rank: lowest and highest in 95 % of the draws.",
     ]
     if family > 0:
@@ -185,7 +190,7 @@ def notes(ranking: Ranking) -> list[str]:
             f"Wilcoxon's signed-rank test over cases, Holm-corrected for {counted(family, 'test')}, has p < 0.05; "
             f"equivalent: the interval lies within ± {margin}; else not resolved."
         )
-    if few := sorted(d for d in set(domains) if domains.count(d) < 20):
+    if few := sorted(d for d in set(groups) if groups.count(d) < 20):
         found.append(f"Fewer than 20 cases in {', '.join(few)}: intervals are approximate.")
     if ranking.ranked and min(len(of.row.seeds) for of in ranking.ranked) < 3:
         found.append("Some rows have two seeds: three are the least for a number that may be trusted.")
@@ -198,6 +203,12 @@ def notes(ranking: Ranking) -> list[str]:
         found.append(
             f"Ranking every case and averaging the ranks gives Kendall's tau {stability.tau:.2f} with this order. "
             f"Without any one of the targets the first place {f'changes: {changed}' if changed else 'is the same'}."
+        )
+    if made := [of for of in ranking.every if of.row.budget is not None]:
+        which = "Every row was" if len(made) == len(ranking.every) else 'Rows marked "not trained here" were'
+        found.append(
+            f"{which} made by systems outside dgbench: their masks were measured here; budget and initialisation are "
+            "as their makers state them."
         )
     found += [*_of_machines(ranking), *_of_weights(ranking)]
     if names := ranking.mixed_code:

@@ -221,9 +221,11 @@ def _fingerprint(decisive: list[Any], task: Task, source: str, images: dict[str,
     for domain in (d for d in domains if d not in images):
         images[domain] = content_fingerprint(task, domain, size)
     split: Any = None
+    cases = {d: task.case_ids(d) for d in domains}
     with suppress(DataError):  # too few cases: the run will say so
         split = task.split(source)
-    of_domains = [(d, images[d], task.case_ids(d)) for d in domains]
+        cases |= {d: task.tested(source, d) for d in domains[1:]}
+    of_domains = [(d, images[d], cases[d]) for d in domains]
     return hashlib.sha256(json.dumps([decisive, of_domains, split]).encode()).hexdigest()
 
 

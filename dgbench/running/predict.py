@@ -35,6 +35,8 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[Method, RunRecord]:
     """The trained method of a finished run, ready to predict. Raises `DataError` when its folder does not verify."""
     record = read_run(folder)
     values = record.record
+    if record.external:
+        raise UsageError(f"{folder} holds masks of a system outside dgbench and no weights", "give a run made here")
     if values["checkpoint"]:
         raise UsageError(f"{folder} tested a given checkpoint and holds no weights", "give a run that was trained")
     if broken := broken_files(folder, read_json(folder / "RESULT.json") or {}):

@@ -90,9 +90,9 @@ def says(subject: _Subject) -> Iterator[str]:
         if isinstance(getattr(task, what), str):
             yield f"`{what}` must be several names in parentheses, not a text"
             return
-    for what, kind in ((task.domains, "domain"), (task.structures, "structure")):
+    for given, kind in ((task.domains, "domain"), (task.structures, "structure")):
         try:
-            names.check(what, kind, "this task")
+            names.check(given, kind, "this task")
         except DataError as error:
             yield f"{error.cause}: {error.remedy}"
     if len(task.domains) < 2:
@@ -135,7 +135,7 @@ def draws(subject: _Subject) -> Iterator[str]:
     if not contents[0]:
         yield "`mock` writes no file"
     elif contents[0] != contents[1]:
-        yield "`mock` must draw the same bytes every time: from its sketch alone, by no clock or generator else"
+        yield "`mock` must draw the same bytes every time: from its sketch alone, by no clock and no other generator"
     shutil.rmtree(subject.folder / "again")
 
 

@@ -21,7 +21,7 @@ import torch
 from dgbench import metrics
 from dgbench.errors import DataError, RunError
 from dgbench.files import write_atomic
-from dgbench.images.preparation import PreparedCase, PreparedDomain, to_image
+from dgbench.images.preparation import PreparedCase, PreparedDomain, mask_to_network, to_image
 from dgbench.method import Batch, Method
 from dgbench.protocol import Protocol
 from dgbench.running.machine import free_memory_mb
@@ -32,6 +32,7 @@ COLUMNS = (
     "role", "domain", "case", "structure", "dice", "asd", "assd", "hd95", "flag",
     "n_reference", "n_prediction", "diagonal",
 )  # fmt: skip
+GROUPED = (*COLUMNS[:3], "group", *COLUMNS[3:])  # where cases have groups: `Task.group`
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
@@ -92,27 +93,46 @@ def predict_case(
     of_image = protocol.resolution == "image"
     reference = domain.reference(case.id)[kept] if of_image else domain.masks[indices].astype(bool)
     prediction = predict_slices(method, batches, case.shape[1:] if of_image else None)
-    return np.zeros_like(reference) if prediction is None else prediction, reference
+    if prediction is None:
+        return np.zeros_like(reference), reference
+    if (scored := domain.scored(case.id)) is not None:
+        prediction &= (scored if of_image else mask_to_network(scored, domain.images.shape[-1]).astype(bool))[kept]
+    return prediction, reference
 
 
 def measure_domain(
-    method: Method, domain: PreparedDomain, case_ids: Sequence[str], role: str, protocol: Protocol, seed: int
+    method: Method, domain: PreparedDomain, cases: Mapping[str, str], role: str, protocol: Protocol, seed: int
 ) -> Iterator[Tested]:
-    """Predict and measure some cases of a domain, in their order. Raises `RunError` that names the case."""
-    for case_id in case_ids:
+    """Predict and measure some cases of a domain, {id: group}, in their order. Raises `RunError` that names one."""
+    for case_id, group in cases.items():
         case = domain.cases[case_id]
         try:
             prediction, reference = predict_case(method, domain, case, protocol, seed)
         except RunError as error:
             raise RunError(f"{domain.name}/{case_id}: {error.cause}", error.remedy) from None
-        spacing = case.spacing if protocol.distances == "physical" else (1.0, 1.0, 1.0)
-        rows: list[dict[str, object]] = []
-        for k, structure in enumerate(method.task.structures):
-            scores = metrics.measure(prediction[:, k], reference[:, k], spacing)
-            what = {"role": role, "domain": domain.name, "case": case_id, "structure": structure}
-            diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
-            rows.append({**what, **scores._asdict(), "diagonal": diagonal})
-        yield Tested.of(domain.name, case_id, rows, prediction)
+        yield measure_case((role, domain.name, group), case, prediction, reference, (method.task.structures, protocol))
+
+
+def measure_case(
+    place: tuple[str, str, str],
+    case: PreparedCase,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    rule: tuple[Sequence[str], Protocol],
+) -> Tested:
+    """The scores of one case. place: (role, domain, group). rule: (the structures in their order, the protocol).
+
+    prediction, reference: bool (D, K, H, W), as the protocol compares them.
+    """
+    (role, domain, group), (structures, protocol) = place, rule
+    spacing = case.spacing if protocol.distances == "physical" else (1.0, 1.0, 1.0)
+    rows: list[dict[str, object]] = []
+    for k, structure in enumerate(structures):
+        scores = metrics.measure(prediction[:, k], reference[:, k], spacing)
+        what = {"role": role, "domain": domain, "case": case.id, "group": group, "structure": structure}
+        diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
+        rows.append({**what, **scores._asdict(), "diagonal": diagonal})
+    return Tested.of(domain, case.id, rows, prediction)
 
 
 def mean_dice(
@@ -128,9 +148,13 @@ def mean_dice(
 
 
 def cases_csv(tested: Sequence[Tested]) -> str:
-    """The text of cases.csv: full precision, `inf` for a missed or falsely found structure, empty: not applicable."""
+    """The text of cases.csv: full precision, `inf` for a missed or falsely found structure, empty: not applicable.
+
+    Column group is there where some case is not a group of its own.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    grouped = any(row.get("group", row["case"]) != row["case"] for case in tested for row in case.rows)
+    writer = csv.DictWriter(text, GROUPED if grouped else COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for case in tested:
         for row in case.rows:

@@ -72,6 +72,7 @@ class CaseCube:
         self.third = self._thirds()
         self.parts = self._parts()
         self.held = self._placed(there(frame), False).any(axis=0)
+        self.seen = self._placed(pd.Series(True, frame.index), False)
         self._values: dict[tuple[str, Missed], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def _parts(self) -> dict[str, dict[Any, str]]:
@@ -135,7 +136,7 @@ class CaseCube:
             of_case = counts & tested[:, self.domain][:, :, None]
             return self._case_ranks(values, of_case, costs.mean(axis=2), variant, choices.metric)
         cell, n = self._cells(values, counts, choices.mean == "median")
-        cost, n_cases = self._cells(costs, np.broadcast_to(cases[:, None], costs.shape), False)
+        cost, n_cases = self._cells(costs, self.seen[runs][:, :, structures] & cases[:, None], False)
         # Of a domain in which no reference holds a structure, that one is in no mean; another rule may count it.
         some = np.logical_or.reduceat(held, self.starts, axis=0) | (choices.missed in ("nan", "absent"))
         there = tested[:, :, None] & some

@@ -13,7 +13,7 @@ from dgbench.metrics import Metric, get_metric
 from dgbench.scores import statistics
 from dgbench.scores.ranking import complete
 from dgbench.scores.reproduce import differences
-from dgbench.scores.statistics import Difference, Resampling
+from dgbench.scores.statistics import Difference
 from dgbench.scores.study import Study
 
 OVERALL, FALSE = "all targets", "cost of falsely found"
@@ -78,7 +78,7 @@ def compare(study: Study, one: str, other: str, metric: str = "dice", margin: fl
         if variant in why:
             cause = f"{variant} cannot be compared: {'; '.join(why[variant])}"
             raise UsageError(cause, "make the missing runs: `dgbench run` makes only those")
-    scores, cases, domain, costs = usable.target_cases(metric)
+    scores, cases, _, costs, _ = usable.target_cases(metric)
     if lost := [v for v in (one, other) if v not in scores]:
         cause = f"{' and '.join(lost)} cannot be compared: no reference of any target holds a structure"
         raise UsageError(cause, "look at what was falsely found: `dgbench leaderboard`")
@@ -88,10 +88,10 @@ def compare(study: Study, one: str, other: str, metric: str = "dice", margin: fl
     found, means = {}, {}
     for name, part in parts.items():
         a, b = (scores[v].part(part) for v in (one, other))
-        found[name] = statistics.difference(a, b, not rule.higher_is_better, Resampling(domain[part]))
+        found[name] = statistics.difference(a, b, not rule.higher_is_better)
         means[name] = (a.mean, b.mean)
     if costs:
-        found[FALSE] = statistics.difference(costs[one], costs[other], True, Resampling(domain))
+        found[FALSE] = statistics.difference(costs[one], costs[other], True)
         means[FALSE] = (costs[one].mean, costs[other].mean)
     margin = rule.margin if margin is None else margin
     return Comparison(one, other, usable, rule, margin, means, statistics.corrected(found))

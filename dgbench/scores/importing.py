@@ -54,7 +54,7 @@ def problems(frame: pd.DataFrame, task: Task) -> list[str]:
     if found or frame.empty:
         return found or ["it holds no row"]
     frame = _with_structure(frame, task)
-    return [*_cells(frame), *_names(frame, task), *_runs(frame)]
+    return [*_cells(frame), *_names(frame, task), *_runs(frame, task.paired)]
 
 
 def _with_structure(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
@@ -103,7 +103,7 @@ def _names(frame: pd.DataFrame, task: Task) -> Iterator[str]:
             yield f"task {task.name} has no {_named(unknown)} in domain {domain}"
 
 
-def _runs(frame: pd.DataFrame) -> Iterator[str]:
+def _runs(frame: pd.DataFrame, paired: bool) -> Iterator[str]:
     """Rows that stand there twice, and cases that one run has and another lacks."""
     if (twice := frame[frame.duplicated(KEY)]).size:
         yield f"the same run, case and structure again in {_lines(twice)}"
@@ -113,15 +113,22 @@ def _runs(frame: pd.DataFrame) -> Iterator[str]:
         absent |= pd.to_numeric(frame["n_reference"], errors="coerce") == 0
     if (bad := absent & (pd.to_numeric(frame["dice"], errors="coerce") > 0)).any():
         yield f"dice is above 0 in {_lines(frame[bad], 'dice')}, and elsewhere the reference of that structure is empty"
-    pairs = {t: set(zip(of["case"], of["structure"], strict=True)) for t, of in frame.groupby("target")}
+    # Where domains show the same patients, what is tested hangs on who was trained on.
+    alike = frame["source"] if paired else pd.Series("", frame.index)
+    every = {s: _pairs(of) for s, of in frame.groupby(alike)}
     lacking = []
     for (method, source, seed), rows in frame.groupby(RUN, sort=False):
-        given = {t: set(zip(of["case"], of["structure"], strict=True)) for t, of in rows.groupby("target")}
+        given, pairs = _pairs(rows), every[source if paired else ""]
         for target in sorted(set(pairs) - {source}):
             if missing := sorted({case for case, _ in pairs[target] - given.get(target, set())}):
                 lacking.append(f"{method} from {source} with seed {seed} lacks {_named(missing)} of target {target}")
     more = [f"and {len(lacking) - SHOWN} more runs and targets lack cases"] if len(lacking) > SHOWN else []
     yield from [*lacking[:SHOWN], *more]
+
+
+def _pairs(rows: pd.DataFrame) -> dict[str, set[tuple[str, str]]]:
+    """By target, the cases and structures."""
+    return {str(t): set(zip(of["case"], of["structure"], strict=True)) for t, of in rows.groupby("target")}
 
 
 def _lines(rows: pd.DataFrame, column: str = "") -> str:
@@ -182,6 +189,7 @@ def write_board(frame: pd.DataFrame, task: Task, told: dict[str, Any], results: 
     whole = {
         "schema": SCHEMA, "task": task.name, **told,
         **{name: list(values) for name, values in of_task.items()}, "unit": task.unit, "metrics": given,
+        **({"paired": True} if task.paired else {}),
         "training": {}, "file": f"{told['name']}.csv.gz", "sha256": hashlib.sha256(content).hexdigest(),
     }  # fmt: skip
     _check_beside(Board(path, whole), content, Path(results))

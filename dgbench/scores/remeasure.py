@@ -83,13 +83,16 @@ def _rows(
     run: RunRecord, domains: Mapping[str, PreparedDomain], own: Protocol, other: Protocol
 ) -> Iterator[dict[str, object]]:
     """The rows of cases.csv of a run's target cases, as the other protocol would have them."""
+    targets = run.cases[run.cases["role"] == "target"]
+    tested = targets.assign(group=targets.get("group", targets["case"])).drop_duplicates(["domain", "case"])
     for name, domain in domains.items():
-        for case in domain.cases.values():
+        for case_id, group in tested.loc[tested["domain"] == name, ["case", "group"]].itertuples(index=False):
+            case = domain.cases[case_id]
             prediction, reference = _masks(run.predictions(name, case.id), domain, case, own, other)
             spacing = _spacing(case, domain.masks.shape[-1], other)
             for k, structure in enumerate(run.record["structures"]):
                 scores = _scores(prediction[:, k], reference[:, k], spacing, other.metrics)
-                what = {"role": "target", "domain": name, "case": case.id, "structure": structure}
+                what = {"role": "target", "domain": name, "case": case.id, "group": group, "structure": structure}
                 diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
                 yield {**what, **scores._asdict(), "diagonal": diagonal}
 

@@ -87,6 +87,8 @@ def reproduce(
     from dgbench.running import launchers
 
     then = read_run(folder)
+    if then.external:
+        raise UsageError(f"{folder} was not trained here", "score the predictions again: `dgbench score`")
     given = _Given(
         out or folder.resolve().parent / f".{folder.resolve().name}.again", task or then.task, data, checkpoint
     )

@@ -8,6 +8,9 @@ case counts twice. Two things are drawn at random: cases (within their domain; t
     interval: studentised bootstrap: seeds and, within each domain, cases are drawn with replacement;
              t* = (mean* - mean) / SE*, and the interval is mean - SE quantiles(t*)
 
+Cases of one group (a patient's two volumes, the frames of a video, a patient seen in several domains) are no
+independent draws: each group is made one case first, see `Resampling.grouped`, and all of the above is of groups.
+
 Percentiles of mean* alone are too narrow with few cases or seeds; benchmarks/coverage.py measures both. Between two
 methods the cases are paired and the seeds are not: seed 1 of one has nothing in common with seed 1 of another.
 
@@ -40,12 +43,14 @@ FARTHEST = 6.0  # standard errors: where nearly all cases are alike, draws witho
 class CaseScores:
     """What a method scores on each target case.
 
-    values: (R, N), a row per seed. weight: (N,), sums to 1. domain: (N,) the number of each case's domain.
+    values: (R, N), a row per seed. weight: (N,), sums to 1. domain: (N,) the number of each case's domain. group: (N,)
+    that of its group, which may have cases in several domains; None: each case is its own.
     """
 
     values: Array
     weight: Array
     domain: NDArray[np.int64]
+    group: NDArray[np.int64] | None = None
 
     @cached_property
     def mean(self) -> float:
@@ -64,7 +69,8 @@ class CaseScores:
     def part(self, cases: NDArray[np.int64] | NDArray[np.bool_]) -> CaseScores:
         """Of some of the cases, their weights summing to 1 again."""
         weight = self.weight[cases]
-        return CaseScores(self.values[:, cases], weight / weight.sum(), self.domain[cases])
+        group = None if self.group is None else self.group[cases]
+        return CaseScores(self.values[:, cases], weight / weight.sum(), self.domain[cases], group)
 
     @property
     def seed_std(self) -> float:
@@ -90,10 +96,23 @@ class Estimate(NamedTuple):
 
 
 class Resampling:
-    """Which cases are drawn, how often: the same for all methods, so that differences stay paired."""
+    """Which cases are drawn, how often: the same for all methods, so that differences stay paired.
 
-    def __init__(self, domain: NDArray[np.int64], draws: int = DRAWS, seed: int = 0):
+    Where cases have groups, these are what is drawn, and `cluster` says which one a case belongs to. Domains that share
+    a group are drawn from together.
+    """
+
+    def __init__(
+        self,
+        domain: NDArray[np.int64],
+        draws: int = DRAWS,
+        seed: int = 0,
+        group: NDArray[np.int64] | None = None,
+    ):
         rng = np.random.default_rng(seed)
+        self.cluster: NDArray[np.int64] | None = None
+        if group is not None and len(np.unique(group)) < len(group):
+            self.cluster, domain = _clusters(domain, group)
         self.domain, self.draws, self.seed = domain, draws, seed
         self.parts = [np.flatnonzero(domain == d) for d in np.unique(domain)]
         self.counts = np.empty((draws, len(domain)), order="F")  # how often each case is drawn; a case's are contiguous
@@ -101,6 +120,28 @@ class Resampling:
         self._seeds: dict[tuple[int, int], Array] = {}
         for part in self.parts:
             self.counts[:, part] = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), draws)
+
+    def grouped(self, scores: CaseScores) -> CaseScores:
+        """The scores with each group as one case: it weighs what its cases do, and scores their weighted mean.
+
+        Of a group in several domains the mean is of deviations from the domains' means, so that having no case in an
+        easy domain is no fault of a patient's. The mean of all stays what it is, and the variance that cases bring is
+        the cluster-robust one: it sums what the cases of a group add together.
+        """
+        if self.cluster is None:
+            return scores
+        n, (_, domain) = len(self.domain), np.unique(scores.domain, return_inverse=True)
+        stratum, values, weight = self.domain[self.cluster], scores.values, scores.weight
+
+        def mean_of(part: NDArray[np.int64]) -> Array:  # (R, N): of all cases in the same part
+            total = np.bincount(part, weight)
+            sums = np.array([np.bincount(part, weight * row) for row in values])
+            return np.asarray((sums / np.where(total > 0, total, 1))[:, part])
+
+        level = mean_of(stratum) - mean_of(domain)
+        of_group = np.bincount(self.cluster, weight, n)
+        sums = np.array([np.bincount(self.cluster, weight * row, n) for row in values + level])
+        return CaseScores(sums / np.where(of_group > 0, of_group, 1), np.asarray(of_group, float), self.domain)
 
     def weighted(self, weight: Array) -> Array:
         """(draws, N): the counts times the weights, which are the same for nearly all methods: the last is kept.
@@ -150,6 +191,23 @@ class Resampling:
         return total
 
 
+def _clusters(domain: NDArray[np.int64], group: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(N,) the number of each case's group, in the order of their first cases; and of each group, its stratum: the
+    smallest number of the domains that groups link with one another."""
+    _, first, cluster = np.unique(group, return_index=True, return_inverse=True)
+    cluster = np.argsort(np.argsort(first))[cluster]
+    _, of_domain = np.unique(domain, return_inverse=True)
+    stratum = domain.copy()
+    while True:
+        before = stratum
+        for part in (cluster, of_domain):
+            lowest = np.full(part.max() + 1, domain.max())
+            np.minimum.at(lowest, part, stratum)
+            stratum = lowest[part]
+        if (stratum == before).all():
+            return cluster, stratum[np.sort(first)]
+
+
 def estimate(
     one: CaseScores, other: CaseScores | None = None, resampling: Resampling | None = None
 ) -> tuple[Estimate, Array]:
@@ -158,7 +216,8 @@ def estimate(
     The draws are stretched about the mean to the standard deviation SE: with few cases or seeds, draws with
     replacement spread too little.
     """
-    resampling = resampling or Resampling(one.domain)
+    resampling = resampling or Resampling(one.domain, group=one.group)
+    one, other = resampling.grouped(one), other and resampling.grouped(other)
     weight = one.weight if other is None else _shared_weight(one, other)
     terms = [(1.0, one)] if other is None else [(1.0, one), (-1.0, other)]
     of_case = np.sum([sign * term.of_case for sign, term in terms], axis=0)
@@ -222,7 +281,7 @@ class Difference:
     fewer than 6; p_holm: the same, corrected for the family it was tested in. effect: rank-biserial correlation in
     [-1, 1]. improved: probability that a case is better with the first one (ties count half). false_claim: probability
     that the first is not better at all although its mean is (Christodoulou et al., arXiv 2505.04720, on the paired
-    differences). seeds: of both. cases: their number; those without a weight are in no test.
+    differences). seeds: of both. cases: their number, or that of their groups; those without a weight are in no test.
     """
 
     estimate: Estimate
@@ -263,8 +322,9 @@ def difference(
     one: CaseScores, other: CaseScores, lower_is_better: bool = False, resampling: Resampling | None = None
 ) -> Difference:
     """`one` minus `other`, over the same cases in the same order."""
-    resampling = resampling or Resampling(one.domain)
+    resampling = resampling or Resampling(one.domain, group=one.group)
     found, _ = estimate(one, other, resampling)
+    one, other = resampling.grouped(one), resampling.grouped(other)
     counts = one.weight + other.weight > 0
     d = np.round(one.of_case - other.of_case, EXACT)[counts]
     gain = -d if lower_is_better else d

@@ -125,7 +125,8 @@ class Matrix:
 class VariantRow:
     """One variant by one metric: what it reaches, what that rests on, and what it costs.
 
-    published: who published it, in words; "" of what was measured here. Dice is in [0, 1], distances are in the study's
+    published: who published it, in words; "" of what was measured here. budget: what is stated of the training of a
+    system outside dgbench, None of all others. Dice is in [0, 1], distances are in the study's
     unit; NaN is not known. false_cost: what structures falsely found cost (see `charged`), averaged as the mean is.
     net: the mean less that; variants are ranked by it. targets: mean over sources, by target domain; NaN where no
     reference holds any structure. worst: the target where it does worst, "" if one is not known. found: the mean
@@ -139,6 +140,7 @@ class VariantRow:
     variant: str
     method: str
     published: str
+    budget: str | None
     mean: float
     false_cost: float
     net: float
@@ -216,20 +218,30 @@ class TargetCases(NamedTuple):
     """What each variant scores on each target case, by seed.
 
     cases: (domain, case). domain: (N,) from where cases are drawn together: those of a domain in which some structure
-    counts, and those in which none does, whose weight is 0. costs: what structures falsely found cost of each case,
-    all of them with a weight; nothing where no variant found one falsely.
+    counts, and those in which none does, whose weight is 0; a group of which some case counts, counts. group: (N,) of
+    the group (patient, video) that each case belongs to, None where each is its own. costs: what structures falsely
+    found cost of each case, all of them with a weight; nothing where no variant found one falsely.
     """
 
     scores: dict[str, CaseScores]
     cases: list[tuple[str, str]]
     domain: np.ndarray
     costs: dict[str, CaseScores]
+    group: np.ndarray | None = None
 
     @property
     def counting(self) -> list[str]:
         """The domain of every case in which a structure counts."""
         weight = next(iter(self.scores.values())).weight if self.scores else np.ones(len(self.cases))
         return [domain for (domain, _), w in zip(self.cases, weight, strict=True) if w > 0]
+
+    @property
+    def counting_groups(self) -> list[str]:
+        """The domain of every group of which a case counts; of a patient in several domains, each of them."""
+        weight = next(iter(self.scores.values())).weight if self.scores else np.ones(len(self.cases))
+        group = range(len(weight)) if self.group is None else self.group
+        pairs = zip(self.cases, group, weight, strict=True)
+        return [domain for domain, _ in dict.fromkeys((domain, g) for (domain, _), g, w in pairs if w > 0)]
 
 
 class Study:
@@ -260,6 +272,7 @@ class Study:
         self.sources = [d for d in self.domains if d in trained or d in record.get("sources", ())]
         self.targets = [d for d in self.domains if any(d in r.record["targets"] for r in self.records)]
         self.metrics_version: int = record["metrics_version"]
+        self.paired = any(r.record.get("paired") for r in self.records)
         self.runs: dict[str, tuple[RunRecord, ...]] = {
             variant: tuple(of) for variant, of in itertools.groupby(self.records, key=lambda r: r.variant)
         }
@@ -325,9 +338,10 @@ class Study:
         return self.among(r for r in self.records if r.variant in kept)
 
     def named(self, variant: str) -> str:
-        """The variant of that name; else, of a method that was not run here, the one that was published."""
-        published = [v for v, of in self.runs.items() if of[0].published and of[0].method == variant]
-        return published[0] if variant not in self.runs and len(published) == 1 else variant
+        """The variant of that name; else, of a method that was not run here, the one that was made elsewhere."""
+        made = [v for v, (first, *_) in self.runs.items() if first.method == variant]
+        elsewhere = [v for v in made if self.runs[v][0].published or self.runs[v][0].external]
+        return elsewhere[0] if variant not in self.runs and len(elsewhere) == 1 else variant
 
     @functools.cached_property
     def metrics(self) -> tuple[str, ...]:
@@ -346,8 +360,9 @@ class Study:
     def cases(self) -> pd.DataFrame:
         """Every row of every run's cases.csv, with the columns variant, method, source, seed and run (its number).
 
-        Raises `DataError` when a run was tested on what the task does not have, on a case twice, or on other cases of
-        a domain than another run.
+        Column group: of the patient or video that a case belongs to, the case itself where nobody says so. Raises
+        `DataError` when a run was tested on what the task does not have, on a case twice, or on other cases of a domain
+        than another run; where domains show the same patients, than another run of the same source.
         """
         return _all_cases(self.records)
 
@@ -565,6 +580,7 @@ def _all_cases(records: Sequence[RunRecord]) -> pd.DataFrame:
         cases[name] = np.array([getattr(r, name) for r in records], dtype=int if name == "seed" else object)[run]
     cases["run"] = run
     cases["flag"] = cases["flag"].fillna("")
+    cases["group"] = _groups(cases)
     if (absent := ~there(cases)).any() and (untold := np.array([bool(r.published) for r in records])[run]).any():
         # Somebody left it empty, or knows the reference: who published a number there found it falsely.
         known = absent.groupby([cases[c] for c in ("domain", "case", "structure")]).transform("any")
@@ -579,12 +595,21 @@ def _all_cases(records: Sequence[RunRecord]) -> pd.DataFrame:
     for _, row in twice.head(1).iterrows():
         raise DataError(f"{records[row['run']].path} has case {row['case']} of domain '{row['domain']}' twice", AGAIN)
     tested: dict[tuple, tuple[frozenset, int]] = {}
+    paired = any(r.record.get("paired") for r in records)
     for (role, domain, i), ids in cases.groupby(["role", "domain", "run"])["case"].agg(frozenset).items():
-        theirs, other = tested.setdefault((role, domain), (ids, i))
+        theirs, other = tested.setdefault((role, domain, paired and records[i].source), (ids, i))
         if theirs != ids:
             where = f"{records[other].path} and {records[i].path}"
             raise DataError(f"{where} were tested on different cases of domain '{domain}'", AGAIN)
     return cases
+
+
+def _groups(cases: pd.DataFrame) -> pd.Series:
+    """The group of each row's case: as some run tells, for scores that others published do not; else the case."""
+    if "group" not in cases:
+        return cases["case"]
+    known = cases.groupby(["domain", "case"], sort=False)["group"].transform("first")
+    return known.fillna(cases["case"])
 
 
 # --- averages --------------------------------------------------------------------------------------------------------
@@ -660,6 +685,8 @@ class _Averaging:
         study, part = self.study, self.part
         structure, domain = self.place[1:]
         n_there = pd.Series(self.n_there[structure, domain], part.index)
+        if study.paired:  # each source tests other cases of a domain
+            n_there = part["n_cases"] - part["n_both_empty"] - part["n_false_positive"]
         n = part["n_cases"] if study.protocol.missed == "nan" else n_there
         values = self.over_targets(part["value"], n)
         n_found = part["n_cases"] - part["n_missed"] - part["n_both_empty"] - part["n_false_positive"]
@@ -714,6 +741,7 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
         variant=variant,
         method=records[0].method,
         published=published["words"] if published else "",
+        budget=str(first.get("stated", {}).get("budget") or "not stated") if records[0].external else None,
         mean=m.mean,
         false_cost=false_cost,
         net=rule.worse(m.mean, false_cost),
@@ -770,19 +798,26 @@ def _target_cases(study: Study, metric: str) -> TargetCases:
     values, costs = (of(frame, metric, study.protocol) for of in (scored, charged))
     counts = np.bincount(frame.loc[values.index, "column"], minlength=len(cases)) > 0
     name, names = pd.factorize(cases.get_level_values(0))
+    of_case = frame.drop_duplicates("column").sort_values("column")
+    whose = ["group"] if study.paired else ["domain", "group"]
+    number = np.asarray(pd.factorize(pd.MultiIndex.from_frame(of_case[whose]))[0])
+    counts = (np.bincount(number, counts) > 0)[number]
+    group = number.astype(np.int64) if len(set(number)) < len(number) else None
     domain = (name + len(names) * ~counts).astype(np.int64)
 
     def weighed(values: pd.Series) -> dict[str, CaseScores]:
         rows = frame.loc[values.index]
         structure = pd.Categorical(rows["structure"], study.structures).codes
         place = (rows["run"].to_numpy(), name[rows["column"]], structure, rows["column"].to_numpy())
-        return _weighed(study, values.to_numpy(), place, domain)
+        return _weighed(study, values.to_numpy(), place, domain, group)
 
     of_costs = weighed(costs) if costs.any() else {}
-    return TargetCases(weighed(values), [(str(d), str(c)) for d, c in cases], domain, of_costs)
+    return TargetCases(weighed(values), [(str(d), str(c)) for d, c in cases], domain, of_costs, group)
 
 
-def _weighed(study: Study, values: np.ndarray, place: tuple[Any, ...], domain: np.ndarray) -> dict[str, CaseScores]:
+def _weighed(
+    study: Study, values: np.ndarray, place: tuple[Any, ...], domain: np.ndarray, group: np.ndarray | None
+) -> dict[str, CaseScores]:
     """Values by case, weighed so that their sum is the protocol's mean. place: run, domain, structure, case of each."""
     run, target, structure, case = place
     n = np.zeros((len(study.records), len(study.domains), len(study.structures)), int)
@@ -813,5 +848,5 @@ def _weighed(study: Study, values: np.ndarray, place: tuple[Any, ...], domain: n
             continue
         with np.errstate(invalid="ignore", divide="ignore"):
             of_case = np.where(mean > 0, sums / mean, 0.0)
-            found[variant] = CaseScores(of_case, mean / mean.sum(), domain)
+            found[variant] = CaseScores(of_case, mean / mean.sum(), domain, group)
     return found

@@ -122,6 +122,21 @@ def test_a_row_made_by_two_versions_of_its_code_is_pointed_out():
     assert "Runs by different versions of the code are averaged in bad" in said(board(GOOD, mixed))
 
 
+def test_what_is_drawn_together_and_what_is_not_tested_is_among_the_notes():
+    scores = {"A": [0.9], "B": [0.8, 0.6, 0.7], "C": [0.7, 0.5, 0.6]}
+    two = [run("erm", "A", scores, seed, paired=True, excluded={"B": 7}) for seed in (0, 1)]
+    for r in two:
+        r.cases["group"] = r.cases["case"].str[-1]
+    words = said(rank(Study(two, SDG)))
+    assert "within each domain, 6 target cases, those of a patient together. Rank" in words
+    assert "cases of patients that a source trains on are not tested. Left out, by source: A (B 7)." in words
+    for r in two:
+        r.record.pop("paired")
+        r.cases["group"] = r.cases["domain"] + (r.cases["case"].str[-1] == "2").astype(str)
+    words = said(rank(Study(two, SDG)))
+    assert "4 groups (patients, pairs of eyes, videos) of 6 target cases" in words and "same patients" not in words
+
+
 def test_what_was_left_out_is_among_the_notes():
     assert leaderboard.notes(rank(Study([*GOOD, *BAD], SDG, ["Left out: one."])))[-1] == "Left out: one."
 

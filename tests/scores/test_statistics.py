@@ -97,6 +97,60 @@ def test_the_draws_spread_as_the_standard_error_says():
     assert draws.mean() == pytest.approx(found.mean, abs=0.05 * found.se)
 
 
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+def doubled(one: CaseScores, grouped: bool = True) -> CaseScores:
+    """Every case twice, at half its weight, the two in one group."""
+    values, weight, domain = np.repeat(one.values, 2, axis=1), np.repeat(one.weight, 2) / 2, np.repeat(one.domain, 2)
+    return CaseScores(values, weight, domain, np.repeat(np.arange(len(one.domain)), 2) if grouped else None)
+
+
+def test_every_case_twice_in_one_group_says_nothing_new():
+    rng = np.random.default_rng(0)
+    one, other = (scores(rng.random((3, 20)), np.arange(20) % 3) for _ in range(2))
+    assert estimate(doubled(one))[0] == pytest.approx(estimate(one)[0], rel=1e-12)
+    known, same = difference(one, other), difference(doubled(one), doubled(other))
+    assert same.cases == 20 and same.estimate == pytest.approx(known.estimate, rel=1e-9, abs=1e-15)
+    assert (same.p, same.effect, same.improved) == (known.p, known.effect, known.improved)
+    alone = estimate(doubled(one, grouped=False))[0]  # as 40 patients: too sure
+    assert alone.case_variance == pytest.approx(estimate(one)[0].case_variance / 2, rel=0.1)
+
+
+def test_what_cases_of_a_group_add_together_is_what_varies():
+    # Groups (0.2, 0.6), (0.5), (0.9), each case a quarter: deviations from 0.55 sum to -0.3, -0.05 and 0.35, a quarter
+    # of each is -0.075, -0.0125, 0.0875, their squares sum to 0.0134375, times n / (n - 1) = 3 / 2.
+    one = CaseScores(np.array([[0.2, 0.6, 0.5, 0.9]]), np.full(4, 0.25), np.zeros(4, int), np.array([7, 7, 3, 9]))
+    assert estimate(one)[0].mean == pytest.approx(0.55)
+    assert estimate(one)[0].case_variance == pytest.approx(1.5 * 0.0134375)
+
+
+def test_a_patient_seen_in_two_domains_is_one_draw():
+    """Each patient is 0.4 worse in the second domain: what varies is the patients' mean, as if seen once."""
+    patients = np.array([0.9, 0.6, 0.7, 0.8, 0.5])
+    domain, group = np.repeat([0, 1], 5), np.tile(np.arange(5), 2)
+    both = dataclasses.replace(scores(np.concatenate([patients, patients - 0.4]), domain), group=group)
+    found = estimate(both)[0]
+    assert found.mean == pytest.approx(0.5) and found.case_variance == pytest.approx(patients.var(ddof=1) / 5)
+    as_ten = estimate(dataclasses.replace(both, group=None))[0]
+    assert as_ten.case_variance == pytest.approx(found.case_variance / 2)
+
+
+def test_a_patient_without_a_case_in_the_hard_domain_is_not_better_for_it():
+    """Five patients, all alike, one of them seen in the easy domain only: nothing is left to chance."""
+    domain, group = np.repeat([0, 1], [5, 4]), np.array([0, 1, 2, 3, 4, 0, 1, 2, 3])
+    one = dataclasses.replace(scores([0.9] * 5 + [0.3] * 4, domain), group=group)
+    found = estimate(one)[0]
+    assert found.mean == pytest.approx(0.6) and found.high - found.low < 1e-9
+
+
+def test_domains_that_share_no_patient_vary_each_about_its_own_mean():
+    domain, group = np.repeat([0, 1], 4), np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    one = dataclasses.replace(scores([0.1] * 4 + [0.9] * 4, domain), group=group)
+    assert Resampling(domain, 10, group=group).domain.tolist() == [0, 0, 1, 1]
+    assert estimate(one)[0].low == estimate(one)[0].high == pytest.approx(0.5)
+
+
 # --- two methods -----------------------------------------------------------------------------------------------------
 
 

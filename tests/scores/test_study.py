@@ -324,6 +324,41 @@ def test_a_case_scores_the_same_wherever_it_is_asked_for():
     assert {case: score for case, score, weight in weighing if weight} == pytest.approx(expected)
 
 
+def with_groups(record: RunRecord, **group: str) -> RunRecord:
+    """The same run with a column group, as given by case."""
+    names = record.cases["case"].map(lambda c: group.get(c.replace("-", ""), c))
+    return changed(record, cases=record.cases.assign(group=names))
+
+
+def test_cases_of_a_patient_are_drawn_together_and_scores_that_do_not_say_so_learn_it():
+    scores = {"A": [0.9], "B": [0.8, 0.6, 0.7], "C": [0.7, 0.5]}
+    told = with_groups(run("erm", "A", scores), B0="P1", B1="P1")
+    published = run("mine", "A", scores)
+    found = Study([told, published], SDG).target_cases()
+    assert found.cases == [("B", "B-0"), ("B", "B-1"), ("B", "B-2"), ("C", "C-0"), ("C", "C-1")]
+    assert found.group is not None and found.group.tolist() == [0, 0, 1, 2, 3]
+    assert found.scores["mine"].group is found.group and found.counting_groups == ["B", "B", "C", "C"]
+    assert Study([published], SDG).target_cases().group is None
+
+
+def test_a_name_in_two_domains_is_one_patient_only_where_domains_are_paired():
+    scores = {"A": [0.9], "B": [0.8, 0.6], "C": [0.7, 0.5]}
+    one = with_groups(run("erm", "A", scores), B0="P1", C0="P1", B1="P2", C1="P2")
+    assert Study([one], SDG).target_cases().group is None
+    paired = with_groups(run("erm", "A", scores, paired=True), B0="P1", C0="P1", B1="P2", C1="P2")
+    assert Study([paired], SDG).target_cases().group.tolist() == [0, 1, 0, 1]
+
+
+def test_sources_of_paired_domains_may_test_other_cases_each():
+    scores = {"A": {"A": [0.9], "C": [0.8, 0.6]}, "B": {"B": [0.9], "C": [0.5, 0.3, 0.1]}}
+    two = {"targets": ["C"], "sources": ["A", "B"]}
+    with pytest.raises(DataError, match="were tested on different cases of domain 'C'"):
+        _ = Study([run("erm", s, of, **two) for s, of in scores.items()], SDG).cases
+    study = Study([run("erm", s, of, paired=True, **two) for s, of in scores.items()], SDG)
+    assert study.matrix("erm").mean == pytest.approx((0.7 + 0.3) / 2)
+    assert study.target_cases().scores["erm"].mean == pytest.approx(0.5)
+
+
 def test_a_case_with_a_missed_structure_has_no_distance_in_protocol_dapsam():
     two = {"disc": ["missed"], "cup": [0.5]}
     one = run("erm", "A", {"B": two, "C": two})

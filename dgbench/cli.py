@@ -214,6 +214,11 @@ def list_(
     table.add_column("what it is")
     for row in face.listing("methods" if kind == "methods" else "datasets"):
         needs = f"needs {row['needs']}" if row["needs"] else ""
+        if kind == "tasks":
+            cases = f"{row['cases']} cases" if row["cases"] else ""
+            access = {"account": "account needed", "form": "form to fill in"}.get(row["access"], row["access"])
+            told = (row["domains"], cases, row["structures"], access)
+            row["paper"] = " | ".join(filter(None, told))
         table.add_row(row[kind[:-1]], escape(row["what"]))
         if details := "; ".join(filter(None, (needs, row["pretrained"], row["paper"].removeprefix("https://")))):
             table.add_row("", escape(details), style="dim")

@@ -637,7 +637,7 @@ def methods(plugin: Names = ()) -> pd.DataFrame:
 
 
 def tasks(plugin: Names = ()) -> pd.DataFrame:
-    """The tasks by name, and what each is. Imports none of them.
+    """The tasks by name: what each is, domains, cases, structures, access to the data. Imports none of them.
 
     >>> import dgbench
     >>> list(dgbench.tasks().index)
@@ -665,6 +665,7 @@ def listing(kind: registry.Kind) -> list[dict[str, str]]:
                 "needs": "; ".join(words for name, words in registry.NEEDS.items() if name in facts),
                 "pretrained": facts.get("pretrained", ""),
                 "paper": facts.get("paper", ""),
+                **({} if kind == "methods" else dict.fromkeys(registry.OF_DATA, "") | plugin.data()),
             }
         )
     return rows

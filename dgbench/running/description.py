@@ -67,6 +67,7 @@ def describe(
         "started": now(),
         **({"paired": True, "excluded": task.excluded(run.source)} if task.paired else {}),
         **({"layout": task.layout} if task.layout else {}),
+        **({"further_metrics": list(task.further_metrics)} if task.further_metrics else {}),
         **({"intensity_range": task.intensity_range} if is_folder(run.task_location) else {}),
     }
 

@@ -101,9 +101,18 @@ def predict_case(
 
 
 def measure_domain(
-    method: Method, domain: PreparedDomain, cases: Mapping[str, str], role: str, protocol: Protocol, seed: int
+    method: Method,
+    domain: PreparedDomain,
+    cases: Mapping[str, str],
+    role: str,
+    protocol: Protocol,
+    seed: int,
+    further: Sequence[str] = (),
 ) -> Iterator[Tested]:
-    """Predict and measure some cases of a domain, {id: group}, in their order. Raises `RunError` that names one."""
+    """Predict and measure some cases of a domain, {id: group}, in their order; by `further` metrics as well.
+
+    Raises `RunError` that names the case.
+    """
     for case_id, group in cases.items():
         case = domain.cases[case_id]
         try:
@@ -116,7 +125,8 @@ def measure_domain(
             scores = metrics.measure(prediction[:, k], reference[:, k], spacing)
             what = {"role": role, "domain": domain.name, "case": case_id, "group": group, "structure": structure}
             diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
-            rows.append({**what, **scores._asdict(), "diagonal": diagonal})
+            asked = {name: metrics.FURTHER[name](prediction[:, k], reference[:, k]) for name in further}
+            rows.append({**what, **scores._asdict(), "diagonal": diagonal, **asked})
         yield Tested.of(domain.name, case_id, rows, prediction)
 
 
@@ -135,11 +145,13 @@ def mean_dice(
 def cases_csv(tested: Sequence[Tested]) -> str:
     """The text of cases.csv: full precision, `inf` for a missed or falsely found structure, empty: not applicable.
 
-    Column group is there where some case is not a group of its own.
+    Column group is there where some case is not a group of its own, and last those of further metrics.
     """
     text = io.StringIO()
     grouped = any(row.get("group", row["case"]) != row["case"] for case in tested for row in case.rows)
-    writer = csv.DictWriter(text, GROUPED if grouped else COLUMNS, lineterminator="\n", extrasaction="ignore")
+    further = [name for name in metrics.FURTHER if any(name in row for case in tested for row in case.rows)]
+    columns = (*(GROUPED if grouped else COLUMNS), *further)
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for case in tested:
         for row in case.rows:

@@ -70,7 +70,6 @@ class Vessels(PhotoTask):
         "as DRIVE/training/, STARE/{stare-images,labels-ah}/, CHASEDB1/, HRF/{healthy,healthy_manualsegm,...}/"
     )
     sources_of_data = ARCHIVES
-    access = "open"
 
     @property
     def layout(self) -> str:

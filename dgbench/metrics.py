@@ -252,8 +252,8 @@ def skeleton(mask: Mask) -> Mask:
 def _thinning() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """For each of the 256 neighbourhoods, may its middle go? In the first sweep, and in the second.
 
-    With p2 to p9 the neighbours clockwise from above, as in the paper: C = 1 (the rest stays connected), N is 2 or 3 (it
-    is no end), and (p2 or p3 or not p5) and p4 = 0, in the second sweep turned by half a circle.
+    With p2 to p9 the neighbours clockwise from above, as in the paper: C = 1 (the rest stays connected), N is 2 or 3
+    (it is no end), and (p2 or p3 or not p5) and p4 = 0, in the second sweep turned by half a circle.
     """
     p2, p3, p4, p5, p6, p7, p8, p9 = ((np.arange(256) >> bit & 1).astype(bool) for bit in range(8))
     turned = (p2, p3, p4), (p4, p5, p6), (p6, p7, p8), (p8, p9, p2)

@@ -95,9 +95,16 @@ def predict_case(
     prediction = predict_slices(method, batches, case.shape[1:] if of_image else None)
     if prediction is None:
         return np.zeros_like(reference), reference
-    if (scored := domain.scored(case.id)) is not None:
-        prediction &= (scored if of_image else mask_to_network(scored, domain.images.shape[-1]).astype(bool))[kept]
-    return prediction, reference
+    return where_scored(prediction, domain, case, protocol), reference
+
+
+def where_scored(prediction: np.ndarray, domain: PreparedDomain, case: PreparedCase, protocol: Protocol) -> np.ndarray:
+    """A prediction, bool (D, K, H, W), as the protocol compares it, without what lies outside the field of view."""
+    if (scored := domain.scored(case.id)) is None:
+        return prediction
+    if protocol.resolution == "network":
+        scored = mask_to_network(scored, domain.masks.shape[-1]).astype(bool)
+    return prediction & (scored[np.array(case.foreground)] if protocol.slices == "foreground" else scored)
 
 
 def measure_domain(
@@ -119,15 +126,31 @@ def measure_domain(
             prediction, reference = predict_case(method, domain, case, protocol, seed)
         except RunError as error:
             raise RunError(f"{domain.name}/{case_id}: {error.cause}", error.remedy) from None
-        spacing = case.spacing if protocol.distances == "physical" else (1.0, 1.0, 1.0)
-        rows: list[dict[str, object]] = []
-        for k, structure in enumerate(method.task.structures):
-            scores = metrics.measure(prediction[:, k], reference[:, k], spacing)
-            what = {"role": role, "domain": domain.name, "case": case_id, "group": group, "structure": structure}
-            diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
-            asked = {name: metrics.FURTHER[name](prediction[:, k], reference[:, k]) for name in further}
-            rows.append({**what, **scores._asdict(), "diagonal": diagonal, **asked})
-        yield Tested.of(domain.name, case_id, rows, prediction)
+        rule = method.task.structures, protocol, further
+        yield measure_case((role, domain.name, group), case, prediction, reference, rule)
+
+
+def measure_case(
+    place: tuple[str, str, str],
+    case: PreparedCase,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    rule: tuple[Sequence[str], Protocol, Sequence[str]],
+) -> Tested:
+    """The scores of one case. place: (role, domain, group). rule: (structures in order, protocol, further metrics).
+
+    prediction, reference: bool (D, K, H, W), as the protocol compares them.
+    """
+    (role, domain, group), (structures, protocol, further) = place, rule
+    spacing = case.spacing if protocol.distances == "physical" else (1.0, 1.0, 1.0)
+    rows: list[dict[str, object]] = []
+    for k, structure in enumerate(structures):
+        scores = metrics.measure(prediction[:, k], reference[:, k], spacing)
+        what = {"role": role, "domain": domain, "case": case.id, "group": group, "structure": structure}
+        diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
+        asked = {name: metrics.FURTHER[name](prediction[:, k], reference[:, k]) for name in further}
+        rows.append({**what, **scores._asdict(), "diagonal": diagonal, **asked})
+    return Tested.of(domain, case.id, rows, prediction)
 
 
 def mean_dice(

@@ -153,7 +153,7 @@ def test_the_whole_matrix_runs_from_the_command_line_on_drawn_images(tmp_path):
     done = subprocess.run([*command, "--jobs", "2"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (tmp_path / "results" / "fundus").exists(), "where results of real images lie"
-    table = (tmp_path / "results" / "mock" / "fundus" / "sdg" / "tables" / "dice.md").read_text()
+    table = (tmp_path / "results" / "mock-fundus" / "sdg" / "tables" / "dice.md").read_text()
     assert "MOCK" in table.partition("|")[0], "the caption says that these numbers mean nothing"
     score = r"\d+\.\d\d"  # no source is tested on the other
     assert re.search(rf"\| BinRushed \| \[{score}\] \| +\| {score} \| {score} \| {score} \| {score} \|", table), table

@@ -37,7 +37,7 @@ def test_rim_and_cup_are_told_by_the_gray_values_at_which_dofe_parts_them(folder
     gray[10:30, 10:30] = [51, 200] * 10  # rim, both ends of it
     gray[15:20, 15:20] = 50  # cup
     gray[32, 32] = 201  # background
-    planes, _ = task.planes("REFUGE", [gray], [folder])
+    planes, _ = task.structure_planes("REFUGE", [gray], [folder])
     assert planes[0].sum() == 400 and planes[1].sum() == 25
 
 

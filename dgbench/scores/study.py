@@ -345,9 +345,11 @@ class Study:
 
     @functools.cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Those of the protocol that one of the runs has."""
+        """Those of the protocol that one of the runs has, and those that the task asks for besides."""
         known = [r.published["metrics"] if r.published else self.protocol.metrics for r in self.records]
-        return tuple(m for m in self.protocol.metrics if any(m in of for of in known))
+        of_task = {m for r in self.records for m in r.record.get("further_metrics", ())}
+        of_protocol = tuple(m for m in self.protocol.metrics if any(m in of for of in known))
+        return (*of_protocol, *(m for m in METRICS if m in of_task - set(of_protocol)))
 
     @functools.cached_property
     def variants(self) -> tuple[str, ...]:

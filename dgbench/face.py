@@ -41,6 +41,7 @@ Rerun = Literal["missing", "failed", "all"]
 Launcher = Literal["local", "slurm"]
 Layout = Literal["nnunet"]
 RESULTS = Path("results")
+EITHER = "--mock draws the images, and --data says where they lie", "give one of them"
 SEEDS = Range(0, 2**31 - 1)
 OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")  # a comma between two names, not between the values of a setting
 
@@ -112,6 +113,7 @@ def run(
     dry_run: bool = False,
     rerun: Rerun = "missing",
     plugin: Names = (),
+    mock: bool = False,
     quiet: bool = False,
 ) -> Ran:
     """Train methods on each source domain of a task, test them on all others; write tables and plots.
@@ -137,6 +139,8 @@ def run(
     "partition=gpu,time=04:00:00,gres=gpu:1". detach: submit to the cluster, and do not wait.
     dry_run: plan only. rerun: make also the failed runs again, or all.
     plugin: .py files with methods or tasks of your own. quiet: print neither progress nor tables.
+    mock: on a few small images drawn in the layout of the task's, for 20 steps at 64 pixels, as task "mock-<name>": a
+    plan, a plug-in or a cluster is tried before the data are here.
 
     >>> import dgbench
     >>> ran = dgbench.run("constant", "phantom", source="A", settings={"image_size": 32}, results="mine", quiet=True)
@@ -144,7 +148,7 @@ def run(
                        variant source  seed status
     0  constant[image_size=32]      A     0   done
     """
-    from dgbench.images.find_task import get_task
+    from dgbench.images.find_task import get_task, on_drawn
     from dgbench.pages.after_run import show
     from dgbench.pages.progress import Progress
     from dgbench.pages.screen import Screen
@@ -163,7 +167,9 @@ def run(
     asked = cluster.parse(slurm or "") if launcher == "slurm" else None
     add_plugins(plugin)
     protocol = budgeted(protocol, budget)
-    name, results, console = str(task), Path(results), Screen(quiet=quiet)
+    if mock and data is not None:
+        raise UsageError(*EITHER)
+    name, results, console = on_drawn(str(task)) if mock else str(task), Path(results), Screen(quiet=quiet)
     loaded = get_task(name, None if data is None else Path(data))
     broken: dict[str, Exception] = {}
     planned = plan.plan(
@@ -677,9 +683,9 @@ def task_name(task: str | Path) -> str:
 
 def _task_of(task: str | Path, data: str | Path | None) -> Task | None:
     """The task itself; None for a name that only runs know."""
-    from dgbench.images.find_task import get_task, is_folder
+    from dgbench.images.find_task import get_task, is_folder, is_named
 
-    known = is_folder(str(task)) or str(task) in registry.TASKS.names()
+    known = is_folder(str(task)) or is_named(str(task))
     return get_task(str(task), None if data is None else Path(data)) if known else None
 
 

@@ -113,9 +113,9 @@ def pack(results: Path, task: str, name: str, told: Mapping[str, str], to: Path,
         members[f"{place}/run.json"] = whole
         members[f"{place}/cases.csv"] = (run.path / "cases.csv").read_bytes()
         members[f"{place}/RESULT.json"] = _json(result)
-    with tempfile.TemporaryDirectory() as folder:
-        _lay(members, Path(folder))
-        verdicts = tuple(_verdicts(Path(folder), task, beside))
+    with tempfile.TemporaryDirectory() as laid:
+        _lay(members, Path(laid))
+        verdicts = tuple(_verdicts(Path(laid), task, beside))
     return Packed(to / f"scores-{task}-{name}.tar.xz", members, tuple(dict.fromkeys(removed)), verdicts)
 
 

@@ -743,7 +743,7 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
         variant=variant,
         method=records[0].method,
         published=published["words"] if published else "",
-        budget=str(first.get("stated", {}).get("budget") or "not stated") if records[0].external else None,
+        budget=str(first.get("stated", {}).get("budget", "")).strip() or "not stated" if records[0].external else None,
         mean=m.mean,
         false_cost=false_cost,
         net=rule.worse(m.mean, false_cost),

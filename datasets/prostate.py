@@ -66,8 +66,9 @@ class Prostate(FileTask):
     )
     download = (
         "download Raw_nii from https://liuquande.github.io/SAML and put its six site folders there: RUNMC (or ISBI), "
-        "BMC (or ISBI_1.5), I2CVB (or HCRUDB), UCL, BIDMC and HK, each with CaseNN.nii.gz and CaseNN_segmentation.nii.gz "
-        "(BMC: CaseNN_Segmentation.nii.gz); MaxStyle's reorganized/ or DeSAM's imagesTr/ and labelsTr/ are read, too"
+        "BMC (or ISBI_1.5), I2CVB (or HCRUDB), UCL, BIDMC and HK, each with CaseNN.nii.gz and "
+        "CaseNN_segmentation.nii.gz (BMC: CaseNN_Segmentation.nii.gz); MaxStyle's reorganized/ or DeSAM's imagesTr/ and "
+        "labelsTr/ are read, too"
     )
 
     @property

@@ -30,7 +30,10 @@ BY_VALUE = {
     "_looked_up",
     "Task",
 }
-READING = {f"dgbench.images.{name}" for name in ("formats", "file_task", "folder_task", "listed_task")}
+READING = {
+    f"dgbench.images.{name}"
+    for name in ("formats", "pixels", "dicom", "volume_formats", "file_task", "folder_task", "listed_task")
+}
 
 
 def modules(root):

@@ -25,7 +25,8 @@ import numpy as np
 from dgbench import names
 from dgbench.errors import DataError, UsageError, require
 from dgbench.images.file_task import FileTask
-from dgbench.images.formats import NIFTI, Pixels, Spacing, channels_first, is_image, read, read_case, stem, values_of
+from dgbench.images.formats import NIFTI, Pixels, channels_first, is_image, read, read_case, stem, values_of
+from dgbench.images.pixels import Spacing
 from dgbench.plausibility import Palettes, of_file
 from dgbench.registry import TASKS
 from dgbench.task import Case

@@ -12,70 +12,79 @@ import io
 import math
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dgbench.errors import DataError
+from dgbench.images.dicom import DICOM, is_dicom, read_dicom
+from dgbench.images.pixels import CHANNELS, Pixels, affine_problems, broken, checked, sniff, value_problems
+from dgbench.images.volume_formats import ITK, NUMPY, files_of, read_itk, read_numpy
 from dgbench.names import one_form
 
 NIFTI = (".nii", ".nii.gz")
-RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-READ = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")  # Pillow's names; the last three lie in public releases
-WHOLE = 0.001  # a mask's value this near to a whole number is that number: scaled headers round, resampling does more
-MEND = "copy or download it again, or mend it"
-CHANNELS = (
-    "save one channel, or one point in time, as a volume with its slices on the third axis; colours as PNG or TIFF"
-)
-
-Spacing = tuple[float, float, float]
-
-
-class Pixels(NamedTuple):
-    """What an image file holds, in the file's own numbers.
-
-    values: (D, H, W), or (D, H, W, 3) when the file has colours; D = 1 for a photograph.
-    spacing: mm between voxel centres along (D, H, W); None for PNG, JPEG and TIFF, whose dots per inch mean nothing.
-    affine: (4, 4) from (x, y, z) indices to mm; None where spacing is.
-    """
-
-    values: np.ndarray
-    spacing: Spacing | None = None
-    affine: np.ndarray | None = None
+READ = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")  # Pillow's names; the last two lie in public releases
+RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SUFFIXES = (*NIFTI, *RASTER, *ITK, *NUMPY, *DICOM)
+FRAMES = "; or name the frame to take: a column `frame` in a table of cases, numbers from 0"
+KNOWN = "PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MetaImage, DICOM or NumPy"
 
 
 def is_image(path: Path) -> bool:
-    """Has the file a suffix of PNG, JPEG, TIFF or NIfTI?"""
-    return path.name.lower().endswith((*NIFTI, *RASTER))
+    """Has the file the suffix of a format that is read here, or does a DICOM series lie in the folder?"""
+    return is_dicom(path) if path.is_dir() else path.name.lower().endswith(SUFFIXES)
+
+
+def is_raster(path: Path) -> bool:
+    """PNG, JPEG, TIFF or BMP by its suffix?"""
+    return path.name.lower().endswith(RASTER)
 
 
 def stem(path: Path) -> str:
-    """The file's name without its suffix, in one form of Unicode; `.nii.gz` is one suffix."""
-    return one_form(path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem)
+    """The file's name without its suffix, in one form of Unicode; `.nii.gz` is one suffix, a folder has none."""
+    if path.name.lower().endswith(".nii.gz"):
+        return one_form(path.name[: -len(".nii.gz")])
+    return one_form(path.stem if path.name.lower().endswith(SUFFIXES) or not path.is_dir() else path.name)
 
 
-def read(path: Path, mask: bool = False) -> Pixels:
-    """Any image file. `mask`: values become whole numbers, a palette's indices are kept, colours are refused.
+def parts(path: Path) -> list[Path]:
+    """All files that an image is read from: a series has one for each slice, some headers their voxels beside them."""
+    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else files_of(path)
 
+
+def read(path: Path, mask: bool = False, frame: int | None = None) -> Pixels:
+    """Any image file, or a folder with a DICOM series.
+
+    mask: values become whole numbers, a palette's indices are kept, colours are refused.
+    frame: of a NIfTI file with a fourth axis, which is then time or a channel: the one to take, from 0. Other files
+        have one frame, as a mask that was drawn on one has, and are read whole.
     Raises `DataError` that names the file and all that is wrong with it.
     """
-    reader = read_volume if path.name.lower().endswith(NIFTI) else read_image
-    return reader(path, mask)
+    suffix = path.suffix.lower()
+    if path.name.lower().endswith(NIFTI):
+        return read_volume(path, mask, frame)
+    if suffix in ITK:
+        return read_itk(path, mask)
+    if suffix in NUMPY:
+        return read_numpy(path, mask)
+    if suffix in DICOM or (suffix not in RASTER and is_dicom(path)):
+        return read_dicom(path, mask)
+    return read_image(path, mask)
 
 
-def read_volume(path: Path, mask: bool = False) -> Pixels:
+def read_volume(path: Path, mask: bool = False, frame: int | None = None) -> Pixels:
     """A NIfTI file: the whole gzip stream with its checksum first, then header and voxels.
 
     nibabel alone returns most bit-flipped .nii.gz files without a word. Uncompressed .nii has no checksum to look at.
-    Refused: shear, a spacing that is not positive or that the affine contradicts, NaN, more than three axes, colours,
-    headers that promise more than the file can hold. A 2-D file is a volume of one slice; axes of length 1 behind the
-    third are dropped.
+    Refused: shear, a spacing that is not positive or that the affine contradicts, NaN, more than three axes without
+    `frame`, colours, headers that promise more than the file can hold. A 2-D file is a volume of one slice; axes of
+    length 1 behind the third are dropped.
     """
     import nibabel  # slow to import
 
-    _sniff(path)
+    sniff(path)
     raw, kind = _stream(path)
     header = kind.header_class(raw[: kind.header_class.sizeof_hdr], check=False)
     units = {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) % 8, 1.0)  # metres, micrometres; else mm
@@ -83,8 +92,12 @@ def read_volume(path: Path, mask: bool = False) -> Pixels:
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     problems = []
+    frames = shape.pop() if len(shape) == 4 and frame is not None else None
     if not 2 <= len(shape) <= 3:
-        raise _broken(path, [f"it has the shape {tuple(shape)}, not that of one volume"], CHANNELS)
+        remedy = CHANNELS + (FRAMES if len(shape) == 4 else "")
+        raise broken(path, [f"it has the shape {tuple(shape)}, not that of one volume"], remedy)
+    if frames is not None and not 0 <= (frame or 0) < frames:
+        raise broken(path, [f"it has the frames 0 to {frames - 1}, and {frame} is asked for"], "correct the frame")
     steps = [float(s) * units for s in header["pixdim"][1:4]]
     axes = len(shape)
     if axes == 2:
@@ -94,18 +107,16 @@ def read_volume(path: Path, mask: bool = False) -> Pixels:
     with nibabel.imageglobals.LoggingOutputSuppressor():  # what nibabel would mend and log is refused here
         try:
             image: Any = kind.from_bytes(raw)
-            values = np.asanyarray(image.dataobj)
+            values = np.asanyarray(image.dataobj if frames is None else image.dataobj[:, :, :, frame])
         except Exception as error:  # nibabel raises a dozen kinds for a broken header
-            raise _broken(path, [*problems, f"nibabel cannot read it ({error})"]) from None
+            raise broken(path, [*problems, f"nibabel cannot read it ({error})"]) from None
     affine = np.diag([units, units, units, 1.0]) @ image.affine
     if not problems:
-        problems += _affine_problems(affine[:3, :axes], steps[:axes])
+        problems += affine_problems(affine[:3, :axes], steps[:axes])
         values = values.reshape(shape)
-    problems += _value_problems(values, mask)
     if problems:
-        raise _broken(path, problems)
-    spacing = (steps[2], steps[1], steps[0])
-    return _one_slice(path, Pixels(_whole(values.T, mask), spacing, affine))
+        raise broken(path, [*problems, *value_problems(values, mask)])
+    return checked(path, Pixels(values.T, (steps[2], steps[1], steps[0]), affine), mask)
 
 
 def read_image(path: Path, mask: bool = False) -> Pixels:
@@ -116,7 +127,7 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError  # slow to import
 
-    _sniff(path)
+    sniff(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd tags; what is wrong with pixels is an error
@@ -133,50 +144,86 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
                     pages.append(_array(ImageOps.exif_transpose(file), mask))
             values = np.stack(pages)
     except UnidentifiedImageError:
-        raise _broken(path, ["it is no PNG, JPEG, TIFF, BMP, GIF or PPM file"]) from None
+        raise broken(path, ["it is no PNG, JPEG, TIFF, BMP, GIF or PPM file"]) from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds
-        raise _broken(path, [f"Pillow cannot read it ({error or type(error).__name__})"]) from None
-    if problems := list(_value_problems(values, mask)):
-        raise _broken(path, problems)
-    return _one_slice(path, Pixels(_whole(values[..., 0] if mask and values.ndim == 4 else values, mask)))
+        raise broken(path, [f"Pillow cannot read it ({error or type(error).__name__})"]) from None
+    return checked(path, Pixels(values), mask)
 
 
-def read_case(image: Path, masks: Sequence[Path], same_grid: bool = True) -> tuple[Pixels, list[np.ndarray]]:
+def read_case(
+    image: Path, masks: Sequence[Path], same_grid: bool = True, frame: int | None = None
+) -> tuple[Pixels, list[np.ndarray]]:
     """An image and its masks, the masks as whole numbers (D, H, W) on the image's grid.
 
     All files are read even when the first is broken, so that one `DataError` tells all. `same_grid`: the affines of
-    NIfTI image and mask must agree, to a tenth of a voxel; else only the shapes.
+    image and mask must agree, to a tenth of a voxel; else only the shapes. Beside a DICOM image, a mask that holds the
+    same voxels in other directions, or some of the slices only, is laid onto the image's grid by its affine: converters
+    turn the axes, and a DICOM-SEG leaves out empty slices. `frame`: as of `read`.
     """
-    found: list[Pixels] = []
-    causes: list[str] = []
+    found: list[Pixels | None] = []
+    told: list[DataError] = []
     for path in (image, *masks):
         try:
-            found.append(read(path, mask=path != image))
+            found.append(read(path, path != image, frame))
         except DataError as error:
-            causes.append(error.cause)
-            remedy = error.remedy
-    if causes:
-        raise DataError("; ".join(causes), remedy)
-    first, *rest = found
-    for path, mask in zip(masks, rest, strict=True):
-        its, grid = mask.values.shape, first.values.shape[:3]
-        if its != grid:
-            remedy = "save the mask on the grid of its image"
-            if its == (grid[0], grid[2], grid[1]):
-                remedy += ": its height and width seem to be exchanged"
-            elif grid == (3, *its[1:]) and its[0] == 1:
-                remedy = f"if the three slices are colours, save {image} as PNG or TIFF; else {remedy}"
-            sizes = [" x ".join(map(str, shape)) for shape in (its, grid)]
-            raise DataError(
-                f"image and mask differ in size: {path} is {sizes[0]}, {image} is {sizes[1]} (slices x height x width)",
-                remedy,
-            )
-        if same_grid and not _same_grid(first, mask):
-            raise DataError(
-                f"image and mask lie differently in space: the headers of {path} and {image} give two affines",
-                "resample the mask to its image; if the voxels do correspond, save it with the image's axes and header",
-            )
-    return first, [mask.values for mask in rest]
+            found.append(None)
+            told.append(error)
+    first, rest = found[0], found[1:]
+    for i, (path, mask) in enumerate(zip(masks, rest, strict=True)):
+        if first is None or mask is None:
+            continue
+        if same_grid and is_dicom(image) and (placed := _placed(first, mask)) is not None:
+            rest[i] = mask._replace(values=placed)
+        elif problem := _grid_problem(image, path, first, mask, same_grid):
+            told.append(problem)
+    if told or first is None:
+        remedies = dict.fromkeys(error.remedy for error in told)
+        raise DataError("; ".join(error.cause for error in told), "; ".join(remedies))
+    return first, [mask.values for mask in rest if mask]
+
+
+def _grid_problem(image: Path, path: Path, first: Pixels, mask: Pixels, same_grid: bool) -> DataError | None:
+    """Why a mask's voxels are not those of its image; None when they are."""
+    its, grid = mask.values.shape, first.values.shape[:3]
+    if its != grid:
+        remedy = "save the mask on the grid of its image"
+        if its == (grid[0], grid[2], grid[1]):
+            remedy += ": its height and width seem to be exchanged"
+        elif grid == (3, *its[1:]) and its[0] == 1:
+            remedy = f"if the three slices are colours, save {image} as PNG or TIFF; else {remedy}"
+        sizes = [" x ".join(map(str, shape)) for shape in (its, grid)]
+        return DataError(
+            f"image and mask differ in size: {path} is {sizes[0]}, {image} is {sizes[1]} (slices x height x width)",
+            remedy,
+        )
+    if same_grid and not _same_grid(first, mask):
+        return DataError(
+            f"image and mask lie differently in space: the headers of {path} and {image} give two affines",
+            "resample the mask to its image; if the voxels do correspond, save it with the image's axes and header",
+        )
+    return None
+
+
+def _placed(image: Pixels, mask: Pixels) -> np.ndarray | None:
+    """A mask (D, H, W) on the image's grid, by the affines; None unless each of its voxels is one of the image's."""
+    if image.affine is None or mask.affine is None:
+        return None
+    to_image = np.linalg.inv(image.affine) @ mask.affine  # from (x, y, z) indices to such indices
+    whole = np.rint(to_image).astype(int)
+    far = np.array([*(n - 1 for n in mask.values.shape[::-1]), 1])
+    turn = whole[:3, :3]
+    exchanges = all((np.abs(turn).sum(axis=axis) == 1).all() for axis in (0, 1))
+    if not exchanges or np.abs((to_image - whole) @ far).max() > 0.1:
+        return None
+    ends = np.stack([whole[:3, 3], (whole @ far)[:3]])
+    low, high = ends.min(axis=0), ends.max(axis=0) + 1
+    if (low < 0).any() or (high > image.values.shape[2::-1]).any():
+        return None
+    axes = np.argmax(np.abs(turn), axis=1)  # of the mask, for each of the image's
+    turned = mask.values.T.transpose(axes)[tuple(slice(None, None, int(turn[i, a])) for i, a in enumerate(axes))]
+    placed = np.zeros(image.values.shape[2::-1], mask.values.dtype)
+    placed[tuple(map(slice, low, high))] = turned
+    return np.ascontiguousarray(placed.T)
 
 
 def to_unit(pixels: Pixels) -> np.ndarray:
@@ -225,23 +272,6 @@ def values_of(mask: np.ndarray) -> list[int]:
     return [int(v) for v in found if v]
 
 
-def _sniff(path: Path) -> None:
-    """Refuse what no decoder should be asked about: nothing there, nothing in it, a saved web page."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(64).lstrip().lower()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}", "copy or download it again") from None
-    if not head:
-        raise _broken(path, ["it is empty"])
-    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
-        raise _broken(path, ["it is a web page that was saved in place of the file"])
-
-
-def _broken(path: Path, problems: Iterable[str], remedy: str = MEND) -> DataError:
-    return DataError(f"{path} is no usable image: {', and '.join(problems)}", remedy)
-
-
 def _stream(path: Path) -> tuple[bytes, Any]:
     """The whole file, decompressed and with its checksum verified, and nibabel's class for it."""
     import nibabel
@@ -262,9 +292,9 @@ def _stream(path: Path) -> tuple[bytes, Any]:
         if not header_class.sizeof_hdr < expected <= len(raw):
             raise ValueError(f"it ends after {len(raw)} of {expected} bytes")
     except EOFError:
-        raise _broken(path, ["it is cut off"]) from None
+        raise broken(path, ["it is cut off"]) from None
     except (OSError, ValueError, OverflowError, zlib.error) as error:
-        raise _broken(path, [str(error)]) from None
+        raise broken(path, [str(error)]) from None
     return raw[:expected], kind
 
 
@@ -278,51 +308,10 @@ def _voxel_bytes(path: Path, header: Any) -> int:
     if not shape or min(shape) < 1:
         raise ValueError(f"its header gives the shape {tuple(shape)}")
     if dtype.fields:
-        raise _broken(path, [f"its voxels are colours ({', '.join(dtype.fields)}), not one number each"], CHANNELS)
+        raise broken(path, [f"its voxels are colours ({', '.join(dtype.fields)}), not one number each"], CHANNELS)
     if dtype.kind not in "iuf":
         raise ValueError(f"its voxels are of type {dtype}, not one number each")
     return math.prod(shape) * dtype.itemsize
-
-
-def _affine_problems(axes: np.ndarray, steps: Sequence[float]) -> Iterator[str]:
-    """`axes`: a column for each voxel axis, in mm."""
-    lengths = np.linalg.norm(axes, axis=0)
-    if not np.isfinite(axes).all() or not np.allclose(lengths, steps, rtol=0.01):
-        yield f"its header gives two spacings: {np.round(lengths, 4).tolist()} and {np.round(steps, 4).tolist()}"
-    elif np.abs((axes / lengths).T @ (axes / lengths) - np.eye(len(steps))).max() > 0.01:
-        yield "its axes are not at right angles"
-
-
-def _value_problems(values: np.ndarray, mask: bool) -> Iterator[str]:
-    if values.dtype.kind == "f":
-        bad = int(np.count_nonzero(~np.isfinite(values)))
-        if bad:
-            yield f"{bad} of its values are NaN or infinite"
-        elif mask and (between := np.abs(values - np.rint(values)) > WHOLE).any():
-            few = f"{values[between][0]:.7g} is one of {np.count_nonzero(between)} that are not"
-            yield f"a mask must hold whole numbers, to within {WHOLE}, and {few}"
-    if mask and values.ndim == 4 and not (values == values[..., :1]).all():
-        yield "a mask must hold numbers, not colours"
-
-
-def _whole(values: np.ndarray, mask: bool) -> np.ndarray:
-    """C-ordered; of a mask stored as floats the integers, since its values are names."""
-    return np.ascontiguousarray(np.rint(values).astype(np.int64) if mask and values.dtype.kind == "f" else values)
-
-
-def _one_slice(path: Path, pixels: Pixels) -> Pixels:
-    """The axis of length 1 first, where there is one. Raises `DataError` where height or width hold channels."""
-    depth, height, width = pixels.values.shape[:3]
-    if depth > 1 and (height == 1) != (width == 1):
-        order = (1, 0, 2) if height == 1 else (2, 0, 1)
-        values = np.ascontiguousarray(np.moveaxis(pixels.values, order[0], 0))
-        if pixels.spacing is None or pixels.affine is None:
-            return Pixels(values)
-        d, h, w = (pixels.spacing[i] for i in order)
-        return Pixels(values, (d, h, w), pixels.affine[:, [*(2 - i for i in reversed(order)), 3]])
-    if min(height, width) <= 4 and min(depth, max(height, width)) > 16:
-        raise _broken(path, [f"its slices are {height} x {width} pixels: that looks like channels"], CHANNELS)
-    return pixels
 
 
 def _same_grid(image: Pixels, mask: Pixels) -> bool:

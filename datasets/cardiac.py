@@ -87,9 +87,7 @@ class Cardiac(FileTask):
         """[image, mask]. Raises `DataError` when one of the two is not there."""
         require(case_id, self.case_ids(domain), f"case of {domain}")
         paths = [self.place / domain / f"{what}_{_number(case_id)}.nii.gz" for what in ("image", "label")]
-        if missing := [str(p) for p in paths if not p.is_file()]:
-            raise DataError(f"{domain}/{case_id} lacks {' and '.join(missing)}", self.download)
-        return paths
+        return self.there(paths, f"{domain}/{case_id}")
 
     def load(self, domain: str, case_id: str) -> Case:
         """The slices and their masks, paired voxel by voxel as in SLAug's loader, whatever the headers say."""

@@ -20,6 +20,7 @@ import numpy as np
 
 from dgbench.errors import DataError, require
 from dgbench.images.dicom import series_files
+from dgbench.images.fetch import Download
 from dgbench.images.file_task import FileTask
 from dgbench.images.formats import Pixels, channels_first, read, read_case, window
 from dgbench.images.mock import FEW, Sketch, write_nifti
@@ -58,9 +59,15 @@ class Abdomen(FileTask):
     steps_to_get = (
         "CT: get an account at https://www.synapse.org, ask for access to syn3193805 and download Abdomen/RawData.zip",
         "unpack it so that RawData/Training/img and RawData/Training/label lie in the task's folder",
-        "MR: download https://zenodo.org/records/3431873/files/CHAOS_Train_Sets.zip (sha256 535f7d3417a0e0f0d9133fb3d9"
-        "62423d2a9cf3f103e4f09a3d8a1daf87d5d2fc) and unpack it so that Train_Sets/MR lies there",
         "or, instead of both, the slices that https://github.com/Kaiseem/SLAug links: SABSCT/ and CHAOST2/",
+    )
+    sources_of_data = (
+        Download(
+            "https://zenodo.org/records/3431873/files/CHAOS_Train_Sets.zip",
+            "CHAOS_Train_Sets.zip",
+            "535f7d3417a0e0f0d9133fb3d962423d2a9cf3f103e4f09a3d8a1daf87d5d2fc",
+            unpack_to="",
+        ),
     )
     download = (
         "BTCV's RawData/Training/{img,label} (https://www.synapse.org, syn3193805, with an account) and CHAOS's "

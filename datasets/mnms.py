@@ -58,7 +58,7 @@ class Mnms(FileTask):
     )
 
     @cached_property
-    def place(self) -> Path:
+    def opened(self) -> Path:
         """OpenDataset, or the task's folder when it is that."""
         below = self.folder / "OpenDataset"
         return below if below.is_dir() else self.folder
@@ -66,10 +66,10 @@ class Mnms(FileTask):
     @cached_property
     def table(self) -> Path:
         """The release's table. Raises `DataError` unless there is one."""
-        found = sorted(self.place.glob("*M&Ms_Dataset_[Ii]nformation*.csv"))
+        found = sorted(self.opened.glob("*M&Ms_Dataset_[Ii]nformation*.csv"))
         if len(found) != 1:
             what = " and ".join(p.name for p in found) or "no table of subjects"
-            raise DataError(f"{self.place} holds {what}", f"keep one of them; {self.download}")
+            raise DataError(f"{self.opened} holds {what}", f"keep one of them; {self.download}")
         return found[0]
 
     @cached_property
@@ -82,7 +82,7 @@ class Mnms(FileTask):
         except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError) as error:
             raise DataError(f"the table {self.table} cannot be read: {error}", self.download) from None
         for code, vendor, ed, es in rows:
-            if (ed or es) and not (self.place / UNLABELLED / code).is_dir() and vendor in found:
+            if (ed or es) and not (self.opened / UNLABELLED / code).is_dir() and vendor in found:
                 found[vendor][code] = {"ED": ed, "ES": es}
         return found
 
@@ -99,7 +99,7 @@ class Mnms(FileTask):
         """[image, mask, table]: of 4-D files one frame is read, which the table names."""
         require(case_id, self.case_ids(domain), f"case of {domain}")
         code = self.group(domain, case_id)
-        folders = [self.place / p / code for p in PLACES if (self.place / p / code).is_dir()]
+        folders = [self.opened / p / code for p in PLACES if (self.opened / p / code).is_dir()]
         if not folders:
             raise DataError(f"subject {code} of vendor {domain} is in none of {', '.join(PLACES[:3])}", self.download)
         paths = [folders[0] / f"{code}_sa.nii.gz", folders[0] / f"{code}_sa_gt.nii.gz"]

@@ -62,15 +62,16 @@ class Prostate(FileTask):
     citation = "Liu et al., MICCAI 2020 (SAML); Bloch et al. 2015 (NCI-ISBI); Lemaitre et al. 2015 (I2CVB); PROMISE12"
     licence = "none stated for the collection; NCI-ISBI 2013, I2CVB and PROMISE12 have their own terms"
     collections = ("NCI-ISBI 2013", "I2CVB", "PROMISE12")
-    access = "open"
-    steps_to_get = (
-        "download Raw_nii, which https://liuquande.github.io/SAML links, and unpack it in the task's folder",
-    )
     download = (
         "download Raw_nii from https://liuquande.github.io/SAML and put its six site folders there: RUNMC (or ISBI), "
-        "BMC (or ISBI_1.5), I2CVB (or HCRUDB), UCL, BIDMC and HK, each with CaseNN.nii.gz and "
+        "BMC (or ISBI_1.5), I2CVB (or HCRUDB), UCL, BIDMC and HK, each with CaseNN.nii.gz and its mask "
         "CaseNN_segmentation.nii.gz (BMC: CaseNN_Segmentation.nii.gz); MaxStyle's reorganized/ or DeSAM's imagesTr/ "
         "and labelsTr/ are read, too"
+    )
+    steps_to_get = (
+        "open https://liuquande.github.io/SAML and follow its link to Raw_nii, which is on Google Drive",
+        "unpack its six site folders in the task's folder: RUNMC (or ISBI), BMC (or ISBI_1.5), I2CVB (or HCRUDB), UCL, "
+        "BIDMC and HK",
     )
 
     @property

@@ -65,11 +65,10 @@ class Vessels(PhotoTask):
     licence = "DRIVE: research, no redistribution; STARE: none stated; CHASE_DB1, HRF: CC BY 4.0"
     collections = tuple(PHOTOGRAPHS)
     download = (
-        "`dgbench data fetch`, or put AADG's package RVS/ there, see https://github.com/CRazorback/AADG, or the sets "
+        "`dgbench data fetch`, or see https://github.com/CRazorback/AADG for RVS/ and put it there, or the sets "
         "as DRIVE/training/, STARE/{stare-images,labels-ah}/, CHASEDB1/, HRF/{healthy,healthy_manualsegm,...}/"
     )
     sources_of_data = ARCHIVES
-    access = "open"
 
     @property
     def layout(self) -> str:

@@ -69,7 +69,7 @@ def of_file(path: Path, values: np.ndarray, seen: Palettes | None = None) -> Ite
     """
     from PIL import Image  # slow to import
 
-    with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as file:
+    with Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as file:
         if file.mode == "P" and (palette := file.getpalette()):
             table = np.reshape(palette, (-1, 3)).tolist()
             used = np.flatnonzero(np.bincount(values.ravel()))

@@ -72,6 +72,9 @@ class Task(ABC):
     download: str = ""  # where the data come from and in which folder layout they must lie
     paired: bool = False  # do domains show the same patients? Then a group's name means the same in all of them
     cases_expected: Mapping[str, int] = {}  # by domain, how many cases the release has; `verify` counts
+    access: ClassVar[str] = "open"  # who may have the data: "open" to all, or by "account" or "form"
+    steps_to_get: ClassVar[Sequence[str]] = ()  # how to get what `dgbench data fetch` cannot, one instruction each
+    sources_of_data: ClassVar[Sequence[Any]] = ()  # what it can: `images.fetch.Download`s
     doubts: Sequence[Doubt] = ()  # after `verify`: what is odd and may be meant
 
     def __init__(self, data: Path | None = None):

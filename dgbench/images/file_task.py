@@ -18,16 +18,20 @@ class FileTask(Task):
     """A task whose cases are image files in a folder."""
 
     @property
-    def folder(self) -> Path:
-        """Where the files lie: the folder given (or its sub-folder named as the task), else $DGBENCH_DATA/<task>,
-        else ./data/<task>. Raises `DataError` that says what to download."""
+    def place(self) -> Path:
+        """Where the files lie or should: the folder given (or its sub-folder named as the task), else
+        $DGBENCH_DATA/<task>, else ./data/<task>."""
         name = self.name or type(self).__module__.rpartition(".")[2]
         if self.data is None:
-            path = Path(os.environ.get("DGBENCH_DATA") or "data") / name
-        else:
-            path = Path(self.data)
-            path = path / name if (path / name).is_dir() else path
-        if not path.is_dir():
+            return Path(os.environ.get("DGBENCH_DATA") or "data") / name
+        path = Path(self.data)
+        return path / name if (path / name).is_dir() else path
+
+    @property
+    def folder(self) -> Path:
+        """`place`, if it is there. Raises `DataError` that says what to download."""
+        if not (path := self.place).is_dir():
+            name = self.name or type(self).__module__.rpartition(".")[2]
             raise DataError(f"task '{name}' has no data: no folder {path}", f"{self.download} (or use --data DIR)")
         return path
 

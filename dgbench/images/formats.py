@@ -25,11 +25,11 @@ from dgbench.images.volume_formats import ITK, NUMPY, files_of, read_itk, read_n
 from dgbench.names import one_form
 
 NIFTI = (".nii", ".nii.gz")
-READ = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")  # Pillow's names; the last two lie in public releases
 RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*NIFTI, *RASTER, *ITK, *NUMPY, *DICOM)
 FRAMES = "; or name the frame to take: a column `frame` in a table of cases, numbers from 0"
 KNOWN = "PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MetaImage, DICOM or NumPy"
+READ = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")  # Pillow's names; the last two lie in public releases
 
 
 def is_image(path: Path) -> bool:

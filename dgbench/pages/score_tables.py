@@ -161,7 +161,7 @@ def facts(row: VariantRow, metric: Metric) -> dict[str, str]:
         "test s": _known(row.test_seconds, ".1f"),
         "peak MB": _known(row.memory_mb, ".0f"),
         **{head: _digits(getattr(row, name) / unit) for head, (name, unit) in FLOPS.items()},
-        "steps x batch": "" if row.published and not row.steps else f"{row.steps} x {row.batch_size}",
+        "steps x batch": row.budget or ("" if row.published and not row.steps else f"{row.steps} x {row.batch_size}"),
         "initialisation": row.initialisation,
         "device": row.device,
         "made on": "; ".join(row.machines),
@@ -273,7 +273,7 @@ def machines(study: Study) -> Table:
     """Versions and machines, and how many of the runs had which."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for r in study.records:
-        if r.published:
+        if r.published or r.external:
             continue
         code, told = r.record.get("code", {}), r.record.get("environment", {})
         commit = code.get("commit", "")[:12] + (" with changes" if code.get("dirty") else "")

@@ -18,7 +18,7 @@ from dgbench.files import make_folder, read_json
 from dgbench.fingerprint import of_code
 from dgbench.images import formats, preparation
 from dgbench.images.file_task import FileTask
-from dgbench.images.find_task import get_task
+from dgbench.images.find_task import get_task, is_named
 from dgbench.images.folder_task import FolderTask
 from dgbench.method import Batch, Hparams, Method, hparams_class
 from dgbench.running import train
@@ -35,6 +35,8 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[Method, RunRecord]:
     """The trained method of a finished run, ready to predict. Raises `DataError` when its folder does not verify."""
     record = read_run(folder)
     values = record.record
+    if record.external:
+        raise UsageError(f"{folder} holds masks of a system outside dgbench and no weights", "give a run made here")
     if values["checkpoint"]:
         raise UsageError(f"{folder} tested a given checkpoint and holds no weights", "give a run that was trained")
     if broken := broken_files(folder, read_json(folder / "RESULT.json") or {}):
@@ -97,7 +99,7 @@ def _reading(record: RunRecord, task: Task | None) -> tuple[Callable[[formats.Pi
 
     With the fingerprint of that code as it is today.
     """
-    if task is None and record.task in registry.TASKS.names():
+    if task is None and is_named(record.task):
         task = get_task(record.task)
     if isinstance(task, FileTask):
         return task.intensities, task.code_fingerprint()

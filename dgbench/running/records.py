@@ -7,7 +7,8 @@ import dataclasses
 import functools
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1  # of run.json, cases.csv and RESULT.json
+EXTERNAL = "external"  # origin, in run.json, of a run whose masks another system wrote, see `running.foreign`
+TO_BE_RANKED = ("budget", "pretraining")  # what is `stated` in its run.json
 NEEDED = ("run.json", "cases.csv")  # all that tables need, and all that need be passed on
 
+# Costs of a run made elsewhere.
+UNKNOWN = dict.fromkeys(("parameters", "trained", "train_seconds", "test_seconds", "peak_memory_mb"), math.nan)
 NAMES = ("domains", "targets", "structures")  # of run.json: one at least of each
 # What a table takes from run.json; boards are looked at in the same way.
 OF_RECORD: dict[str, Any] = {
@@ -30,7 +35,7 @@ OF_RECORD: dict[str, Any] = {
     **dict.fromkeys(("seed", "metrics_version"), int),
     **{name: [str] for name in NAMES},
     **dict.fromkeys(("data", "needs"), dict),
-    "costs": dict.fromkeys(("parameters", "trained", "train_seconds", "test_seconds", "peak_memory_mb"), (int, float)),
+    "costs": dict.fromkeys(UNKNOWN, (int, float)),
     "initialisation": (str, dict, list),
 }
 MAYBE = {  # not in all of its versions, or only of some tasks
@@ -107,6 +112,11 @@ class RunRecord:
         """Of a run that was not made here: its board, who published it, in words, and which metrics; else None."""
         return self.record.get("published")
 
+    @property
+    def external(self) -> bool:
+        """Were its masks made by another system, and only measured here?"""
+        return self.record.get("origin") == EXTERNAL
+
     def renamed(self, variant: str) -> RunRecord:
         """The same run under another name, its images' fingerprints forgotten: two folders can then be compared."""
         other = dataclasses.replace(self, record={**self.record, "variant": variant, "data": {}})
@@ -148,6 +158,13 @@ class RunRecord:
         return self._predictions[domain, case]
 
 
+def lacking(record: Mapping[str, Any]) -> Iterator[str]:
+    """What keeps a row that was not trained here from being ranked, as the record of one of its runs says."""
+    for what in TO_BE_RANKED:
+        if not str(record.get("stated", {}).get(what, "")).strip():
+            yield f"{what} not stated"
+
+
 def read_run(folder: Path) -> RunRecord:
     """Read a finished run. Raises `DataError` when it is not finished, or its scores are missing or changed since.
 
@@ -165,6 +182,8 @@ def read_run(folder: Path) -> RunRecord:
     record = read_json(folder / "run.json")
     if record is None:
         raise DataError(f"{folder}: run.json is damaged", "make the run again")
+    if record.get("origin") == EXTERNAL:
+        record.setdefault("costs", UNKNOWN)
     wrong = misfits(record, OF_RECORD | {key: kind for key, kind in MAYBE.items() if key in record})
     if wrong := wrong or [key for key in NAMES if not record[key]]:
         raise DataError(f"{folder}: run.json lacks {', '.join(wrong)}, or says what cannot be", "make the run again")

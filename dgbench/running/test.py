@@ -110,14 +110,29 @@ def measure_domain(
             prediction, reference = predict_case(method, domain, case, protocol, seed)
         except RunError as error:
             raise RunError(f"{domain.name}/{case_id}: {error.cause}", error.remedy) from None
-        spacing = case.spacing if protocol.distances == "physical" else (1.0, 1.0, 1.0)
-        rows: list[dict[str, object]] = []
-        for k, structure in enumerate(method.task.structures):
-            scores = metrics.measure(prediction[:, k], reference[:, k], spacing)
-            what = {"role": role, "domain": domain.name, "case": case_id, "group": group, "structure": structure}
-            diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
-            rows.append({**what, **scores._asdict(), "diagonal": diagonal})
-        yield Tested.of(domain.name, case_id, rows, prediction)
+        yield measure_case((role, domain.name, group), case, prediction, reference, (method.task.structures, protocol))
+
+
+def measure_case(
+    place: tuple[str, str, str],
+    case: PreparedCase,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    rule: tuple[Sequence[str], Protocol],
+) -> Tested:
+    """The scores of one case. place: (role, domain, group). rule: (the structures in their order, the protocol).
+
+    prediction, reference: bool (D, K, H, W), as the protocol compares them.
+    """
+    (role, domain, group), (structures, protocol) = place, rule
+    spacing = case.spacing if protocol.distances == "physical" else (1.0, 1.0, 1.0)
+    rows: list[dict[str, object]] = []
+    for k, structure in enumerate(structures):
+        scores = metrics.measure(prediction[:, k], reference[:, k], spacing)
+        what = {"role": role, "domain": domain, "case": case.id, "group": group, "structure": structure}
+        diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
+        rows.append({**what, **scores._asdict(), "diagonal": diagonal})
+    return Tested.of(domain, case.id, rows, prediction)
 
 
 def mean_dice(

@@ -23,12 +23,11 @@ from dgbench.files import gunzip, is_name, read_json, sha256
 from dgbench.metrics import METRICS
 from dgbench.protocol import DEFAULT, PROTOCOLS, Protocol
 from dgbench.registry import published_folder
-from dgbench.running.records import SCHEMA, RunRecord, find_runs, misfits
+from dgbench.running.records import SCHEMA, UNKNOWN, RunRecord, find_runs, misfits
 
 COLUMNS = ("method", "source", "seed", "target", "case", "structure", "dice")
 OPTIONAL = (*(m for m in METRICS if m != "dice"), "n_reference")
 RUN = ["method", "source", "seed"]
-UNKNOWN = ("parameters", "trained", "train_seconds", "test_seconds", "peak_memory_mb")  # of a run made elsewhere
 OF_BOARD: dict[str, Any] = {
     **dict.fromkeys(("name", "task", "protocol", "citation", "unit", "file", "sha256"), str),
     **{name: [str] for name in ("notes", "domains", "sources", "structures", "metrics")},
@@ -115,7 +114,7 @@ class Board:
             "hparams": {name: self.told["training"].get(name, 0) for name in ("steps", "batch_size")},
             "initialisation": self.told["training"].get("initialisation", ""),
             "needs": {},
-            "costs": dict.fromkeys(UNKNOWN, math.nan),
+            "costs": UNKNOWN,
             "data": {},
             "metrics_version": metrics.VERSION,
             "fingerprint": self.told["sha256"],

@@ -13,7 +13,7 @@ import numpy as np
 from dgbench import registry
 from dgbench.errors import RunError, UsageError
 from dgbench.files import read_json
-from dgbench.images.find_task import get_task
+from dgbench.images.find_task import get_task, is_named
 from dgbench.protocol import get_protocol
 from dgbench.running.records import RunRecord, read_run
 from dgbench.scores.study import charged, run_scores
@@ -87,6 +87,8 @@ def reproduce(
     from dgbench.running import launchers
 
     then = read_run(folder)
+    if then.external:
+        raise UsageError(f"{folder} was not trained here", "score the predictions again: `dgbench score`")
     given = _Given(
         out or folder.resolve().parent / f".{folder.resolve().name}.again", task or then.task, data, checkpoint
     )
@@ -118,7 +120,7 @@ def _planned(folder: Path, then: RunRecord, given: _Given) -> tuple[Task, Run]:
     from dgbench.running import plan
 
     told = then.record
-    if given.task == then.task and then.task not in registry.TASKS.names():
+    if given.task == then.task and not is_named(then.task):
         raise UsageError(f"task '{then.task}' of {folder} is not known", "give its folder of images with --task PATH")
     if then.method.partition("+")[0] not in registry.METHODS.names():
         raise UsageError(f"method '{then.method}' of {folder} is not known", "give its file with --plugin")

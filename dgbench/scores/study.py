@@ -125,7 +125,8 @@ class Matrix:
 class VariantRow:
     """One variant by one metric: what it reaches, what that rests on, and what it costs.
 
-    published: who published it, in words; "" of what was measured here. Dice is in [0, 1], distances are in the study's
+    published: who published it, in words; "" of what was measured here. budget: what is stated of the training of a
+    system outside dgbench, None of all others. Dice is in [0, 1], distances are in the study's
     unit; NaN is not known. false_cost: what structures falsely found cost (see `charged`), averaged as the mean is.
     net: the mean less that; variants are ranked by it. targets: mean over sources, by target domain; NaN where no
     reference holds any structure. worst: the target where it does worst, "" if one is not known. found: the mean
@@ -139,6 +140,7 @@ class VariantRow:
     variant: str
     method: str
     published: str
+    budget: str | None
     mean: float
     false_cost: float
     net: float
@@ -336,9 +338,10 @@ class Study:
         return self.among(r for r in self.records if r.variant in kept)
 
     def named(self, variant: str) -> str:
-        """The variant of that name; else, of a method that was not run here, the one that was published."""
-        published = [v for v, of in self.runs.items() if of[0].published and of[0].method == variant]
-        return published[0] if variant not in self.runs and len(published) == 1 else variant
+        """The variant of that name; else, of a method that was not run here, the one that was made elsewhere."""
+        made = [v for v, (first, *_) in self.runs.items() if first.method == variant]
+        elsewhere = [v for v in made if self.runs[v][0].published or self.runs[v][0].external]
+        return elsewhere[0] if variant not in self.runs and len(elsewhere) == 1 else variant
 
     @functools.cached_property
     def metrics(self) -> tuple[str, ...]:
@@ -738,6 +741,7 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
         variant=variant,
         method=records[0].method,
         published=published["words"] if published else "",
+        budget=str(first.get("stated", {}).get("budget") or "not stated") if records[0].external else None,
         mean=m.mean,
         false_cost=false_cost,
         net=rule.worse(m.mean, false_cost),

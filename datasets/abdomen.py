@@ -141,7 +141,7 @@ class Abdomen(FileTask):
                 image = sketch.volume(labels, k, 0, 255 if domain == "ct" else 900).astype(np.float32)
                 place = folder / "data/abdominal" / name / "processed"
                 write_nifti(place / f"image_{n}.nii.gz", image, (7.7, 1.7, 1.7))
-                write_nifti(place / f"label_{n}.nii.gz", np.float32(labels), (7.7, 1.7, 1.7))
+                write_nifti(place / f"label_{n}.nii.gz", labels.astype(np.float32), (7.7, 1.7, 1.7))
 
     def _processed(self, domain: str) -> Path | None:
         places = (self.folder / below / SETS[domain] / "processed" for below in PROCESSED)

@@ -108,7 +108,7 @@ class Brats(FileTask):
 
     def mock(self, folder: Path, sketch: Sketch) -> None:
         """As released, by grade: four sequences and one mask of each patient, with the labels 1, 2 and 4."""
-        for n, case_id in enumerate(sum(self._listed(FEW // 2).values(), [])):
+        for n, case_id in enumerate(i for ids in self._listed(FEW // 2).values() for i in ids):
             place = folder / PLACES["HGG"][n % 2] / case_id
             labels = sketch.label_volume(4, 32, 32, structures=3)
             for k, domain in enumerate(self.domains):

@@ -52,7 +52,7 @@ class SpinalCord(FileTask):
         "download the training data and unpack them so that train/ lies in the task's folder",
     )
     download = (
-        "the SCGM challenge's training data, after registration at "
+        "the SCGM challenge's training data (https://doi.org/10.1016/j.neuroimage.2017.03.010), after registration at "
         "http://niftyweb.cs.ucl.ac.uk/program.php?p=CHALLENGE: put train/ there, with "
         "siteK-scNN-image.nii.gz and siteK-scNN-mask-r1.nii.gz to -r4.nii.gz"
     )

@@ -9,8 +9,15 @@ import pytest
 
 from dgbench.datasets.mnms import TABLE, UNLABELLED, Mnms
 from dgbench.errors import DataError
+from dgbench.images.find_task import get_task
 from dgbench.images.mock import Sketch
 from dgbench.pages.cards import card
+from dgbench.protocol import get_protocol
+from dgbench.running import launchers, plan
+from dgbench.running.records import read_run
+from dgbench.scores.statistics import Resampling
+from dgbench.scores.study import Study
+from dgbench.scores.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +82,19 @@ def test_a_table_that_is_missing_or_cannot_be_read_is_told_once_for_each_vendor(
         Mnms(drawn).case_ids("A")
     table.unlink()
     assert Mnms(drawn).verify() == [f"{drawn}/OpenDataset holds no table of subjects"]
+
+
+def test_a_run_writes_whose_frames_these_are_and_a_ranking_draws_subjects(whole, tmp_path, monkeypatch):
+    """Subjects of B, C and D: nine of 18 target cases; each score stands by itself, each interval is of nine."""
+    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
+    task = get_task("mnms", whole)
+    (run,) = plan.plan(task, ["constant"], results=tmp_path, sources=["A"], settings={"image_size": "32"})
+    launchers.launch(task, [run], options=launchers.Options(device="cpu"))
+    record = read_run(Path(run.folder))
+    assert (Path(run.folder) / "cases.csv").read_text().startswith("role,domain,case,group,structure,dice,")
+    assert (record.cases["group"] == record.cases["case"].str[:-3]).all()
+    assert verify(tmp_path) == (1, [])
+    found = Study([record], get_protocol("sdg")).target_cases()
+    assert found.group is not None and found.group.tolist() == np.repeat(range(9), 2).tolist()
+    assert Resampling(found.domain, 10, group=found.group).counts.shape == (10, 9)
+    assert found.counting_groups == ["B"] * 3 + ["C"] * 3 + ["D"] * 3

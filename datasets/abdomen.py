@@ -83,10 +83,13 @@ class Abdomen(FileTask):
     def case_ids(self, domain: str) -> list[str]:
         """Numbers of the set's own. No list of them is published: those that lie there, which `verify` counts."""
         if place := self._processed(require(domain, self.domains, "domain")):
-            return sorted(f"{int(p.name[6:-7]):04d}" for p in place.glob("image_*.nii.gz") if p.name[6:-7].isdigit())
-        if domain == "ct":
-            return sorted(p.name[3:7] for p in (self._released(domain) / "img").glob("img[0-9][0-9][0-9][0-9].nii.gz"))
-        return sorted(f"{int(p.name):04d}" for p in self._released(domain).iterdir() if p.name.isdigit())
+            names = {p.name[6:-7] for what in ("image", "label") for p in place.glob(f"{what}_*.nii.gz")}
+        elif domain == "ct":
+            place = self._released(domain)
+            names = {p.name[-11:-7] for what in ("img", "label") for p in place.glob(f"{what}/{what}*.nii.gz")}
+        else:
+            names = {p.name for p in self._released(domain).iterdir()}
+        return sorted(f"{int(name):04d}" for name in names if name.isdigit())
 
     def split(self, source: str) -> tuple[list[str], list[str]]:
         """CSDG's: in the order of numbers, the last 70 % train. Its 20 % of source test and 10 % validate together."""

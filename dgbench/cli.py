@@ -42,7 +42,7 @@ console = Screen()
 errors = Screen(stderr=True)
 
 Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a folder of images (PATH).")]
-TaskArgument = Annotated[str, typer.Argument(help="Task name or folder.")]
+TaskArgument = Annotated[str, typer.Argument(help="Task name, folder or table.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the task's files.", show_default="./data/TASK")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
 Protocol = Annotated[
@@ -95,7 +95,7 @@ def run(
     method: Annotated[
         list[str], typer.Option("--method", "-m", help="Method or variant, e.g. erm[width=8]; several, or with commas.")
     ],
-    task: Annotated[list[str], typer.Option("--task", "-t", help="Task name or folder of images; several allowed.")],
+    task: Annotated[list[str], typer.Option("--task", "-t", help="Task, folder of images or table; several allowed.")],
     source: Annotated[list[str] | None, typer.Option("--source", help="Train on this domain only.")] = None,
     seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds >= 0, e.g. 0,1,2.", show_default="0")] = None,
     protocol: Protocol = "sdg",
@@ -477,6 +477,24 @@ def data_describe(task: TaskArgument, data: Data = None) -> None:
 
     for name, value in card(get_task(task, data)).items():
         say(value, before=f"[bold]{name:12}[/] ")
+
+
+@data_app.command("adopt")
+def data_adopt(
+    path: Annotated[Path, typer.Argument(help="Folder of images and masks, however they lie.")],
+    out: Annotated[Path, typer.Option("--out", help="The table to write.")] = Path("cases.csv"),
+) -> None:
+    """Make a table of cases from files as they lie; say what was understood, what was not, and what to decide.
+
+    Example: dgbench data adopt scans --out scans.csv
+    """
+    from dgbench.images.adopt import adopt, told
+
+    found = adopt(path)
+    say(*told(found))
+    for written in found.write(out):
+        say(f"wrote {written}")
+    say(f"dgbench data verify {out}", before="[bold]next:[/] ")
 
 
 @data_app.command("verify")

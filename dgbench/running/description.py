@@ -14,7 +14,7 @@ import torch
 
 import dgbench
 from dgbench import fingerprint, metrics
-from dgbench.images.find_task import is_folder
+from dgbench.images.find_task import is_path
 from dgbench.method import Hparams, Method
 from dgbench.registry import NEEDS
 from dgbench.running.plan import Run
@@ -67,7 +67,7 @@ def describe(
         "started": now(),
         **({"paired": True, "excluded": task.excluded(run.source)} if task.paired else {}),
         **({"layout": task.layout} if task.layout else {}),
-        **({"intensity_range": task.intensity_range} if is_folder(run.task_location) else {}),
+        **({"intensity_range": task.intensity_range} if is_path(run.task_location) else {}),
     }
 
 

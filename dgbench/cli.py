@@ -448,16 +448,19 @@ def check(name: Annotated[str, typer.Argument(help="Name of the method.")], plug
 @app.command()
 def predict(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-    images: Annotated[list[Path], typer.Argument(help="Images: PNG, JPEG, TIFF or NIfTI.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of a DICOM series.")],
     out: Annotated[Path, typer.Option("--out", help="Folder the masks are written to.")] = Path("predictions"),
     device: Annotated[str, typer.Option("--device")] = "auto",
+    domain: Annotated[
+        str | None, typer.Option("--domain", help="Whose intensity rule, where they differ.", show_default="the source")
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Apply a run's weights to images of your own; writes one mask per image and structure."""
     face.add_plugins(plugin or ())
     from dgbench.running.predict import predict_files
 
-    for path in predict_files(run_folder, images, out, device):
+    for path in predict_files(run_folder, images, out, device, domain=domain):
         say(f"wrote {path}")
 
 

@@ -84,7 +84,7 @@ def of_file(path: Path, values: np.ndarray, seen: Palettes | None = None) -> Ite
 
 
 def of_image(path: Path, values: np.ndarray) -> Iterator[Told]:
-    """What no reader refuses in an image's numbers, (D, H, W): a range that wrapped around, slices of pure noise."""
+    """What no reader refuses in a gray image's numbers, (D, H, W): a range that wrapped around, a slice of noise."""
     if values.ndim != 3:
         return
     if jumps := _wrapped(values):
@@ -109,7 +109,7 @@ def _wrapped(values: np.ndarray) -> int:
 
 def _noisy_slices(values: np.ndarray) -> list[int]:
     """Slices of which neither rows nor columns correlate with the next, and that are no weaker than the others."""
-    if min(values.shape[1:]) < 32:  # too few pixels to tell
+    if len(values) == 1 or min(values.shape[1:]) < 32:  # nothing to compare with, or too few pixels to tell
         return []
     found, spread = [], [float(plane.std(dtype=np.float64)) for plane in values]
     usual = float(np.median(spread))

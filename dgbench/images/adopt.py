@@ -122,15 +122,15 @@ def adopt(root: Path) -> Adoption:
 def _as_folder_task(adoption: Adoption, folders: dict[str, dict[str, Files]]) -> None:
     for domain, cases in folders.items():
         for case, files in cases.items():
-            if files.problems or len(files.images) != 1 or not (files.index or files.binary):
-                told = files.problems or [f"{domain}/{case}: {'no mask' if files.images else 'no image'}, or several"]
-                adoption.unclear += told
-                continue
             masks = {"mask": files.index} if files.index else {MASK_OF + s: p for s, p in files.binary.items()}
+            if files.problems or not masks or any(len(p) != 1 for p in (files.images, *masks.values())):
+                lacking = f"{domain}/{case} has {len(files.images)} images and {sum(map(len, masks.values()))} masks"
+                adoption.unclear += files.problems or [lacking]
+                continue
             paths = {column: str(found[0]) for column, found in masks.items()}
             adoption.rows.append({"case": case, "domain": domain, "image": str(files.images[0]), **paths})
-    told = f"<domain>/images with <domain>/masks: {len(adoption.rows)} cases of {len(folders)} domains"
-    adoption.rules.append(f"{told}; --task {adoption.root} reads this without a table")
+    rule = f"<domain>/images with <domain>/masks: {len(adoption.rows)} cases of {len(folders)} domains"
+    adoption.rules.append(f"{rule}; --task {adoption.root} reads this without a table")
     if left := [d.name for d in _inside(adoption.root) if d.name not in folders]:
         adoption.decide.append(f"beside them lie {', '.join(left[:6])}: no domain is made of these")
 

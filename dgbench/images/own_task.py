@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class OwnTask(FileTask):
     steps = 200
     wanted: ClassVar[str] = ""  # how the files must be listed, in one sentence
 
-    def __init__(self, root: Path, called: str, toml: Path, cases: Mapping[str, Mapping[str, Files]], **own: object):
+    def __init__(self, root: Path, called: str, toml: Path, cases: Mapping[str, Mapping[str, Files]], **own: Any):
         """root: what the user named. called: the task's name unless the TOML file says another. own: further settings.
 
         Raises `UsageError` for a mistake in the TOML file, `DataError` where the files of no case can be understood.
@@ -64,7 +64,7 @@ class OwnTask(FileTask):
         super().__init__(root)
         self.root, self.toml, self._cases = root, toml, cases
         self.domains = tuple(cases)
-        said = own | (read_settings(toml) if toml.is_file() else {})
+        said: dict[str, Any] = own | (read_settings(toml) if toml.is_file() else {})
         self.name = said.get("name") or re.sub(r"[^\w.-]+", "_", names.one_form(called)).strip("._-") or "folder"
         if why := names.problem(self.name, "task"):
             remedy = f'write another one into {toml}: name = "..."'

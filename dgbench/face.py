@@ -599,7 +599,8 @@ def review(archive: Names, *, board: Names = ()) -> Review:
     archive: of `submit`, several allowed. board: archives or folders of results that are there already.
 
     >>> import dgbench
-    >>> found = dgbench.review("outbox/scores-phantom-mine.tar.xz")
+    >>> answers = {"pretraining": "none", "trials": "one", "targets": "no"}
+    >>> found = dgbench.review(dgbench.submit("results", "phantom", to="in", name="ours", disclosed=answers).write())
     >>> found.problems, [of.after.ranked[0].variant for of in found.effects]
     ([], ['erm'])
     """
@@ -615,7 +616,7 @@ def merge(results: Names, *, to: str | Path) -> list[Path]:
     scores, all such are named and nothing is written.
 
     >>> import dgbench
-    >>> len(dgbench.merge(["results", "outbox/scores-phantom-mine.tar.xz"], to="joined"))
+    >>> len(dgbench.merge("results", to="joined"))
     24
     """
     from dgbench.scores import submission

@@ -90,6 +90,8 @@ def context(study: Study, variant: str | None = None, structure: str | None = No
     variants = study.runs if variant is None else [variant]
     words = dict.fromkeys(of for v in variants if (of := study.row(v, study.metrics[0]).published))
     published = (f"Published, not measured here: {of}" for of in words)
+    parts = dict.fromkeys(r.record["scored_in"] for r in study.records if r.record.get("scored_in"))
+    published = (*(f"Scored in {part} only." for part in parts), *published)
     drawn = DRAWN if study.task.startswith(MOCK) else ""
     return (
         f"Task {study.task}; {drawn}{protocol.caption()}. Averages: {ORDER_OF_MEANS[protocol.mean]}. "

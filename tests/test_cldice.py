@@ -87,7 +87,7 @@ def test_a_task_that_asks_for_it_has_it_in_its_tables_and_others_do_not():
     runs = [run("erm", s, {d: [0.9, 0.8] for d in "ABC"}) for s in "ABC"]
     assert Study(runs, get_protocol("sdg")).metrics == MEASURED
     for record in runs:
-        record.record |= {"further_metrics": ["cldice"], "scored_in": "the field of view"}
+        record.record.update({"further_metrics": ["cldice"], "scored_in": "the field of view"})
         record.cases["cldice"] = [0.7, 0.5] * 3
     study = Study(runs, get_protocol("sdg"))
     assert study.metrics == (*MEASURED, "cldice")

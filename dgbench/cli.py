@@ -214,6 +214,11 @@ def list_(
     table.add_column("what it is")
     for row in face.listing("methods" if kind == "methods" else "datasets"):
         needs = f"needs {row['needs']}" if row["needs"] else ""
+        if kind == "tasks":
+            cases = f"{row['cases']} cases" if row["cases"] else ""
+            access = {"account": "account needed", "form": "form to fill in"}.get(row["access"], row["access"])
+            told = (row["domains"], cases, row["structures"], access)
+            row["paper"] = " | ".join(filter(None, told))
         table.add_row(row[kind[:-1]], escape(row["what"]))
         if details := "; ".join(filter(None, (needs, row["pretrained"], row["paper"].removeprefix("https://")))):
             table.add_row("", escape(details), style="dim")
@@ -626,6 +631,34 @@ def data_describe(task: TaskArgument, data: Data = None) -> None:
         say(value, before=f"[bold]{name:12}[/] ")
 
 
+@app.command()
+def cache(
+    clean: Annotated[bool, typer.Option("--clean", help="Delete what is old.")] = False,
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max-size", help="Delete also what was used longest ago: 20GB.", show_default="no limit"),
+    ] = None,
+) -> None:
+    """List what lies in the cache: prepared and drawn images, their sizes, when they were used, what is old."""
+    import time
+
+    from dgbench.files import cache_folder
+    from dgbench.images import cache as room
+    from dgbench.images.preparation import duration
+
+    found, most = room.entries(), None if max_size is None else room.read_size(max_size)
+    for entry in found:
+        age = duration(max(0.0, time.time() - entry.used))
+        old = f"  [yellow]{entry.old}[/]" if entry.old else ""
+        console.print(
+            f"{entry.size / 1e6:9,.1f} MB  {age:>8}  {escape(f'{entry.kind}/{entry.path.name}')}{old}", soft_wrap=True
+        )
+    say(f"{len(found)} folders, {sum(entry.size for entry in found) / 1e6:,.1f} MB in {cache_folder()}", style="bold")
+    if clean or most is not None:
+        deleted = room.clean(found, most)
+        say(f"deleted {len(deleted)} folders, {sum(entry.size for entry in deleted) / 1e6:,.1f} MB")
+
+
 @data_app.command("fetch")
 def data_fetch(
     task: TaskArgument,
@@ -692,19 +725,25 @@ def data_prepare(
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=16, max=4096, help="Side of the network's input.")
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Threads that read cases.", show_default="as memory allows")
+    ] = None,
     mock: Mock = False,
     plugin: Plugins = None,
 ) -> None:
-    """Read every case into the cache that runs train and test from."""
+    """Read every case into the cache that runs train and test from; what was ended continues."""
     from dgbench.images.preparation import prepare
+    from dgbench.pages.progress import Preparation
 
     loaded, broken = _asked_for(task, data, mock, plugin), list[DataError]()
-    for domain in loaded.domains:
-        try:
-            prepared = prepare(loaded, domain, image_size or loaded.image_size)
-            say(f"{domain}: {len(prepared.cases)} cases, {len(prepared.images)} slices in {prepared.folder}")
-        except DataError as error:
-            broken.append(error)
+    with _interruptible(CONTINUES), Preparation(console) as progress:
+        for domain in loaded.domains:
+            try:
+                size = image_size or loaded.image_size
+                prepared = prepare(loaded, domain, size, report=progress.of(domain), jobs=jobs)
+                say(f"{domain}: {len(prepared.cases)} cases, {len(prepared.images)} slices in {prepared.folder}")
+            except DataError as error:
+                broken.append(error)
     _end(broken)
 
 

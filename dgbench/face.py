@@ -599,7 +599,8 @@ def review(archive: Names, *, board: Names = ()) -> Review:
     archive: of `submit`, several allowed. board: archives or folders of results that are there already.
 
     >>> import dgbench
-    >>> found = dgbench.review("outbox/scores-phantom-mine.tar.xz")
+    >>> answers = {"pretraining": "none", "trials": "one", "targets": "no"}
+    >>> found = dgbench.review(dgbench.submit("results", "phantom", to="in", name="ours", disclosed=answers).write())
     >>> found.problems, [of.after.ranked[0].variant for of in found.effects]
     ([], ['erm'])
     """
@@ -615,7 +616,7 @@ def merge(results: Names, *, to: str | Path) -> list[Path]:
     scores, all such are named and nothing is written.
 
     >>> import dgbench
-    >>> len(dgbench.merge(["results", "outbox/scores-phantom-mine.tar.xz"], to="joined"))
+    >>> len(dgbench.merge("results", to="joined"))
     24
     """
     from dgbench.scores import submission
@@ -637,7 +638,7 @@ def methods(plugin: Names = ()) -> pd.DataFrame:
 
 
 def tasks(plugin: Names = ()) -> pd.DataFrame:
-    """The tasks by name, and what each is. Imports none of them.
+    """The tasks by name: what each is, domains, cases, structures, access to the data. Imports none of them.
 
     >>> import dgbench
     >>> list(dgbench.tasks().index)
@@ -665,6 +666,7 @@ def listing(kind: registry.Kind) -> list[dict[str, str]]:
                 "needs": "; ".join(words for name, words in registry.NEEDS.items() if name in facts),
                 "pretrained": facts.get("pretrained", ""),
                 "paper": facts.get("paper", ""),
+                **({} if kind == "methods" else dict.fromkeys(registry.OF_DATA, "") | plugin.data()),
             }
         )
     return rows

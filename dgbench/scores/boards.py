@@ -1,8 +1,9 @@
 """Boards: runs of which somebody published the score of every case, read as runs; they were not made here.
 
-A board is two files beside each other: NAME.csv.gz, `COLUMNS` and any of `OPTIONAL`, a row for each run, target case
-and structure; and NAME.json, written last: task, protocol, who says so, and the sha256 of the first. Those that come
-with dgbench lie in results/published/, those of `dgbench import` in RESULTS/<task>/<protocol>/published/.
+A board is two files beside each other: NAME.csv.gz, `COLUMNS` and any of `OPTIONAL` and `records.GROUP`, a row for each
+run, target case and structure; and NAME.json, written last: task, protocol, who says so, and the sha256 of the first.
+Those that come with dgbench lie in results/published/, those of `dgbench import` in
+RESULTS/<task>/<protocol>/published/.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dgbench.files import gunzip, is_name, read_json, sha256
 from dgbench.metrics import MEASURED
 from dgbench.protocol import DEFAULT, PROTOCOLS, Protocol
 from dgbench.registry import published_folder
-from dgbench.running.records import SCHEMA, UNKNOWN, RunRecord, find_runs, misfits
+from dgbench.running.records import GROUP, SCHEMA, UNKNOWN, RunRecord, find_runs, misfits
 
 COLUMNS = ("method", "source", "seed", "target", "case", "structure", "dice")
 OPTIONAL = (*(m for m in MEASURED if m != "dice"), "n_reference")
@@ -124,7 +125,8 @@ class Board:
 
 def _parsed(content: bytes) -> pd.DataFrame:
     """A row for each run, target case and structure; a case may be named "NA"."""
-    kinds: dict[str, Any] = dict.fromkeys(("method", "source", "target", "case", "structure"), str) | {"seed": int}
+    texts = ("method", "source", "target", "case", "structure", GROUP)
+    kinds: dict[str, Any] = dict.fromkeys(texts, str) | {"seed": int}
     numbers = {name: [""] for name in (*MEASURED, "n_reference")}
     text = io.StringIO(gunzip(content).decode())
     return pd.read_csv(text, dtype=kinds, keep_default_na=False, na_values=numbers)

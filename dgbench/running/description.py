@@ -70,6 +70,7 @@ def of_task(task: Task, source: str) -> dict[str, Any]:
         "collections": list(task.collections),
         **({"paired": True, "excluded": task.excluded(source)} if task.paired else {}),
         **({"layout": task.layout} if task.layout else {}),
+        **({"scored_in": task.scored_in} if task.scored_in else {}),
         **({"further_metrics": list(task.further_metrics)} if task.further_metrics else {}),
     }
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dgbench.errors import DataError
 from dgbench.files import is_name, read_json, sha256
-from dgbench.metrics import METRICS
+from dgbench.metrics import FURTHER, MEASURED, METRICS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,10 +41,10 @@ OF_RECORD: dict[str, Any] = {
 }
 MAYBE = {  # not in all of its versions, or only of some tasks
     **{"hparams": dict, "environment": dict, "sources": [str], "collections": [str]},
-    **{"paired": bool, "excluded": dict, "layout": str},
+    **{"paired": bool, "excluded": dict, "layout": str, "further_metrics": [str], "scored_in": str},
 }
 TEXT = ("role", "domain", "case", "structure", "flag")  # columns of cases.csv
-NUMBERS = {**dict.fromkeys((*METRICS, "diagonal"), float), "n_reference": int, "n_prediction": int}
+NUMBERS = {**dict.fromkeys((*MEASURED, "diagonal"), float), "n_reference": int, "n_prediction": int}
 OF_CASES = {**dict.fromkeys(TEXT, str), **NUMBERS}
 GROUP = "group"  # a column that only some have; without it each case is a group of its own
 ROLES, FLAGS = ("validation", "target"), ("", "missed", "false_positive", "both_empty")
@@ -82,7 +82,7 @@ def broken_files(folder: Path, result: dict[str, Any], looked_at: Sequence[str] 
 
 
 class Rows(NamedTuple):
-    """A run's rows of a frame that holds several runs: cutting thousands of frames out takes longer than parsing."""
+    """A run's rows of a frame that holds those of several: cutting thousands of frames out takes long."""
 
     frame: pd.DataFrame
     first: int
@@ -242,7 +242,7 @@ def _parsed(text: str) -> pd.DataFrame:
     import pandas as pd
 
     blank = {metric: [""] for metric in METRICS}  # not applicable; a case may be named "NA"
-    kinds = OF_CASES | {GROUP: str}
+    kinds = OF_CASES | {GROUP: str} | dict.fromkeys(FURTHER, float)
     frame = pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=blank, index_col=False)
     if missing := [name for name in OF_CASES if name not in frame]:
         raise ValueError(f"it has no column {', '.join(missing)}")
@@ -251,7 +251,7 @@ def _parsed(text: str) -> pd.DataFrame:
             raise ValueError(f"{name} '{strange[0]}' is none of {', '.join(known)}")
     for name, metric in METRICS.items():
         low, high = metric.limits
-        if ((frame[name] < low) | (frame[name] > high)).any():
+        if name in frame and ((frame[name] < low) | (frame[name] > high)).any():
             raise ValueError(f"{name} is outside [{low:g}, {high:g}]")
     return frame
 

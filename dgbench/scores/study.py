@@ -351,9 +351,11 @@ class Study:
 
     @functools.cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Those of the protocol that one of the runs has."""
+        """Those of the protocol that one of the runs has, and those that the task asks for besides."""
         known = [r.published["metrics"] if r.published else self.protocol.metrics for r in self.records]
-        return tuple(m for m in self.protocol.metrics if any(m in of for of in known))
+        of_task = {m for r in self.records for m in r.record.get("further_metrics", ())}
+        of_protocol = tuple(m for m in self.protocol.metrics if any(m in of for of in known))
+        return (*of_protocol, *(m for m in METRICS if m in of_task - set(of_protocol)))
 
     @functools.cached_property
     def variants(self) -> tuple[str, ...]:
@@ -774,7 +776,7 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
         variant=variant,
         method=records[0].method,
         published=published["words"] if published else "",
-        budget=str(first.get("stated", {}).get("budget") or "not stated") if records[0].external else None,
+        budget=str(first.get("stated", {}).get("budget", "")).strip() or "not stated" if records[0].external else None,
         mean=m.mean,
         false_cost=false_cost,
         net=rule.worse(m.mean, false_cost),

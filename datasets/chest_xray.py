@@ -88,12 +88,12 @@ class ChestXray(PhotoTask):
             for i, path in self.names(f"{JSRT}/org_{part}", ".bmp").items()
         }
 
-    def planes(
+    def structure_planes(
         self, domain: str, values: Sequence[np.ndarray], paths: Sequence[Path]
     ) -> tuple[np.ndarray, list[tuple[str, str]]]:
         """Of JSRT the value of the lungs: white and gray there are both structures."""
         if domain != "JSRT":
-            return super().planes(domain, values, paths)
+            return super().structure_planes(domain, values, paths)
         if other := sorted(set(values_of(values[0])) - KNOWN):
             raise DataError(
                 f"mask {paths[0]} holds the values {other[:5]}", "segmentation02 has 0, 85, 170, 255: download it again"

@@ -62,9 +62,9 @@ class Fundus(DiscAndCup):
             "RIGAPlus.zip",
             sha256="f9fa96df2faa70852ccd4c73d0e79ed6eb258b5a37e72292f5efa3f81f195d20",
             unpack_to="",
+            inside="*",
         ),
     )
-    access = "open"
 
     def targets(self, source: str) -> tuple[str, ...]:
         """The three MESSIDOR bases: the other source is never tested on."""

@@ -52,7 +52,6 @@ class Fundus5(DiscAndCup):
         "download https://zenodo.org/records/8009107 and unpack it so that RIGA/, RIGA-mask/, REFUGE/, ORIGA/, "
         "Drishti_GS/ and <domain>_train.csv, <domain>_test.csv of the five domains lie there"
     )
-    access = "open"
     steps_to_get = (
         "download all files of https://zenodo.org/records/8009107",
         "unpack them so that RIGA, RIGA-mask, REFUGE, ORIGA, Drishti_GS and the ten lists lie in the task's folder",

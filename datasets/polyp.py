@@ -54,7 +54,6 @@ class Polyp(PhotoTask):
         "or the single sets as Kvasir-SEG/, CVC-ClinicDB/ (Original, Ground Truth), CVC-ColonDB/, ETIS-LaribPolypDB/ "
         "and CVC-300/, each with images/ and masks/"
     )
-    access = "open"
     steps_to_get = (
         "open https://github.com/DengPingFan/PraNet, section Usage, and download its training and testing data",
         "unpack both and put TrainDataset and TestDataset into the task's folder",

@@ -31,7 +31,7 @@ class PolypGen(PhotoTask):
     licence = "CC BY 4.0"
     collections = ("PolypGen",)
     download = (
-        "log in at https://www.synapse.org, download PolypGen2021_MultiCenterData_v3 (syn26376615) and put its folders "
+        "log in at https://www.synapse.org and download PolypGen2021_MultiCenterData_v3 (syn26376615): put its folders "
         "data_C1 to data_C6 there, each with images_CN/NAME.jpg and masks_CN/NAME_mask.jpg"
     )
     access = "account"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dgbench.images.fetch import Download
 from dgbench.images.formats import Pixels, channels_first, to_unit, window
 from dgbench.images.listed_task import ListedTask
 from dgbench.images.mock import FEW, Sketch, write_nifti
@@ -47,6 +48,12 @@ class Sarcoma(ListedTask):
         f"{COMMIT}: ibsi_validation/nifti/ is used; or a copy sorted as <domain>/images/ID.nii.gz and "
         "<domain>/masks/ID.nii.gz"
     )
+    sources_of_data = (
+        Download(
+            f"https://codeload.github.com/theibsi/data_sets/zip/{COMMIT}", "ibsi.zip",
+            unpack_to="ibsi_validation/nifti", inside=f"data_sets-{COMMIT}/ibsi_validation/nifti",
+        ),
+    )  # fmt: skip
     listed = Path(__file__).with_suffix(".csv")
 
     def files(self, domain: str, case_id: str) -> list[Path]:

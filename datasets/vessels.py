@@ -58,6 +58,8 @@ class Vessels(PhotoTask):
     image_size = 512
     steps = 8000  # as prostate
     cases_expected = PHOTOGRAPHS
+    scored_in = "the field of view"
+    further_metrics = ("cldice",)  # vessels are thin: are they connected?
     intensity = "8-bit RGB divided by 255, black outside the field of view"
     citation = (
         "Staal et al. 2004 (DRIVE); Hoover et al. 2000 (STARE); Fraz et al. 2012 (CHASE_DB1); Odstrcilik et al. 2013"
@@ -65,11 +67,10 @@ class Vessels(PhotoTask):
     licence = "DRIVE: research, no redistribution; STARE: none stated; CHASE_DB1, HRF: CC BY 4.0"
     collections = tuple(PHOTOGRAPHS)
     download = (
-        "`dgbench data fetch`, or put AADG's package RVS/ there, see https://github.com/CRazorback/AADG, or the sets "
+        "`dgbench data fetch`, or see https://github.com/CRazorback/AADG for RVS/ and put it there, or the sets "
         "as DRIVE/training/, STARE/{stare-images,labels-ah}/, CHASEDB1/, HRF/{healthy,healthy_manualsegm,...}/"
     )
     sources_of_data = ARCHIVES
-    access = "open"
 
     @property
     def layout(self) -> str:

@@ -1,7 +1,8 @@
 """dgbench: a benchmark suite for single-source domain generalization of medical image segmentation.
 
-`run`, `status`, `leaderboard`, `compare`, `multiverse`, `report`, `methods` and `tasks` do what the commands of these
-names do, `import_scores` what `dgbench import` does; see `dgbench.face`. Nothing slow is imported before one is called.
+`run`, `status`, `leaderboard`, `compare`, `multiverse`, `report`, `score`, `export`, `submit`, `review`, `merge`,
+`methods` and `tasks` do what the commands of these names do, `import_scores` what `dgbench import` does; see
+`dgbench.face`. Nothing slow is imported before one is called.
 """
 
 import importlib
@@ -11,7 +12,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-FACE = ("compare", "import_scores", "leaderboard", "methods", "multiverse", "report", "run", "status", "tasks")
+FACE = (
+    "compare", "export", "import_scores", "leaderboard", "merge", "methods", "multiverse", "report", "review", "run",
+    "score", "status", "submit", "tasks",
+)  # fmt: skip
 
 # In a checkout methods/ and datasets/ lie beside this package, in a wheel inside it: one import path for both.
 if not (Path(__file__).parent / "methods").is_dir():

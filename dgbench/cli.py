@@ -5,6 +5,7 @@ Nothing slow is imported at the top: torch, pandas and matplotlib are imported i
 
 from __future__ import annotations
 
+import functools
 import io
 import signal
 import sys
@@ -25,6 +26,7 @@ from dgbench.protocol import Budget
 
 if TYPE_CHECKING:
     from dgbench.scores.study import Study
+    from dgbench.task import Task as AnyTask
 
 app = typer.Typer(
     name="dgbench",
@@ -34,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-data_app = typer.Typer(help="Look at a task's data, check them, prepare them.", no_args_is_help=True)
+data_app = typer.Typer(help="Fetch a task's data, look at them, check them, prepare them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 weights_app = typer.Typer(help="List pretrained weights, fetch them, check them.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
@@ -44,6 +46,7 @@ errors = Screen(stderr=True)
 Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a folder of images (PATH).")]
 TaskArgument = Annotated[str, typer.Argument(help="Task name, folder or table.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the task's files.", show_default="./data/TASK")]
+Mock = Annotated[bool, typer.Option("--mock", help="Small drawn images instead of the task's: to try a command.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
 Protocol = Annotated[
     str,
@@ -126,6 +129,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run.")] = False,
     rerun: Annotated[face.Rerun, typer.Option("--rerun", help="Make also the failed runs again, or all.")] = "missing",
     plugin: Plugins = None,
+    mock: Mock = False,
 ) -> None:
     """Train on each source domain, test on all others; print and write the tables and plots.
 
@@ -143,6 +147,7 @@ def run(
                     results=results, settings=_settings(settings or ()), checkpoint=checkpoint, device=device,
                     jobs=jobs, per_device=per_device, save_every=save_every, time_limit=time_limit, compile=compile,
                     launcher=launcher, slurm=slurm, detach=detach, dry_run=dry_run, rerun=rerun, plugin=plugin or (),
+                    mock=mock,
                 )  # fmt: skip
             except DataError as error:  # of this task; the others go on
                 lacking.append(error)
@@ -209,6 +214,11 @@ def list_(
     table.add_column("what it is")
     for row in face.listing("methods" if kind == "methods" else "datasets"):
         needs = f"needs {row['needs']}" if row["needs"] else ""
+        if kind == "tasks":
+            cases = f"{row['cases']} cases" if row["cases"] else ""
+            access = {"account": "account needed", "form": "form to fill in"}.get(row["access"], row["access"])
+            told = (row["domains"], cases, row["structures"], access)
+            row["paper"] = " | ".join(filter(None, told))
         table.add_row(row[kind[:-1]], escape(row["what"]))
         if details := "; ".join(filter(None, (needs, row["pretrained"], row["paper"].removeprefix("https://")))):
             table.add_row("", escape(details), style="dim")
@@ -364,6 +374,128 @@ def import_(
 
 
 @app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="Folder with a file for each case; several files: structures.")],
+    task: Task,
+    source: Annotated[str, typer.Option("--source", help="The domain that the system was trained on.")],
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="What tables call it.", show_default="the folder's name")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of this training.")] = 0,
+    protocol: Protocol = "sdg",
+    stated: Annotated[
+        list[str] | None, typer.Option("--stated", help="budget=TEXT, pretraining=TEXT, labels={disc=[1,2], cup=[2]}.")
+    ] = None,
+    data: Data = None,
+    results: Results = face.RESULTS,
+    plugin: Plugins = None,
+) -> None:
+    """Measure masks that another system wrote: a run like any other, marked as not trained here.
+
+    Example: dgbench score predictions --task phantom --source A --method nnunet --stated budget="250 epochs"
+    """
+    scored = face.score(
+        predictions, task, source=source, method=method, seed=seed, protocol=protocol,
+        stated=_settings(stated or (), "--stated"), data=data, results=results, plugin=plugin or (),
+    )  # fmt: skip
+    from dgbench.pages.score_tables import print_study
+
+    print_study(console, scored.study)
+    for note in scored.notes:
+        errors.print(escape(note), style="yellow", highlight=False, soft_wrap=True)
+    say(f"wrote {scored.folder}", f"next: dgbench leaderboard --task {task} --protocol {protocol}")
+
+
+@app.command()
+def export(
+    layout: Annotated[face.Layout, typer.Argument(help="Whose: nnU-Net v2's.")],
+    task: Task,
+    source: Annotated[str, typer.Option("--source", help="The domain to train on.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder the images are written to.")],
+    number: Annotated[
+        int | None, typer.Option("--number", min=1, max=999, help="Of the data set.", show_default="500 and on")
+    ] = None,
+    data: Data = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write a task's images for another system, and the commands that train, predict and score it.
+
+    Example: dgbench export nnunet --task phantom --source A --out nnunet
+    """
+    exported = face.export(layout, task, source=source, out=out, number=number, data=data, plugin=plugin or ())
+    say(f"wrote {exported.folder}", *exported.commands)
+
+
+@app.command()
+def submit(
+    results: Annotated[Path, typer.Argument(help="Folder of results.")],
+    task: Task,
+    to: Annotated[Path, typer.Option("--to", help="Folder the archive is written to.")],
+    name: Annotated[str, typer.Option("--name", help="Of the submission.")],
+    disclose: Annotated[
+        list[str] | None, typer.Option("--disclose", help="pretraining=TEXT, trials=TEXT, targets=no; else asked for.")
+    ] = None,
+    disclosure: Annotated[Path | None, typer.Option("--disclosure", help="TOML file with these answers.")] = None,
+    beside: Beside = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Write it without asking.")] = False,
+) -> None:
+    """Pack the scores of finished runs to pass them on: no image, no weights, nothing of this machine's user.
+
+    Example: dgbench submit results --task phantom --to outbox --name mine --disclosure answers.toml --yes
+    """
+    from dgbench.scores import submission
+
+    told = submission.disclosure(disclosure) if disclosure else {}
+    told |= _settings(disclose or (), "--disclose")
+    asks = sys.stdin.isatty()
+    for key, question in submission.DISCLOSED.items() if asks else ():
+        if key not in told:
+            told[key] = typer.prompt(f"{key}: {question}")
+    packed = face.submit(results, task, to=to, name=name, disclosed=told, beside=beside or ())
+    say(*packed.members)
+    say(*(f"taken out: {what}" for what in packed.removed), f"{len(packed.members)} files, and nothing else")
+    for protocol, variant, why in packed.verdicts:
+        say(f"{protocol}: {variant} will {f'not be ranked: {why}' if why else 'be ranked'}")
+    if not yes and not asks:
+        raise UsageError("nothing was written", "look at what is above, and add --yes")
+    if not yes:
+        typer.confirm(f"write {packed.path}?", abort=True)
+    say(f"wrote {packed.write()}", f"next: dgbench review {packed.path}, then pass it on: docs/submitting.md")
+
+
+@app.command()
+def review(
+    archive: Annotated[list[Path], typer.Argument(help="Archives of `dgbench submit`.")],
+    board: Annotated[
+        list[Path] | None, typer.Option("--board", help="Archives or folders of what is there already; several.")
+    ] = None,
+) -> None:
+    """Check submitted scores, and show as Markdown what is wrong or odd and what becomes of the board.
+
+    Example: dgbench review scores-phantom-mine.tar.xz --board results/scores-phantom.tar.xz
+    """
+    found = face.review(archive, board=board or ())
+    from dgbench.pages.submission import markdown
+
+    print(markdown(found), end="")
+    if found.problems:
+        raise SystemExit(3)
+
+
+@app.command()
+def merge(
+    results: Annotated[list[Path], typer.Argument(help="Folders of results, or archives of `dgbench submit`.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder that takes the runs of all.")],
+) -> None:
+    """Join collections of results; conflicts are named, and nothing is overwritten.
+
+    Example: dgbench merge results theirs/results scores-phantom-mine.tar.xz --to all
+    """
+    new = face.merge(results, to=to)
+    say(f"wrote {len(new)} runs to {to}" if new else f"{to} has every run already")
+
+
+@app.command()
 def verify(results: Annotated[Path, typer.Argument(help="Folder of results, or of one task or run.")]) -> None:
     """Check every run's folder: hashes, schema, counts, versions; list all that is wrong, at once."""
     from dgbench.scores.verify import verify
@@ -428,15 +560,35 @@ def new(
 
 
 @app.command()
-def check(name: Annotated[str, typer.Argument(help="Name of the method.")], plugin: Plugins = None) -> None:
-    """Run the conformance tests on a method; each failure says what to change."""
-    if not plugin and name not in registry.METHODS.names() and Path(f"{name}.py").is_file():
-        plugin = [Path(f"{name}.py")]
-    face.add_plugins(plugin or ())
-    from dgbench.running.conformance import run_checks
+def check(
+    name: Annotated[str | None, typer.Argument(help="Name of the method.", show_default=False)] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Check this task instead of a method.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The task's real files.", show_default="drawn ones")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Run the conformance tests on a method, or on a task; each failure says what to change.
 
+    Example: dgbench check --task my_task --plugin my_task.py
+    """
+    if (name is None) == (task is None) or (data and name):
+        raise UsageError("one method or one task is checked", "dgbench check METHOD; or dgbench check --task TASK")
+    known, asked = (registry.TASKS, task) if name is None else (registry.METHODS, name)
+    assert asked is not None
+    if not plugin and asked not in known.names() and Path(f"{asked}.py").is_file():
+        plugin = [Path(f"{asked}.py")]
+    face.add_plugins(plugin or ())
+    if name is None:
+        from dgbench.running.task_conformance import run_checks as run_task_checks
+
+        findings = run_task_checks(registry.TASKS.get(asked), data)
+    else:
+        from dgbench.running.conformance import run_checks
+
+        findings = run_checks(registry.get_method(name))
     failed = False
-    for title, ok, advice in run_checks(registry.get_method(name)):
+    for title, ok, advice in findings:
         say(title, before="[green]ok  [/] " if ok else "[red]FAIL[/] ")
         if not ok:
             failed = True
@@ -482,6 +634,80 @@ def data_describe(task: TaskArgument, data: Data = None) -> None:
         say(value, before=f"[bold]{name:12}[/] ")
 
 
+@app.command()
+def cache(
+    clean: Annotated[bool, typer.Option("--clean", help="Delete what is old.")] = False,
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max-size", help="Delete also what was used longest ago: 20GB.", show_default="no limit"),
+    ] = None,
+) -> None:
+    """List what lies in the cache: prepared and drawn images, their sizes, when they were used, what is old."""
+    import time
+
+    from dgbench.files import cache_folder
+    from dgbench.images import cache as room
+    from dgbench.images.preparation import duration
+
+    found, most = room.entries(), None if max_size is None else room.read_size(max_size)
+    for entry in found:
+        age = duration(max(0.0, time.time() - entry.used))
+        old = f"  [yellow]{entry.old}[/]" if entry.old else ""
+        console.print(
+            f"{entry.size / 1e6:9,.1f} MB  {age:>8}  {escape(f'{entry.kind}/{entry.path.name}')}{old}", soft_wrap=True
+        )
+    say(f"{len(found)} folders, {sum(entry.size for entry in found) / 1e6:,.1f} MB in {cache_folder()}", style="bold")
+    if clean or most is not None:
+        deleted = room.clean(found, most)
+        say(f"deleted {len(deleted)} folders, {sum(entry.size for entry in deleted) / 1e6:,.1f} MB")
+
+
+@data_app.command("fetch")
+def data_fetch(
+    task: TaskArgument,
+    data: Data = None,
+    accept_licence: Annotated[bool, typer.Option("--accept-licence", help="Agree to the licence, unasked.")] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Download a task's data into the folders it reads; what was cut continues. Else: how to get them, step by step.
+
+    Example: dgbench data fetch nuclei
+    """
+    from dgbench.images.fetch import fetch, is_here
+    from dgbench.images.file_task import FileTask
+    from dgbench.images.find_task import get_task
+    from dgbench.pages.progress import Download
+
+    face.add_plugins(plugin or ())
+    loaded = get_task(task, data)
+    if not isinstance(loaded, FileTask):
+        return say(loaded.download or "nothing to download")
+    lacking = [one for one in loaded.sources_of_data if not is_here(one, loaded.place)]
+    if lacking:
+        _agree(loaded.licence, accept_licence)
+        with _interruptible(CONTINUES), Download(console) as progress:
+            fetch(lacking, loaded.place, progress.report)
+    if loaded.sources_of_data:
+        say(f"{task}: {loaded.place}", before="[green]here[/] ")
+    if not loaded.steps_to_get and loaded.sources_of_data:
+        return say(f"next: dgbench data verify {task}")
+    steps = loaded.steps_to_get or (loaded.download,)
+    if problems := loaded.verify():
+        needs = {"account": " needs an account", "form": " needs a form to be filled in"}.get(loaded.access, "")
+        say(f"what dgbench cannot fetch{needs}; the task's folder is {loaded.place}", style="bold")
+        say(*(f"{n}. {step}" for n, step in enumerate(steps, 1)))
+    _all_well(problems[:MOST_PROBLEMS], more=len(problems) - MOST_PROBLEMS)
+
+
+def _agree(licence: str, accepted: bool) -> None:
+    say(licence or "not stated", before="[bold]licence:[/] ")
+    if accepted:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("the licence must be agreed to", "read it, then add --accept-licence")
+    typer.confirm("do you agree to it?", abort=True)
+
+
 @data_app.command("adopt")
 def data_adopt(
     path: Annotated[Path, typer.Argument(help="Folder of images and masks, however they lie.")],
@@ -501,11 +727,9 @@ def data_adopt(
 
 
 @data_app.command("verify")
-def data_verify(task: TaskArgument, data: Data = None) -> None:
+def data_verify(task: TaskArgument, data: Data = None, mock: Mock = False, plugin: Plugins = None) -> None:
     """Read every case and list all that is wrong, at once; and masks that are odd, which may be meant."""
-    from dgbench.images.find_task import get_task
-
-    loaded = get_task(task, data)
+    loaded = _asked_for(task, data, mock, plugin)
     problems = loaded.verify()
     for remedy in dict.fromkeys(doubt.remedy for doubt in loaded.doubts):
         say(*(doubt.cause for doubt in loaded.doubts if doubt.remedy == remedy), before="[yellow]?[/] ")
@@ -522,19 +746,35 @@ def data_prepare(
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=16, max=4096, help="Side of the network's input.")
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Threads that read cases.", show_default="as memory allows")
+    ] = None,
+    mock: Mock = False,
+    plugin: Plugins = None,
 ) -> None:
-    """Read every case into the cache that runs train and test from."""
-    from dgbench.images.find_task import get_task
+    """Read every case into the cache that runs train and test from; what was ended continues."""
     from dgbench.images.preparation import prepare
+    from dgbench.pages.progress import Preparation
 
-    loaded, broken = get_task(task, data), list[DataError]()
-    for domain in loaded.domains:
-        try:
-            prepared = prepare(loaded, domain, image_size or loaded.image_size)
-            say(f"{domain}: {len(prepared.cases)} cases, {len(prepared.images)} slices in {prepared.folder}")
-        except DataError as error:
-            broken.append(error)
+    loaded, broken = _asked_for(task, data, mock, plugin), list[DataError]()
+    with _interruptible(CONTINUES), Preparation(console) as progress:
+        for domain in loaded.domains:
+            try:
+                size = image_size or loaded.image_size
+                prepared = prepare(loaded, domain, size, report=progress.of(domain), jobs=jobs)
+                say(f"{domain}: {len(prepared.cases)} cases, {len(prepared.images)} slices in {prepared.folder}")
+            except DataError as error:
+                broken.append(error)
     _end(broken)
+
+
+def _asked_for(task: str, data: Path | None, mock: bool, plugin: list[Path] | None) -> AnyTask:
+    from dgbench.images.find_task import get_task, on_drawn
+
+    face.add_plugins(plugin or ())
+    if mock and data is not None:
+        raise UsageError(*face.EITHER)
+    return get_task(on_drawn(task) if mock else task, data)
 
 
 @weights_app.command("list")
@@ -562,8 +802,9 @@ def weights_fetch(names: Annotated[list[str], typer.Argument(help="Names: see `d
     with _interruptible(CONTINUES):
         for name, known in entries.items():
             try:
-                with Download(console, known.file, known.size) as progress:
-                    path = download.fetch(name, progress.report)
+                with Download(console) as progress:
+                    told = functools.partial(progress.report, f"fetching {known.file}", size=known.size)
+                    path = download.fetch(name, told)
                 say(f"{name}: {path}", before="[green]here[/] ")
             except DataError as error:
                 broken.append(error)
@@ -592,6 +833,7 @@ def weights_verify(
         _all_well(problems)
 
 
+MOST_PROBLEMS = 20  # that are listed where all data may be missing
 CONTINUES = "the same command continues"
 
 
@@ -607,12 +849,14 @@ def _say_protocol(study: Study, asked: str | None) -> None:
         errors.print(escape(study.left_out[0]), style="yellow", highlight=False, soft_wrap=True)
 
 
-def _all_well(problems: Sequence[str], of: str = "") -> None:
-    """List all problems and end in exit code 3, or say that there is none."""
+def _all_well(problems: Sequence[str], of: str = "", more: int = 0) -> None:
+    """List all problems and end in exit code 3, or say that there is none. more: how many are not listed."""
     for problem in problems:
         say(problem, before="[red]-[/] ")
+    if more > 0:
+        say(f"and {more} more: `dgbench data verify` lists all", before="[red]-[/] ")
     if problems:
-        errors.print(f"{len(problems)} problem(s){f' in {of}' if of else ''}", style="bold red")
+        errors.print(f"{len(problems) + max(0, more)} problem(s){f' in {of}' if of else ''}", style="bold red")
         raise SystemExit(3)
     say(f"all is well{f': {of}' if of else ''}")
 
@@ -640,12 +884,12 @@ def _cancel_or_leave(jobs: Sequence[str]) -> None:
         errors.print(f"{len(jobs)} runs go on: `dgbench status`; the same command waits for them again", style="yellow")
 
 
-def _settings(values: Sequence[str]) -> dict[str, str]:
+def _settings(values: Sequence[str], option: str = "--set") -> dict[str, str]:
     settings: dict[str, str] = {}
     for value in values:
         key, given, text = value.partition("=")
         if not given:
-            raise UsageError(f"--set {value} has no value", f"give --set {value}=VALUE")
+            raise UsageError(f"{option} {value} has no value", f"give {option} {value}=VALUE")
         if settings.setdefault(key.strip(), text) != text:
-            raise UsageError(f"--set gives {key} twice: {settings[key]} and {text}", "give one of them")
+            raise UsageError(f"{option} gives {key} twice: {settings[key]} and {text}", "give one of them")
     return settings

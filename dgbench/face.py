@@ -25,6 +25,7 @@ from dgbench.settings import Range, number, spelled
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dgbench.images.nnunet import Exported
     from dgbench.running.launchers import Outcome
     from dgbench.running.plan import Run
     from dgbench.running.status import Standing
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
     from dgbench.scores.multiverse import Multiverse
     from dgbench.scores.ranking import Ranking
     from dgbench.scores.study import Study
+    from dgbench.scores.submission import Packed, Review
     from dgbench.task import Task
 
 Names = str | Path | int | Iterable[str | Path | int]
 Rerun = Literal["missing", "failed", "all"]
 Launcher = Literal["local", "slurm"]
+Layout = Literal["nnunet"]
 RESULTS = Path("results")
+EITHER = "--mock draws the images, and --data says where they lie", "give one of them"
 SEEDS = Range(0, 2**31 - 1)
 OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")  # a comma between two names, not between the values of a setting
 
@@ -109,6 +113,7 @@ def run(
     dry_run: bool = False,
     rerun: Rerun = "missing",
     plugin: Names = (),
+    mock: bool = False,
     quiet: bool = False,
 ) -> Ran:
     """Train methods on each source domain of a task, test them on all others; write tables and plots.
@@ -134,6 +139,8 @@ def run(
     "partition=gpu,time=04:00:00,gres=gpu:1". detach: submit to the cluster, and do not wait.
     dry_run: plan only. rerun: make also the failed runs again, or all.
     plugin: .py files with methods or tasks of your own. quiet: print neither progress nor tables.
+    mock: on a few small images drawn in the layout of the task's, for 20 steps at 64 pixels, as task "mock-<name>": a
+    plan, a plug-in or a cluster is tried before the data are here.
 
     >>> import dgbench
     >>> ran = dgbench.run("constant", "phantom", source="A", settings={"image_size": 32}, results="mine", quiet=True)
@@ -141,7 +148,7 @@ def run(
                        variant source  seed status
     0  constant[image_size=32]      A     0   done
     """
-    from dgbench.images.find_task import get_task
+    from dgbench.images.find_task import get_task, on_drawn
     from dgbench.pages.after_run import show
     from dgbench.pages.progress import Progress
     from dgbench.pages.screen import Screen
@@ -160,7 +167,9 @@ def run(
     asked = cluster.parse(slurm or "") if launcher == "slurm" else None
     add_plugins(plugin)
     protocol = budgeted(protocol, budget)
-    name, results, console = str(task), Path(results), Screen(quiet=quiet)
+    if mock and data is not None:
+        raise UsageError(*EITHER)
+    name, results, console = on_drawn(str(task)) if mock else str(task), Path(results), Screen(quiet=quiet)
     loaded = get_task(name, None if data is None else Path(data))
     broken: dict[str, Exception] = {}
     planned = plan.plan(
@@ -465,6 +474,156 @@ def import_scores(
     return import_board(path, get_task(str(task)), told, Path(results))
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A run made of predictions of another system. notes: what its reader should know; what keeps it from a rank."""
+
+    folder: Path
+    notes: tuple[str, ...]
+
+    @functools.cached_property
+    def study(self) -> Study:
+        """The run: every number of its tables."""
+        from dgbench.protocol import get_protocol
+        from dgbench.running.records import read_run
+        from dgbench.scores.study import Study
+
+        record = read_run(self.folder)
+        return Study([record], get_protocol(record.protocol))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row for each case and structure, in full precision, as in cases.csv."""
+        return self.study.cases
+
+
+def score(
+    predictions: str | Path,
+    task: str | Path,
+    *,
+    source: str,
+    method: str | None = None,
+    seed: int = 0,
+    protocol: str = "sdg",
+    stated: Mapping[str, str] | None = None,
+    data: str | Path | None = None,
+    results: str | Path = RESULTS,
+    plugin: Names = (),
+) -> Scored:
+    """Measure masks or probabilities that another system wrote, by a protocol, as a run that was not trained here.
+
+    predictions: a folder with a file for each case, see docs/submitting.md. source: the domain that the system was
+    trained on; predictions of its training cases are refused. method: what tables call it, by default the folder's
+    name. seed: tells several trainings apart. stated: budget, pretraining (both are needed for a rank), labels.
+    Raises `DataError` that names all predictions that are missing, extra, doubled, or of another size.
+
+    >>> import dgbench
+    >>> import numpy as np
+    >>> from dgbench.images.find_task import get_task
+    >>> phantom = get_task("phantom")
+    >>> for domain in "BCD":
+    ...     Path("theirs", domain).mkdir(parents=True)
+    ...     for case in phantom.case_ids(domain):
+    ...         np.save(f"theirs/{domain}/{case}.npy", phantom.load(domain, case).mask[:, 0])
+    >>> scored = dgbench.score("theirs", "phantom", source="A", results="theirs/results")
+    >>> float(scored.frame["dice"].mean())
+    1.0
+    """
+    from dgbench.images.find_task import get_task
+    from dgbench.running import foreign
+
+    add_plugins(plugin)
+    seed = number("seed", seed, int, SEEDS)
+    given = foreign.Foreign(Path(predictions), source, method, seed, dict(stated or {}))
+    loaded = get_task(str(task), None if data is None else Path(data))
+    done = foreign.score(loaded, given, protocol, Path(results))
+    return Scored(done.run.path, done.notes)
+
+
+def export(
+    layout: Layout,
+    task: str | Path,
+    *,
+    source: str,
+    out: str | Path,
+    number: int | None = None,
+    data: str | Path | None = None,
+    plugin: Names = (),
+) -> Exported:
+    """Write a task's images for another system: the source's training cases with masks, the others without.
+
+    Gives the commands that train, predict, and hand the predictions to `score`. layout: "nnunet", v2. number: of the
+    data set there, by default 500 and the source's place.
+
+    >>> import dgbench
+    >>> exported = dgbench.export("nnunet", "phantom", source="A", out="nnunet")
+    >>> print(exported.folder.name, len(list(exported.folder.glob("imagesTr/*.nii.gz"))))
+    Dataset500_phantom_A 8
+    """
+    from dgbench.images import nnunet
+    from dgbench.images.find_task import get_task
+
+    add_plugins(plugin)
+    loaded = get_task(str(task), None if data is None else Path(data))
+    return nnunet.export(loaded, source, Path(out), number)
+
+
+def submit(
+    results: str | Path,
+    task: str | Path,
+    *,
+    to: str | Path,
+    name: str,
+    disclosed: Mapping[str, str],
+    beside: Names = (),
+) -> Packed:
+    """The scores of the finished runs of a task, ready to be passed on: `.write()` writes the archive.
+
+    No image, mask or weights are in it, no path, and no name of this machine or its user. disclosed: answers to
+    pretraining, trials and targets, see docs/submitting.md. beside: folders of results that they are to be ranked with.
+
+    >>> import dgbench
+    >>> answers = {"pretraining": "none", "trials": "one", "targets": "no"}
+    >>> packed = dgbench.submit("results", "phantom", to="outbox", name="mine", disclosed=answers)
+    >>> print(packed.write(), len(packed.members) // 3, *packed.verdicts[0][:2])
+    outbox/scores-phantom-mine.tar.xz 24 sdg erm
+    """
+    from dgbench.scores import submission
+
+    return submission.pack(Path(results), task_name(task), name, disclosed, Path(to), _paths(beside))
+
+
+def review(archive: Names, *, board: Names = ()) -> Review:
+    """Look at submitted scores before they are believed: problems, doubts, and what becomes of the board.
+
+    archive: of `submit`, several allowed. board: archives or folders of results that are there already.
+
+    >>> import dgbench
+    >>> answers = {"pretraining": "none", "trials": "one", "targets": "no"}
+    >>> found = dgbench.review(dgbench.submit("results", "phantom", to="in", name="ours", disclosed=answers).write())
+    >>> found.problems, [of.after.ranked[0].variant for of in found.effects]
+    ([], ['erm'])
+    """
+    from dgbench.scores import submission
+
+    return submission.review(_paths(archive), _paths(board))
+
+
+def merge(results: Names, *, to: str | Path) -> list[Path]:
+    """Join collections of results into one folder; returns the runs that were not there.
+
+    results: folders, or archives of `submit`. Nothing that is there is replaced; where two runs of one name have other
+    scores, all such are named and nothing is written.
+
+    >>> import dgbench
+    >>> len(dgbench.merge("results", to="joined"))
+    24
+    """
+    from dgbench.scores import submission
+
+    return submission.merge(_paths(results), Path(to))
+
+
 # --- what there is ---------------------------------------------------------------------------------------------------
 
 
@@ -479,7 +638,7 @@ def methods(plugin: Names = ()) -> pd.DataFrame:
 
 
 def tasks(plugin: Names = ()) -> pd.DataFrame:
-    """The tasks by name, and what each is. Imports none of them.
+    """The tasks by name: what each is, domains, cases, structures, access to the data. Imports none of them.
 
     >>> import dgbench
     >>> list(dgbench.tasks().index)
@@ -507,6 +666,7 @@ def listing(kind: registry.Kind) -> list[dict[str, str]]:
                 "needs": "; ".join(words for name, words in registry.NEEDS.items() if name in facts),
                 "pretrained": facts.get("pretrained", ""),
                 "paper": facts.get("paper", ""),
+                **({} if kind == "methods" else dict.fromkeys(registry.OF_DATA, "") | plugin.data()),
             }
         )
     return rows
@@ -524,9 +684,9 @@ def task_name(task: str | Path) -> str:
 
 def _task_of(task: str | Path, data: str | Path | None) -> Task | None:
     """The task itself; None for a name that only runs know."""
-    from dgbench.images.find_task import get_task, is_path
+    from dgbench.images.find_task import get_task, is_named, is_path
 
-    known = is_path(str(task)) or str(task) in registry.TASKS.names()
+    known = is_path(str(task)) or is_named(str(task))
     return get_task(str(task), None if data is None else Path(data)) if known else None
 
 

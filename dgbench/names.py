@@ -21,6 +21,7 @@ OURS = {
         "improved", "cases", "verdict", "tables", "plots", "published",
     },
 }  # fmt: skip
+MOCK = "mock-"  # begins the name of a task whose images are drawn: its results are told apart by it everywhere
 # What some system cannot store as a file's name, or a spreadsheet would take for a formula.
 UNSAFE = re.compile(r'[<>:"/\\|?*]|^[=+@-]|\.$')
 WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)

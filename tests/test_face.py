@@ -25,6 +25,11 @@ VERBS = {
     "multiverse": ["--task", "phantom"],
     "report": ["--task", "phantom"],
     "import_scores": ["doe.csv", "--task", "phantom", "--citation", "Doe", "--protocol", "doe"],
+    "score": ["theirs", "--task", "phantom", "--source", "A"],
+    "export": ["nnunet", "--task", "phantom", "--source", "A", "--out", "nnunet"],
+    "submit": ["results", "--task", "phantom", "--to", "outbox", "--name", "mine"],
+    "review": ["scores-phantom-mine.tar.xz"],
+    "merge": ["results", "theirs", "--to", "all"],
     "standings": [],
     "queued": [],
 }

@@ -219,6 +219,44 @@ def test_a_miss_costs_more_than_the_worst_that_can_be_found():
     assert hd95(corner, opposite, (3, 1, 1)) < image_diagonal(nothing.shape, (3, 1, 1)) < math.inf
 
 
+# How a metric is read and shown
+
+DICE, ASD = metrics.METRICS["dice"], metrics.METRICS["asd"]
+
+
+def test_dice_is_shown_in_percent_and_a_distance_in_its_unit():
+    assert (DICE.number(0.83125), ASD.number(1.5)) == ("83.12", "1.50")
+    assert (DICE.unit("mm"), DICE.points("mm")) == ("%", "points")
+    assert (ASD.unit("mm"), ASD.points("mm")) == ("mm", "mm")
+
+
+def test_a_spread_stands_behind_its_number_and_what_is_not_known_is_blank():
+    assert DICE.number(0.8, std=0.0123) == "80.00 ± 1.23"
+    assert DICE.number(math.nan) == DICE.number(math.nan, std=0.1) == DICE.signed(math.nan) == ""
+
+
+def test_a_difference_has_a_sign_and_nothing_has_no_minus():
+    assert [DICE.signed(d) for d in (0.012, -0.012, 0.0, -0.00001)] == ["+1.20", "-1.20", "+0.00", "+0.00"]
+
+
+def test_the_best_are_those_that_show_the_best_number():
+    assert DICE.best([0.8, 0.81234, math.nan, 0.81231]) == {1, 3}
+    assert ASD.best([2.0, 1.0, 3.0]) == {1}
+    assert DICE.best([0.8, math.nan]) == DICE.best([]) == set()  # one alone is not the best of anything
+
+
+def test_less_dice_is_worse_and_more_distance_is_worse():
+    assert (DICE.worse(0.8, 0.1), ASD.worse(2.0, 0.5)) == (pytest.approx(0.7), 2.5)
+    assert DICE.cost(0.8) < DICE.cost(0.7) and ASD.cost(1.0) < ASD.cost(2.0)
+    assert sorted([0.7, math.nan, 0.9], key=DICE.order)[:2] == [0.9, 0.7]
+    assert sorted([math.nan, 2.0, 1.0], key=ASD.order)[:2] == [1.0, 2.0]
+
+
+def test_an_interval_ends_where_values_do():
+    assert DICE.possible(-0.1, 1.2) == (0, 1)
+    assert ASD.possible(-0.1, 250) == (0, 250)
+
+
 # What is refused
 
 

@@ -53,13 +53,13 @@ def test_a_large_group_is_held_out_whole_and_never_the_last_one():
 
 
 def test_one_patient_is_no_source_however_many_cases_there_are():
-    with pytest.raises(DataError, match=r"domain 'A' of task 'ward' has 4 case\(s\) of 1 group: a source needs at least"):
+    with pytest.raises(DataError, match=r"'A' of task 'ward' has 4 case\(s\) of 1 group: a source needs at least"):
         Ward({"A": {"P1": 4}, "B": ten(1)}).split("A")
 
 
 def test_where_domains_show_the_same_patients_those_trained_on_are_not_tested():
     task = Ward({"A": ten(1), "B": ten(2)}, paired=True)
-    training, validation = task.split("A")
+    _, validation = task.split("A")
     tested = task.tested("A", "B")
     assert {i[:2] for i in tested} == {i[:2] for i in validation} and len(tested) == 4
     assert task.excluded("A") == {"B": 16}

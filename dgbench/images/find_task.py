@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dgbench.errors import UsageError
 from dgbench.images.folder_task import FolderTask
+from dgbench.images.mock import drawn
 from dgbench.images.own_task import OwnTask
 from dgbench.images.table_task import TABLES, TableTask
+from dgbench.names import MOCK
 from dgbench.registry import TASKS
 from dgbench.task import Task
 
@@ -14,9 +17,30 @@ from dgbench.task import Task
 def get_task(name: str, data: Path | None = None) -> Task:
     """The task of that name, or the users' own images at that path. `data`: where the files of a named task lie.
 
-    Raises `UsageError` for a name that is not known, and as `FolderTask` and `TableTask` do.
+    `mock-` before a name: the task on images that are drawn, wherever `data` is. Raises `UsageError` for a name that is
+    not known, and as `FolderTask` and `TableTask` do.
     """
-    return own_task(Path(name)) if is_path(name) else TASKS.get(name)(data)
+    if is_path(name):
+        return own_task(Path(name))
+    if name.startswith(MOCK) and name not in TASKS.names():
+        return drawn(TASKS.get(name.removeprefix(MOCK)))
+    return TASKS.get(name)(data)
+
+
+def is_named(name: str) -> bool:
+    """Is this the name of a task, drawn images or not, rather than a folder or what only results know?"""
+    known = TASKS.names()
+    return name in known or (name.startswith(MOCK) and name.removeprefix(MOCK) in known)
+
+
+def on_drawn(name: str) -> str:
+    """The name of the same task on drawn images. Raises `UsageError` for a user's images, which have their own."""
+    if is_path(name):
+        raise UsageError(
+            f"{name} holds images, and a mock draws those of a task that is named",
+            "leave --mock out: --set steps=20 tries the same in a short time",
+        )
+    return name if name.startswith(MOCK) else MOCK + name
 
 
 def own_task(path: Path) -> OwnTask:

@@ -56,16 +56,17 @@ class PhotoTask(FileTask):
 
     def files(self, domain: str, case_id: str) -> list[Path]:
         """[image, its mask files]."""
-        return self._found[domain][require(case_id, self.case_ids(domain), f"case of {domain}")]
+        require(case_id, self.case_ids(domain), f"case of {domain}")
+        return self._found[domain][case_id]
 
     def load(self, domain: str, case_id: str) -> Case:
         """The image and its structures, at the image's own resolution."""
         image, *masks = self.files(domain, case_id)
         pixels, values = read_gray_masks(image, masks)
-        planes, odd = self.planes(domain, values, masks)
+        planes, odd = self.structure_planes(domain, values, masks)
         return Case(case_id, self.intensities(pixels), planes[None], (1.0, 1.0, 1.0), odd)
 
-    def planes(
+    def structure_planes(
         self, domain: str, values: Sequence[np.ndarray], paths: Sequence[Path]
     ) -> tuple[np.ndarray, list[tuple[str, str]]]:
         """(bool (K, H, W), what is odd) of the gray masks of a case; here one structure, the union of white regions."""

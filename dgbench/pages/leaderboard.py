@@ -204,6 +204,12 @@ def notes(ranking: Ranking) -> list[str]:
             f"Ranking every case and averaging the ranks gives Kendall's tau {stability.tau:.2f} with this order. "
             f"Without any one of the targets the first place {f'changes: {changed}' if changed else 'is the same'}."
         )
+    if made := [of for of in ranking.every if of.row.budget is not None]:
+        which = "Every row was" if len(made) == len(ranking.every) else 'Rows marked "not trained here" were'
+        found.append(
+            f"{which} made by systems outside dgbench: their masks were measured here; budget and initialisation are "
+            "as their makers state them."
+        )
     found += [*_of_machines(ranking), *_of_weights(ranking)]
     if names := ranking.mixed_code:
         remedy = "`dgbench run` makes the older ones again"

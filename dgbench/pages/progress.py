@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Self
 
@@ -35,7 +35,7 @@ class _Lines:
         if self.console.is_terminal:  # it would leave an empty line elsewhere
             self.bars.stop()
 
-    def show(self, what: Hashable, label: str, line: str, done: int, total: int, detail: str = "") -> None:
+    def show(self, what: Hashable, label: str, line: str, done: int, total: int | None, detail: str = "") -> None:
         """`label` stands beside a bar; `line` says the same and the numbers in words."""
         if self.console.is_terminal:
             if what not in self.rows:
@@ -80,14 +80,25 @@ class Progress(_Lines):
         self.show(news.run, label, line, news.done, news.total, news.detail)
 
 
+class Preparation(_Lines):
+    """Of domains: counts cases."""
+
+    def __init__(self, console: Console, seconds_between_lines: float = 10.0):
+        super().__init__(console, seconds_between_lines, bars.MofNCompleteColumn())
+
+    def of(self, domain: str) -> Callable[[int, int], None]:
+        """Shows how many cases of a domain are done, of all."""
+        what = f"preparing {domain}"
+        return lambda done, total: self.show(what, what, f"{what}: {done} of {total} cases", done, total)
+
+
 class Download(_Lines):
-    """Of a file: counts bytes."""
+    """Of files: counts bytes."""
 
-    def __init__(self, console: Console, name: str, size: int, seconds_between_lines: float = 10.0):
+    def __init__(self, console: Console, seconds_between_lines: float = 10.0):
         super().__init__(console, seconds_between_lines, bars.DownloadColumn())
-        self.name, self.size = name, size
 
-    def report(self, done: int) -> None:
-        """Show how many bytes are there."""
-        line = f"fetching {self.name}: {done / 1e6:,.0f} of {self.size / 1e6:,.0f} MB"
-        self.show(self.name, self.name, line, done, self.size)
+    def report(self, what: str, done: int, size: int | None) -> None:
+        """Show how many bytes are there, of so many if that is known: `what` is "fetching ..." or "unpacking ..."."""
+        line = f"{what}: {done / 1e6:,.0f} {f'of {size / 1e6:,.0f} ' if size else ''}MB"
+        self.show(what, what, line, done, size)

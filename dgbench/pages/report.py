@@ -20,6 +20,7 @@ from dgbench import registry
 from dgbench.errors import DgbenchError
 from dgbench.files import make_folder, write_atomic
 from dgbench.images import preparation
+from dgbench.images.find_task import is_named
 from dgbench.metrics import METRICS
 from dgbench.pages import cards, drawing, figures, leaderboard, pictures, rank_map, score_tables
 from dgbench.pages import multiverse as multiverse_pages
@@ -275,9 +276,12 @@ def _commands(runs: Sequence[RunRecord], task: Task | None) -> Iterator[str]:
     """The lines for a shell that make the runs of one variant again."""
     name = runs[0].task
     data = str(task.data) if task and task.data else f"PATH/TO/{name}"
-    where = ["--task", name if name in registry.TASKS.names() else data, "--protocol", runs[0].protocol]
+    where = ["--task", name if is_named(name) else data, "--protocol", runs[0].protocol]
+    for r in (r for r in runs if r.external):
+        words = ["dgbench", "score", "PATH/TO/PREDICTIONS", "--method", r.method, *where, "--source", r.source]
+        yield shlex.join([*words, "--seed", str(r.seed)])
     sources: dict[tuple[str, tuple, str | None], dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for r in runs:
+    for r in (r for r in runs if not r.external):
         settings = tuple(sorted(r.record.get("settings", {}).items()))
         sources[r.method, settings, r.record.get("checkpoint")][r.seed].append(r.source)
     for (method, settings, checkpoint), by_seed in sources.items():

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dgbench.files import make_folder, write_atomic
-from dgbench.metrics import METRICS, Metric
+from dgbench.metrics import FURTHER, METRICS, Metric
 from dgbench.pages.captions import context, counted, false_counts, heading, measured
 from dgbench.pages.table import Cell, Table, as_text, csv_text, groups, on_terminal
 from dgbench.scores import domain_shift
@@ -161,7 +161,7 @@ def facts(row: VariantRow, metric: Metric) -> dict[str, str]:
         "test s": _known(row.test_seconds, ".1f"),
         "peak MB": _known(row.memory_mb, ".0f"),
         **{head: _digits(getattr(row, name) / unit) for head, (name, unit) in FLOPS.items()},
-        "steps x batch": "" if row.published and not row.steps else f"{row.steps} x {row.batch_size}",
+        "steps x batch": row.budget or ("" if row.published and not row.steps else f"{row.steps} x {row.batch_size}"),
         "initialisation": row.initialisation,
         "device": row.device,
         "made on": "; ".join(row.machines),
@@ -273,7 +273,7 @@ def machines(study: Study) -> Table:
     """Versions and machines, and how many of the runs had which."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for r in study.records:
-        if r.published:
+        if r.published or r.external:
             continue
         code, told = r.record.get("code", {}), r.record.get("environment", {})
         commit = code.get("commit", "")[:12] + (" with changes" if code.get("dirty") else "")
@@ -293,6 +293,7 @@ def print_study(console: Console, study: Study, metrics: Sequence[str] = ("dice"
     """Source x target tables of each variant on the terminal, then one row per variant when there are several."""
     from rich.text import Text  # a variant's name holds brackets, which rich would read as markup in a plain string
 
+    metrics = (*metrics, *(m for m in study.metrics if m in FURTHER))
     for variant in study.variants:
         console.print(Text(f"\n{variant}", "bold"))
         for metric in metrics:

@@ -43,32 +43,41 @@ def describe(
         "hparams": plain(hparams),
         "settings": dict(run.settings),
         "checkpoint": run.checkpoint and Path(run.checkpoint).name,
-        "domains": list(task.domains),
-        "sources": list(task.source_domains),
-        "targets": list(task.targets(run.source)),
-        "structures": list(task.structures),
-        "image_size": task.image_size,
+        **of_task(task, run.source),
         "steps": task.steps,
-        "unit": task.unit,
-        "citation": task.citation,
-        "collections": list(task.collections),
         "paper": cls.paper,
         "needs": needs(cls),
         "fingerprint": run.fingerprint,
-        "code": {
-            "dgbench": dgbench.__version__,
-            "method": fingerprint.of_code(cls),
-            "task": task.code_fingerprint(),
-            **_git(),
-        },
+        "code": {"method": fingerprint.of_code(cls), **code(task)},
         "data": {domain: place.name.rpartition("-")[2] for domain, place in prepared.items()},
         "metrics_version": metrics.VERSION,
         "environment": environment(device),
         "started": now(),
-        **({"paired": True, "excluded": task.excluded(run.source)} if task.paired else {}),
-        **({"layout": task.layout} if task.layout else {}),
         **({"intensity_range": task.intensity_range} if is_path(run.task_location) else {}),
     }
+
+
+def of_task(task: Task, source: str) -> dict[str, Any]:
+    """What a reader of tables must know of the images."""
+    return {
+        "domains": list(task.domains),
+        "sources": list(task.source_domains),
+        "targets": list(task.targets(source)),
+        "structures": list(task.structures),
+        "image_size": task.image_size,
+        "unit": task.unit,
+        "citation": task.citation,
+        "collections": list(task.collections),
+        **({"paired": True, "excluded": task.excluded(source)} if task.paired else {}),
+        **({"layout": task.layout} if task.layout else {}),
+        **({"scored_in": task.scored_in} if task.scored_in else {}),
+        **({"further_metrics": list(task.further_metrics)} if task.further_metrics else {}),
+    }
+
+
+def code(task: Task) -> dict[str, Any]:
+    """Which version of dgbench, and of the task's code, measured."""
+    return {"dgbench": dgbench.__version__, "task": task.code_fingerprint(), **_git()}
 
 
 def needs(method: type[Method] | Method) -> dict[str, bool]:

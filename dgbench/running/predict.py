@@ -18,7 +18,7 @@ from dgbench.files import make_folder, read_json
 from dgbench.fingerprint import of_code
 from dgbench.images import formats, preparation
 from dgbench.images.file_task import FileTask
-from dgbench.images.find_task import get_task
+from dgbench.images.find_task import get_task, is_named
 from dgbench.images.folder_task import FolderTask
 from dgbench.images.mask_files import write_mask
 from dgbench.images.own_task import OwnTask
@@ -38,6 +38,8 @@ def load_run(folder: Path, device: str = "cpu") -> tuple[Method, RunRecord]:
     """The trained method of a finished run, ready to predict. Raises `DataError` when its folder does not verify."""
     record = read_run(folder)
     values = record.record
+    if record.external:
+        raise UsageError(f"{folder} holds masks of a system outside dgbench and no weights", "give a run made here")
     if values["checkpoint"]:
         raise UsageError(f"{folder} tested a given checkpoint and holds no weights", "give a run that was trained")
     if broken := broken_files(folder, read_json(folder / "RESULT.json") or {}):
@@ -108,7 +110,7 @@ def _reading(
 
     With the fingerprint of that code as it is today.
     """
-    if task is None and record.task in registry.TASKS.names():
+    if task is None and is_named(record.task):
         task = get_task(record.task)
     if isinstance(task, OwnTask):
         return _by_range(task.intensity_range, record, domain), task.code_fingerprint()

@@ -201,7 +201,7 @@ def make(order: Order, watch: train.Watch) -> None:
     if run.checkpoint is None:
         state = train.learned_state(method, pretrained=bool(files))
         write_atomic(folder / "weights.safetensors", safetensors.torch.save(state))
-    _finish(run, record, tested)
+    finish(run, record, tested)
 
 
 def _earlier(order: Order) -> dict[str, Any] | None:
@@ -216,14 +216,14 @@ def _earlier(order: Order) -> dict[str, Any] | None:
         )
     differs = record is not None and record.get("fingerprint") != order.run.fingerprint
     if order.again or differs or (folder / "RESULT.json").exists():
-        _move_aside(folder)
+        move_aside(folder)
         record = None
     for path in (folder / "FAILED.json", folder / "traceback.txt", *folder.glob(".*.tmp")):
         path.unlink(missing_ok=True)
     return record
 
 
-def _move_aside(folder: Path) -> None:
+def move_aside(folder: Path) -> None:
     """Keep what lies in a run's folder beside it, under a name that no table reads.
 
     The records go last: until then the next process sees that something is to be moved, and completes the folder that a
@@ -243,7 +243,7 @@ def _move_aside(folder: Path) -> None:
 def start_over(folder: Path) -> None:
     """Have the next process that makes the run begin anew; raises `Taken` when one is making it."""
     with lock(folder):
-        _move_aside(folder)
+        move_aside(folder)
 
 
 def _build(run: Run, cls: type[Method], task: Task, hparams: Hparams, device: str) -> tuple[Method, dict[str, str]]:
@@ -292,7 +292,8 @@ def _test(
     total, tested = sum(len(ids) for _, _, ids in parts), []
     for role, domain, ids in parts:
         cases = {i: task.group(domain.name, i) for i in ids}
-        for case in measure_domain(method, domain, cases, role, get_protocol(run.protocol), run.seed):
+        protocol, further = get_protocol(run.protocol), task.further_metrics
+        for case in measure_domain(method, domain, cases, role, protocol, run.seed, further):
             tested.append(case)
             watch.report("test", len(tested), total, domain.name)
             if watch.should_stop():
@@ -300,15 +301,15 @@ def _test(
     return tested
 
 
-def _finish(run: Run, record: dict[str, Any], tested: Sequence[Tested]) -> None:
-    """Write what is left, and RESULT.json last: from then on the run is done."""
+def finish(run: Run, record: dict[str, Any], tested: Sequence[Tested]) -> None:
+    """Write what is left, and RESULT.json last: from then on the run is done. Weights, if any, lie there already."""
     folder = Path(run.folder)
     write_json(folder / "run.json", record)
     write_atomic(folder / "cases.csv", cases_csv(tested))
     write_predictions(tested, folder / "predictions.npz")
     (folder / "history.jsonl").touch()
     names = ["run.json", "cases.csv", "predictions.npz", "history.jsonl"]
-    names += ["weights.safetensors"] if run.checkpoint is None else []
+    names += [n for n in ("weights.safetensors",) if (folder / n).exists()]
     result = {
         "schema": SCHEMA,
         "run": str(run),

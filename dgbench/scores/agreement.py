@@ -50,9 +50,12 @@ class Machines(NamedTuple):
     others: dict[str, tuple[Agreement, ...]]
 
     def why_apart(self, runs: Sequence[RunRecord]) -> list[str]:
-        """Why a row of these runs cannot be ranked among those of home: all that both machines made must agree."""
+        """Why a row of these runs cannot be ranked among those of home: all that both machines made must agree.
+
+        What another system made is measured here, and measuring gives the same numbers everywhere.
+        """
         reasons = []
-        for name in sorted({machine(r.record) for r in runs} & set(self.others)):
+        for name in sorted({machine(r.record) for r in runs if not r.external} & set(self.others)):
             agreements = self.others[name]
             broken = ", ".join(a.variant for a in agreements if not a.holds)
             if not agreements:
@@ -65,10 +68,10 @@ class Machines(NamedTuple):
 def machines(study: Study, metric: str) -> Machines:
     """The machines of a board, each compared with that of most variants by all that both made."""
     made: dict[str, dict[str, dict[tuple[int, str], RunRecord]]] = {}
-    for r in (*study.records, *study.again):
+    for r in (r for r in (*study.records, *study.again) if not r.external):
         made.setdefault(machine(r.record), {}).setdefault(r.variant, {}).setdefault((r.seed, r.source), r)
-    rows = [{machine(r.record) for r in runs} for runs in study.runs.values()]
-    home = max(sorted(made), key=lambda name: sum(name in of for of in rows))
+    rows = [{machine(r.record) for r in runs if not r.external} for runs in study.runs.values()]
+    home = max(sorted(made), key=lambda name: sum(name in of for of in rows), default="")
     others = {}
     for name in sorted(set().union(*rows) - {home}):
         both = sorted(set(made[name]) & set(made[home]))

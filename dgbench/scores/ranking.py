@@ -20,11 +20,13 @@ from scipy import stats
 from dgbench.errors import require
 from dgbench.files import read_json
 from dgbench.metrics import Metric, get_metric
-from dgbench.running.records import RunRecord
+from dgbench.running.records import RunRecord, lacking
 from dgbench.scores import agreement, statistics
 from dgbench.scores.agreement import Machines
 from dgbench.scores.statistics import CaseScores, Difference, Resampling
 from dgbench.scores.study import FLOPS, Study, TargetCases, VariantRow
+
+LEAST = 3  # seeds of a row that was not trained here
 
 
 @dataclass(frozen=True)
@@ -252,11 +254,23 @@ def _reasons(
         reasons.append("adapts to the test images")
     if any(r.record.get("checkpoint") for r in runs):
         reasons.append("given weights, not trained here")
+    if any(r.external for r in runs):
+        reasons += dict.fromkeys(why for r in runs for why in lacking(r.record))
+    if any(_looked(r.record.get("submission")) for r in runs):
+        reasons.append("its makers looked at the targets")
     if len(row.seeds) == 1:
         reasons.append("one seed")
+    elif len(row.seeds) < LEAST and any(r.external for r in runs):
+        reasons.append(f"fewer than {LEAST} seeds of a system outside dgbench")
     if math.isnan(row.net) and not reasons:
         reasons.append(f"a mean that is not defined: {_undefined(study, row, metric)}")
     return reasons
+
+
+def _looked(submission: Any) -> bool:
+    """Does a submission disclose that targets were looked at before all was fixed?"""
+    answer = submission.get("targets", "") if isinstance(submission, dict) else ""
+    return str(answer).strip().casefold().startswith("yes")
 
 
 def _undefined(study: Study, row: VariantRow, metric: str) -> str:

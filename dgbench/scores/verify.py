@@ -18,8 +18,9 @@ import safetensors.torch
 
 from dgbench.errors import UsageError
 from dgbench.files import read_json
+from dgbench.running import records
 from dgbench.running.plan import safe
-from dgbench.running.records import SCHEMA, broken_files
+from dgbench.running.records import EXTERNAL, SCHEMA, broken_files
 from dgbench.running.test import COLUMNS, GROUPED, Predictions
 
 NEEDED = ("run.json", "cases.csv", "predictions.npz", "history.jsonl")
@@ -29,11 +30,12 @@ Rows = list[dict[str, str]]  # of cases.csv
 SURELY_A_RUN = {"RESULT.json", "FAILED.json", "run.json"}
 
 
-def verify(results: Path | str) -> tuple[int, list[str]]:
+def verify(results: Path | str, scores_alone: bool = False) -> tuple[int, list[str]]:
     """(number of run folders, a sentence for each thing that is wrong with one or between several of them).
 
     results: a folder of results, or the folder of one task, protocol, variant or run in it. What was moved aside (a
-    name that starts with a dot) is not looked at. Raises `UsageError` when there is no such folder.
+    name that starts with a dot) is not looked at. scores_alone: only records and scores are there, as they are passed
+    on, and no other file is missing. Raises `UsageError` when there is no such folder.
     """
     results = Path(results)
     if not results.is_dir():
@@ -41,22 +43,23 @@ def verify(results: Path | str) -> tuple[int, list[str]]:
     root, count = results.resolve(), 0
     problems: list[str] = []
     unreadable: list[OSError] = []
-    records: list[tuple[Path, Record]] = []
+    finished: list[tuple[Path, Record]] = []
     for place, names, files in os.walk(root, onerror=unreadable.append):
         names[:] = sorted(n for n in names if not n.startswith("."))
         if not (SURELY_A_RUN & set(files) or re.search(r"-seed-?\d+$", Path(place).name)):
             continue
         folder, count = Path(place), count + 1
         names.clear()
-        problems += [f"{folder}: {problem}" for problem in _guarded("its folder", partial(_of_run, folder, root))]
+        of_run = partial(_of_run, folder, root, scores_alone)
+        problems += [f"{folder}: {problem}" for problem in _guarded("its folder", of_run)]
         record = read_json(folder / "run.json")
         if (folder / "RESULT.json").is_file() and isinstance(record, dict):
-            records.append((folder, record))
+            finished.append((folder, record))
     problems += [f"{error.filename}: {error.strerror}" for error in unreadable]
-    return count, problems + _between(records)
+    return count, problems + _between(finished)
 
 
-def _of_run(folder: Path, root: Path) -> Iterator[str]:
+def _of_run(folder: Path, root: Path, scores_alone: bool = False) -> Iterator[str]:
     """What is wrong with one run."""
     if not (folder / "RESULT.json").is_file():
         failed = read_json(folder / "FAILED.json")
@@ -69,7 +72,7 @@ def _of_run(folder: Path, root: Path) -> Iterator[str]:
     if not isinstance(result, dict) or not isinstance(result.get("files"), dict):
         yield "RESULT.json is damaged"
         return
-    if broken := broken_files(folder, result):
+    if broken := broken_files(folder, result, records.NEEDED if scores_alone else None):
         yield f"{', '.join(broken)} missing or changed since the run ended"
     if not isinstance(record, dict):
         yield "run.json is missing or damaged"
@@ -77,7 +80,8 @@ def _of_run(folder: Path, root: Path) -> Iterator[str]:
     for name, schema in (("RESULT.json", result.get("schema")), ("run.json", record.get("schema"))):
         if schema not in range(1, SCHEMA + 1):
             yield f"{name} has schema {schema}; this dgbench knows 1 to {SCHEMA}"
-    needed = (*NEEDED, *([] if record.get("checkpoint") else ["weights.safetensors"]))
+    no_weights = record.get("checkpoint") or record.get("origin") == EXTERNAL
+    needed = records.NEEDED if scores_alone else (*NEEDED, *([] if no_weights else ["weights.safetensors"]))
     if unlisted := [n for n in needed if n not in result["files"]]:
         yield f"RESULT.json has no checksum of {', '.join(unlisted)}"
     rows: Rows = []
@@ -111,7 +115,8 @@ def _of_cases(folder: Path, record: Record, result: Record, rows: Rows) -> Itera
     """Reads cases.csv into `rows`."""
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) not in (COLUMNS, GROUPED):
+        further = tuple(record.get("further_metrics", ()))
+        if tuple(reader.fieldnames or ()) not in ((*COLUMNS, *further), (*GROUPED, *further)):
             yield f"cases.csv has the columns {', '.join(reader.fieldnames or ())}"
             return
         rows += reader
@@ -124,8 +129,11 @@ def _of_cases(folder: Path, record: Record, result: Record, rows: Rows) -> Itera
     for key, of_case in tested.items():
         if of_case != expected:
             yield f"{'/'.join(key[1:])} has rows of {', '.join(of_case.elements())}, not one of each structure"
-    roles = {("validation", record["source"]), *(("target", d) for d in record["targets"])}
     found = {key[:2] for key in tested}
+    own = {("validation", record["source"])}
+    if record.get("origin") == EXTERNAL:  # of which validation cases may be missing
+        own &= found
+    roles = {*own, *(("target", d) for d in record["targets"])}
     yield from (f"no {role} case of domain '{domain}'" for role, domain in sorted(roles - found))
     yield from (f"{role} cases of domain '{domain}', which the run does not have" for role, domain in found - roles)
     for row in rows:
@@ -171,10 +179,10 @@ def _of_weights(folder: Path) -> Iterator[str]:
         yield f"weights.safetensors: NaN in {', '.join(bad[:3])}{f' and {len(bad) - 3} more' if bad[3:] else ''}"
 
 
-def _between(records: list[tuple[Path, Record]]) -> list[str]:
+def _between(finished: list[tuple[Path, Record]]) -> list[str]:
     """What may not differ between runs that stand in one table."""
     seen: dict[tuple[str, ...], dict[str, list[Path]]] = {}
-    for folder, r in records:
+    for folder, r in finished:
         task, protocol, data = str(r.get("task")), str(r.get("protocol")), r.get("data")
         about = {(f"{task}/{protocol}", "metrics version"): r.get("metrics_version")}
         about |= {(task, f"images of domain '{d}'"): f for d, f in data.items()} if isinstance(data, dict) else {}

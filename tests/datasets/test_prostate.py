@@ -7,10 +7,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from dgbench.datasets.prostate import SITES, Prostate, unit_slice
+from dgbench.datasets.prostate import FIRST, FOLDER, SITES, Prostate, unit_slice
 from dgbench.errors import DataError
 from dgbench.images.find_task import get_task
+from dgbench.images.mock import write_nifti
 from dgbench.images.preparation import prepare
+from dgbench.pages.cards import card
 
 GRID = np.diag([0.5, 0.5, 3.6, 1.0])
 COUNTS = {"RUNMC": 30, "BMC": 30, "I2CVB": 19, "UCL": 13, "BIDMC": 12, "HK": 12}
@@ -106,13 +108,51 @@ def test_without_data_the_message_says_what_from_where_into_which_folder(tmp_pat
     assert "\n" not in remedy and len(task.verify()) == 1
 
 
-def test_a_site_under_the_release_s_own_name_gets_the_rename_that_helps(tmp_path):
-    (tmp_path / "ISBI_1.5").mkdir()
-    task = Prostate(tmp_path)
-    with pytest.raises(DataError, match="site BMC is missing") as failure:
-        task.load("BMC", "Case00")
-    assert failure.value.remedy == f"rename {tmp_path}/ISBI_1.5 to BMC"
-    assert [p.partition(":")[0] for p in task.verify()] == [f"site {site} is missing" for site in SITES]
+def test_a_site_may_lie_under_the_release_s_own_name_and_one_that_is_missing_is_named(tmp_path):
+    for released, case, site in (("ISBI_1.5", "Case00", "BMC"), ("HCRUDB", "Case03", "I2CVB")):
+        (tmp_path / released).mkdir()
+        ending = "Segmentation" if site == "BMC" else "segmentation"
+        for name in (case, f"{case}_{ending}"):
+            write_nifti(tmp_path / released / f"{name}.nii.gz", np.ones((2, 8, 8), np.uint8), (3.6, 0.5, 0.5))
+        assert Prostate(tmp_path).load(site, case).spacing == pytest.approx((3.6, 0.5, 0.5))
+    with pytest.raises(DataError, match="site UCL is missing"):
+        Prostate(tmp_path).load("UCL", "Case01")
+
+
+def packaged(folder: Path, layout: str) -> Prostate:
+    """One case of each site as a package has it; its voxels are the number of the site."""
+    places = {
+        "MaxStyle": [f"reorganized/{d}/patient_0/{{}}_clipped.nii.gz" for d in FOLDER.values()],
+        "DeSAM": [f"{{}}Tr/Prostate_{n:03d}" for n in FIRST.values()],
+    }[layout]
+    parts = {"MaxStyle": ("t2_img", "label"), "DeSAM": ("images", "labels")}[layout]
+    for k, place in enumerate(places, 1):
+        image, mask = (folder / place.format(part) for part in parts)
+        if layout == "DeSAM":
+            image, mask = Path(f"{image}_0000.nii.gz"), Path(f"{mask}.nii.gz")
+        write_nifti(image, k * np.ones((2, 8, 8), np.int16), (3.6, 0.625, 0.625))
+        write_nifti(mask, np.ones((2, 8, 8), np.uint8), (3.6, 0.625, 0.625))
+    return Prostate(folder)
+
+
+@pytest.mark.parametrize(
+    ("layout", "first"),
+    [("MaxStyle", ["patient_0"] * 6), ("DeSAM", [f"Prostate_{n:03d}" for n in (0, 30, 60, 79, 92, 104)])],
+)
+def test_packages_that_papers_pass_on_are_read_by_their_own_numbers_and_named(tmp_path, layout, first):
+    task = packaged(tmp_path, layout)
+    assert task.layout.startswith(layout) and "no slice without prostate" in task.layout
+    assert [len(task.case_ids(d)) for d in SITES] == list(COUNTS.values())
+    for k, (domain, case_id) in enumerate(zip(SITES, first, strict=True), 1):
+        assert task.case_ids(domain)[0] == case_id
+        assert nibabel.load(task.files(domain, case_id)[0]).get_fdata().max() == k
+        assert task.load(domain, case_id).spacing == pytest.approx((3.6, 0.625, 0.625))
+    assert "layout" in card(task) and Prostate().layout == "SAML"
+
+
+def test_desam_s_numbers_end_with_115():
+    ids = [i for first, n in zip(FIRST.values(), COUNTS.values(), strict=True) for i in range(first, first + n)]
+    assert ids == list(range(116))
 
 
 def test_verify_finds_everything_at_once(release):
@@ -130,7 +170,7 @@ def test_verify_finds_everything_at_once(release):
         "HK/Case40.nii.gz has slices of 64 x 64",
         "HK/Case40_segmentation.nii.gz has slices of 64 x 64",
         "site HK holds 2 files that are in no list of cases: Case99.nii.gz",
-        "RUNMC/Case05_segmentation.nii.gz holds the labels [3]",
+        "RUNMC/Case05_segmentation.nii.gz holds the labels 3, the release has 1, 2 only",
         "I2CVB/Case04 has the same image as I2CVB/Case03",
     ):
         assert sum(said in p for p in problems) == 1, said

@@ -74,9 +74,10 @@ def test_cldice_stands_beside_the_other_scores_of_a_case_and_is_read_again(drive
     cases, further = {"21": "21"}, Vessels.further_metrics
     (tested,) = measure_domain(Everywhere(), drive, cases, "target", get_protocol("sdg"), 0, further)
     (tmp_path / "cases.csv").write_text(cases_csv([tested]))
-    (frame,) = read_cases([tmp_path])
+    (rows,) = read_cases([tmp_path])
     prediction, reference = predict_case(Everywhere(), drive, drive.cases["21"], get_protocol("sdg"), 0)
-    assert frame["cldice"].item() == cldice(prediction[:, 0], reference[:, 0]) and 0 < frame["cldice"].item() < 1
+    score = rows.frame["cldice"].item()
+    assert score == cldice(prediction[:, 0], reference[:, 0]) and 0 < score < 1
 
 
 def test_both_eyes_of_a_child_stay_together(folder):

@@ -249,7 +249,11 @@ def prepare(
 
     def opened(fingerprint: str) -> PreparedDomain | None:
         try:
-            return used(PreparedDomain(place(fingerprint))) if place(fingerprint).is_dir() else None
+            if not place(fingerprint).is_dir():
+                return None
+            with contextlib.suppress(OSError):  # when it was used last; a cache may be one that can only be read
+                os.utime(place(fingerprint))
+            return PreparedDomain(place(fingerprint))
         except DataError as error:
             print(f"{error.cause}: made again", file=sys.stderr)
             shutil.rmtree(place(fingerprint), ignore_errors=True)
@@ -270,13 +274,6 @@ def prepare(
         with contextlib.suppress(OSError):  # another process was first: its arrays are the same
             os.rename(building, place(fingerprint))
     return PreparedDomain(place(fingerprint))
-
-
-def used(domain: PreparedDomain) -> PreparedDomain:
-    """The same; its folder's time of modification says from now on when it was used last."""
-    with contextlib.suppress(OSError):  # a cache may be one that can only be read
-        os.utime(domain.folder)
-    return domain
 
 
 def _lines(what: str) -> Report:
@@ -452,7 +449,7 @@ class _Ready:
     problems: list[str]
     shape: tuple[int, ...] = ()  # of the image
     case: PreparedCase | None = None
-    seen: list[object] | None = None
+    seen: Sequence[object] = ()
     doubt: Doubt | None = None
     in_part: bool = False
     parts: dict[str, bytes] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import torch
 
 import dgbench
 from dgbench import fingerprint, metrics
-from dgbench.images.find_task import is_folder
+from dgbench.images.find_task import is_path
 from dgbench.method import Hparams, Method
 from dgbench.registry import NEEDS
 from dgbench.running.plan import Run
@@ -53,7 +53,7 @@ def describe(
         "metrics_version": metrics.VERSION,
         "environment": environment(device),
         "started": now(),
-        **({"intensity_range": task.intensity_range} if is_folder(run.task_location) else {}),
+        **({"intensity_range": task.intensity_range} if is_path(run.task_location) else {}),
     }
 
 

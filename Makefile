@@ -1,5 +1,5 @@
 # make demo   train and test DAPSAM on synthetic images: tables and plots in a few minutes, no download, no GPU
-# make test   run the tests; make test-fast runs those that take seconds: after every edit
+# make test   run the tests; make test-fast runs those that take seconds: after every edit; make test-all the long ones too
 # make lint   ruff and mypy
 # Each sets up what it needs in .venv first, and again only when pyproject.toml or constraints.txt changed.
 
@@ -12,14 +12,15 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-fast test-all lint clean
 
 demo: .venv/.demo
 	$(BIN)/dgbench run --method dapsam --task phantom
 
 # The cluster's tests come last and alone: its daemons take a node that does not answer within seconds for dead.
-test: .venv/.test
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/running/test_slurm.py
+test: SELECTED := -m "not thorough"
+test test-all: .venv/.test
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/running/test_slurm.py $(SELECTED)
 	$(BIN)/python -m pytest tests/running/test_slurm.py
 
 test-fast: .venv/.test

@@ -61,10 +61,12 @@ class Brats(FileTask):
     @cached_property
     def _lists(self) -> dict[str, list[str]]:
         """{"train" or "test": ids}; of drawn images the first few."""
+        return self._listed(FEW // 2 if self.is_mock else None)
+
+    def _listed(self, first: int | None) -> dict[str, list[str]]:
         with open(self.listed, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        few = FEW // 2 if self.is_mock else None
-        return {part: sorted(r["case"] for r in rows if r["list"] == part)[:few] for part in ("train", "test")}
+        return {part: sorted(r["case"] for r in rows if r["list"] == part)[:first] for part in ("train", "test")}
 
     def case_ids(self, domain: str) -> list[str]:
         """Of both lists: a patient's name, the same in every domain."""
@@ -106,7 +108,7 @@ class Brats(FileTask):
 
     def mock(self, folder: Path, sketch: Sketch) -> None:
         """As released, by grade: four sequences and one mask of each patient, with the labels 1, 2 and 4."""
-        for n, case_id in enumerate(self.case_ids("t1")):
+        for n, case_id in enumerate(i for ids in self._listed(FEW // 2).values() for i in ids):
             place = folder / PLACES["HGG"][n % 2] / case_id
             labels = sketch.label_volume(4, 32, 32, structures=3)
             for k, domain in enumerate(self.domains):

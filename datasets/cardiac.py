@@ -74,7 +74,7 @@ class Cardiac(FileTask):
         return "processed (SLAug)"
 
     @property
-    def place(self) -> Path:
+    def slices(self) -> Path:
         """The folder with bSSFP/ and LGE/. Raises `DataError` that says what else lies there."""
         for below in ("", "processed", "cardiac/processed", "data/cardiac/processed"):
             if (self.folder / below / "bSSFP").is_dir():
@@ -86,10 +86,8 @@ class Cardiac(FileTask):
     def files(self, domain: str, case_id: str) -> list[Path]:
         """[image, mask]. Raises `DataError` when one of the two is not there."""
         require(case_id, self.case_ids(domain), f"case of {domain}")
-        paths = [self.place / domain / f"{what}_{_number(case_id)}.nii.gz" for what in ("image", "label")]
-        if missing := [str(p) for p in paths if not p.is_file()]:
-            raise DataError(f"{domain}/{case_id} lacks {' and '.join(missing)}", self.download)
-        return paths
+        paths = [self.slices / domain / f"{what}_{_number(case_id)}.nii.gz" for what in ("image", "label")]
+        return self.there(paths, f"{domain}/{case_id}")
 
     def load(self, domain: str, case_id: str) -> Case:
         """The slices and their masks, paired voxel by voxel as in SLAug's loader, whatever the headers say."""

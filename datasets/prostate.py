@@ -17,13 +17,14 @@ Both are resampled and have lost those slices: their images are others, and neve
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from dgbench.errors import DataError, require
 from dgbench.images.file_task import FileTask
-from dgbench.images.formats import Pixels, channels_first, is_image, read, read_case, values_of, window
+from dgbench.images.formats import Pixels, channels_first, is_image, read, read_case, window
 from dgbench.images.mock import FEW, Sketch, write_nifti
 from dgbench.task import Case
 
@@ -44,6 +45,7 @@ PACKAGES = {  # by layout, folders of which one is there
     "MaxStyle (resampled, no slice without prostate)": ("reorganized/A-ISBI", "A-ISBI"),
     "DeSAM (resampled, no slice without prostate)": ("imagesTr", "raw_data/imagesTr"),
 }
+LABELS = {"prostate": (1, 2)}
 SIDE = 384  # of every slice of the release
 
 
@@ -93,11 +95,7 @@ class Prostate(FileTask):
 
     def files(self, domain: str, case_id: str) -> list[Path]:
         """[image, mask]. Raises `DataError` when the site or one of the two is not there."""
-        paths = self._paths(domain, case_id)
-        missing = [str(p) for p in paths if not p.is_file()]
-        if missing:
-            raise DataError(f"site {domain} lacks {' and '.join(missing)}", self.download)
-        return paths
+        return self.there(self._paths(domain, case_id), f"site {domain}")
 
     def load(self, domain: str, case_id: str) -> Case:
         """The volume and its mask, on the volume's own grid."""
@@ -105,14 +103,14 @@ class Prostate(FileTask):
         # All published work pairs the two voxel by voxel, so the mask's own header is not asked where it lies.
         pixels, (labels,) = read_case(image, [mask], same_grid=False)
         assert pixels.spacing is not None  # every NIfTI file has one
-        return Case(case_id, self.intensities(pixels), labels[:, None] > 0, pixels.spacing)
+        return Case(case_id, self.intensities(pixels), self.planes(labels, mask, LABELS), pixels.spacing)
 
     def intensities(self, pixels: Pixels) -> np.ndarray:
         """The task's rule, slice by slice: float32 (D, 1, H, W) in [0, 1]."""
         return channels_first(np.stack([unit_slice(s) for s in pixels.values.astype(np.float32)]))
 
     def verify(self) -> list[str]:
-        """Also, of the release: the number of files in each site, slices of 384 x 384, labels among 0, 1, 2."""
+        """Also, of the release: the number of files in each site, and slices of 384 x 384."""
         problems = super().verify()
         for domain in () if self.is_mock or self.layout != RELEASE else self.domains:
             try:
@@ -124,7 +122,10 @@ class Prostate(FileTask):
                     f"site {domain} holds {len(more)} files that are in no list of cases: {', '.join(more[:3])}"
                 )
             for path in known:
-                problems += _unlike_the_release(path, is_mask=path.stem.lower().endswith("segmentation.nii"))
+                with suppress(DataError):  # said above
+                    height, width = read(path).values.shape[1:]
+                    if (height, width) != (SIDE, SIDE):
+                        problems.append(f"{path} has slices of {height} x {width}, the release has {SIDE} x {SIDE}")
         return problems
 
     def mock(self, folder: Path, sketch: Sketch) -> None:
@@ -168,16 +169,3 @@ def unit_slice(voxels: np.ndarray) -> np.ndarray:
     low, high = np.percentile(voxels[positive], (0.2, 99.8))
     clipped = np.where(positive, np.clip(voxels, low, high), voxels)
     return window(clipped, clipped.min(), clipped.max())
-
-
-def _unlike_the_release(path: Path, is_mask: bool) -> list[str]:
-    try:
-        values = read(path, mask=is_mask).values
-    except DataError:  # said when the case is loaded
-        return []
-    problems = []
-    if values.shape[1:] != (SIDE, SIDE):
-        problems.append(f"{path} has slices of {values.shape[1]} x {values.shape[2]}, the release has {SIDE} x {SIDE}")
-    if is_mask and (other := sorted(set(values_of(values)) - {1, 2})):
-        problems.append(f"{path} holds the labels {other}, the release has 0, 1 and 2 only")
-    return problems

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dgbench.errors import DataError, require
+from dgbench.errors import require
 from dgbench.images.file_task import FileTask
 from dgbench.images.formats import Pixels, channels_first, read_case, window
 from dgbench.images.mock import FEW, Sketch, write_nifti
@@ -52,7 +52,7 @@ class SpinalCord(FileTask):
         "download the training data and unpack them so that train/ lies in the task's folder",
     )
     download = (
-        "the SCGM challenge's training data, after registration at "
+        "the SCGM challenge's training data (https://doi.org/10.1016/j.neuroimage.2017.03.010), after registration at "
         "http://niftyweb.cs.ucl.ac.uk/program.php?p=CHALLENGE: put train/ there, with "
         "siteK-scNN-image.nii.gz and siteK-scNN-mask-r1.nii.gz to -r4.nii.gz"
     )
@@ -67,9 +67,7 @@ class SpinalCord(FileTask):
         require(case_id, self.case_ids(domain), f"case of {domain}")
         stem = self.folder / "train" / f"site{SITES[domain]}-{case_id}"
         paths = [Path(f"{stem}-image.nii.gz"), *(Path(f"{stem}-mask-r{r}.nii.gz") for r in RATERS)]
-        if missing := [str(p) for p in paths if not p.is_file()]:
-            raise DataError(f"subject {domain}/{case_id} lacks {' and '.join(missing)}", self.download)
-        return paths
+        return self.there(paths, f"subject {domain}/{case_id}")
 
     def load(self, domain: str, case_id: str) -> Case:
         """The volume and what the majority marked: a voxel that two raters call cord and two do not is none."""

@@ -58,6 +58,8 @@ class Vessels(PhotoTask):
     image_size = 512
     steps = 8000  # as prostate
     cases_expected = PHOTOGRAPHS
+    scored_in = "the field of view"
+    further_metrics = ("cldice",)  # vessels are thin: are they connected?
     intensity = "8-bit RGB divided by 255, black outside the field of view"
     citation = (
         "Staal et al. 2004 (DRIVE); Hoover et al. 2000 (STARE); Fraz et al. 2012 (CHASE_DB1); Odstrcilik et al. 2013"

@@ -44,7 +44,7 @@ console = Screen()
 errors = Screen(stderr=True)
 
 Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a folder of images (PATH).")]
-TaskArgument = Annotated[str, typer.Argument(help="Task name or folder.")]
+TaskArgument = Annotated[str, typer.Argument(help="Task name, folder or table.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the task's files.", show_default="./data/TASK")]
 Mock = Annotated[bool, typer.Option("--mock", help="Small drawn images instead of the task's: to try a command.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
@@ -98,7 +98,7 @@ def run(
     method: Annotated[
         list[str], typer.Option("--method", "-m", help="Method or variant, e.g. erm[width=8]; several, or with commas.")
     ],
-    task: Annotated[list[str], typer.Option("--task", "-t", help="Task name or folder of images; several allowed.")],
+    task: Annotated[list[str], typer.Option("--task", "-t", help="Task, folder of images or table; several allowed.")],
     source: Annotated[list[str] | None, typer.Option("--source", help="Train on this domain only.")] = None,
     seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds >= 0, e.g. 0,1,2.", show_default="0")] = None,
     protocol: Protocol = "sdg",
@@ -214,6 +214,11 @@ def list_(
     table.add_column("what it is")
     for row in face.listing("methods" if kind == "methods" else "datasets"):
         needs = f"needs {row['needs']}" if row["needs"] else ""
+        if kind == "tasks":
+            cases = f"{row['cases']} cases" if row["cases"] else ""
+            access = {"account": "account needed", "form": "form to fill in"}.get(row["access"], row["access"])
+            told = (row["domains"], cases, row["structures"], access)
+            row["paper"] = " | ".join(filter(None, told))
         table.add_row(row[kind[:-1]], escape(row["what"]))
         if details := "; ".join(filter(None, (needs, row["pretrained"], row["paper"].removeprefix("https://")))):
             table.add_row("", escape(details), style="dim")
@@ -595,16 +600,19 @@ def check(
 @app.command()
 def predict(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-    images: Annotated[list[Path], typer.Argument(help="Images: PNG, JPEG, TIFF or NIfTI.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of a DICOM series.")],
     out: Annotated[Path, typer.Option("--out", help="Folder the masks are written to.")] = Path("predictions"),
     device: Annotated[str, typer.Option("--device")] = "auto",
+    domain: Annotated[
+        str | None, typer.Option("--domain", help="Whose intensity rule, where they differ.", show_default="the source")
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Apply a run's weights to images of your own; writes one mask per image and structure."""
     face.add_plugins(plugin or ())
     from dgbench.running.predict import predict_files
 
-    for path in predict_files(run_folder, images, out, device):
+    for path in predict_files(run_folder, images, out, device, domain=domain):
         say(f"wrote {path}")
 
 
@@ -624,6 +632,34 @@ def data_describe(task: TaskArgument, data: Data = None) -> None:
 
     for name, value in card(get_task(task, data)).items():
         say(value, before=f"[bold]{name:12}[/] ")
+
+
+@app.command()
+def cache(
+    clean: Annotated[bool, typer.Option("--clean", help="Delete what is old.")] = False,
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max-size", help="Delete also what was used longest ago: 20GB.", show_default="no limit"),
+    ] = None,
+) -> None:
+    """List what lies in the cache: prepared and drawn images, their sizes, when they were used, what is old."""
+    import time
+
+    from dgbench.files import cache_folder
+    from dgbench.images import cache as room
+    from dgbench.images.preparation import duration
+
+    found, most = room.entries(), None if max_size is None else room.read_size(max_size)
+    for entry in found:
+        age = duration(max(0.0, time.time() - entry.used))
+        old = f"  [yellow]{entry.old}[/]" if entry.old else ""
+        console.print(
+            f"{entry.size / 1e6:9,.1f} MB  {age:>8}  {escape(f'{entry.kind}/{entry.path.name}')}{old}", soft_wrap=True
+        )
+    say(f"{len(found)} folders, {sum(entry.size for entry in found) / 1e6:,.1f} MB in {cache_folder()}", style="bold")
+    if clean or most is not None:
+        deleted = room.clean(found, most)
+        say(f"deleted {len(deleted)} folders, {sum(entry.size for entry in deleted) / 1e6:,.1f} MB")
 
 
 @data_app.command("fetch")
@@ -672,6 +708,24 @@ def _agree(licence: str, accepted: bool) -> None:
     typer.confirm("do you agree to it?", abort=True)
 
 
+@data_app.command("adopt")
+def data_adopt(
+    path: Annotated[Path, typer.Argument(help="Folder of images and masks, however they lie.")],
+    out: Annotated[Path, typer.Option("--out", help="The table to write.")] = Path("cases.csv"),
+) -> None:
+    """Make a table of cases from files as they lie; say what was understood, what was not, and what to decide.
+
+    Example: dgbench data adopt scans --out scans.csv
+    """
+    from dgbench.images.adopt import adopt, told
+
+    found = adopt(path)
+    say(*told(found))
+    for written in found.write(out):
+        say(f"wrote {written}")
+    say(f"dgbench data verify {out}", before="[bold]next:[/] ")
+
+
 @data_app.command("verify")
 def data_verify(task: TaskArgument, data: Data = None, mock: Mock = False, plugin: Plugins = None) -> None:
     """Read every case and list all that is wrong, at once; and masks that are odd, which may be meant."""
@@ -692,19 +746,25 @@ def data_prepare(
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=16, max=4096, help="Side of the network's input.")
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Threads that read cases.", show_default="as memory allows")
+    ] = None,
     mock: Mock = False,
     plugin: Plugins = None,
 ) -> None:
-    """Read every case into the cache that runs train and test from."""
+    """Read every case into the cache that runs train and test from; what was ended continues."""
     from dgbench.images.preparation import prepare
+    from dgbench.pages.progress import Preparation
 
     loaded, broken = _asked_for(task, data, mock, plugin), list[DataError]()
-    for domain in loaded.domains:
-        try:
-            prepared = prepare(loaded, domain, image_size or loaded.image_size)
-            say(f"{domain}: {len(prepared.cases)} cases, {len(prepared.images)} slices in {prepared.folder}")
-        except DataError as error:
-            broken.append(error)
+    with _interruptible(CONTINUES), Preparation(console) as progress:
+        for domain in loaded.domains:
+            try:
+                size = image_size or loaded.image_size
+                prepared = prepare(loaded, domain, size, report=progress.of(domain), jobs=jobs)
+                say(f"{domain}: {len(prepared.cases)} cases, {len(prepared.images)} slices in {prepared.folder}")
+            except DataError as error:
+                broken.append(error)
     _end(broken)
 
 

@@ -67,10 +67,15 @@ def _read(read: Callable[[], T]) -> T:
         return read()
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: str | Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when it is missing, damaged, or holds anything but an object."""
+
+    def text() -> str:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+
     try:
-        found = json.loads(_read(lambda: Path(path).read_text(encoding="utf-8")))
+        found = json.loads(_read(text))
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
@@ -105,7 +110,7 @@ def cache_folder() -> Path:
         return Path(tempfile.gettempdir()) / f"dgbench-{os.getuid()}"
 
 
-def sha256(path: Path) -> str:
+def sha256(path: str | Path) -> str:
     """Checksum of a file's content, in hexadecimal digits."""
 
     def digest() -> str:

@@ -26,6 +26,7 @@ UNCOUNTED = {
     "dgbench.files": "bytes are written and read back as they are",
     "dgbench.fingerprint": "it looks at the others",
     "dgbench.images.find_task": "the task that it finds is in the fingerprint by its own code",
+    "dgbench.images.cache": "it lists and deletes what can be made again",
     "dgbench.images.nnunet": "images for another system",
     "dgbench.images.mock": "it draws files, which are read as others are",
     "dgbench.images.fetch": "files are used by what lies in them",

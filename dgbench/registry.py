@@ -12,10 +12,11 @@ import re
 import sys
 import typing
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dgbench.errors import UsageError, require
 from dgbench.names import problem
@@ -31,6 +32,8 @@ NEEDS = {
     "uses_target_masks": "target masks",
     "adapts_in_testing": "test images to adapt to",
 }
+
+OF_DATA = ("domains", "cases", "structures", "access")  # what lists say of a task's data
 
 NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)  # the last two of what is nested too deeply
 
@@ -67,6 +70,49 @@ class Plugin:
         A class also states what the classes of other plug-in files do that it derives from.
         """
         return _stated(self.path) if self.path else {}
+
+    def data(self) -> dict[str, str]:
+        """What a task's classes state of its data: domains, cases, structures, access; "" for what only running tells.
+
+        Of ours values are computed from the constants of their files; of others only what is written out is taken.
+        """
+        if self.path is None:
+            return {}
+        found = _values(self.path, self.origin == "dgbench")
+        listed = self.path.with_suffix(".csv")
+        counts, cases = found.get("cases_expected"), ""
+        if isinstance(counts, dict) and counts:
+            cases = str(sum(counts.values()))
+        elif listed.is_file() and {"domain", "case"} <= set((lines := listed.read_text().splitlines())[0].split(",")):
+            cases = str(len(lines) - 1)
+        named = {n: ", ".join(map(str, v)) for n in ("domains", "structures") if isinstance(v := found.get(n), tuple)}
+        return {**named, "cases": cases, "access": str(found.get("access", "open"))}
+
+
+def _values(path: Path, trusted: bool) -> dict[str, Any]:
+    """The attributes of a file's classes as far as they follow from its own constants; nothing is imported."""
+    try:
+        nodes = _parsed(path.read_bytes()).body
+    except (*NO_PYTHON, OSError):
+        return {}
+    constants: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (above := _plugin_file(node.module or "", path)) and above != path:
+            found |= _values(above, trusted)
+        if isinstance(node, ast.ClassDef):  # one that a constant is made of, of which only the names are asked for
+            constants[node.name] = lambda *given, **named: None
+        for known, lines in ((constants, [node]), (found, node.body if isinstance(node, ast.ClassDef) else [])):
+            for line in lines:
+                if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
+                    target = line.targets[0] if isinstance(line, ast.Assign) else line.target
+                    with suppress(Exception):  # it hangs on what is not here
+                        known[ast.unparse(target)] = (
+                            eval(compile(ast.Expression(line.value), str(path), "eval"), constants | found)
+                            if trusted
+                            else ast.literal_eval(line.value)
+                        )
+    return found
 
 
 @functools.lru_cache(maxsize=512)
@@ -277,8 +323,6 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
     combined: type[Method] = type(f"{base.__name__}And{other.__name__}", (ideas[0], base), body)
     combined.name = f"{base.name}+{other.name}"
     return combined
-
-
 
 
 _loaded_from: dict[str, bytes] = {}  # {module: its file's content}: a file may be edited while a notebook is open

@@ -46,11 +46,31 @@ SLOW = (
     "tests/test_fingerprint.py",
 )
 
+# What only `make test-all` runs: a property again on a further backbone, protocol or way to import, and long trainings.
+FAMILY = "tests/methods/test_sam_family.py::test_on_a_pretrained_backbone_it_passes_the_checks"
+THOROUGH = (
+    *(f"{FAMILY}[{name}-tiny]" for name in ("cosam", "desam", "med_persam", "sam_decoder", "sam_full", "sam_lora")),
+    *(f"{FAMILY}[{name}-vit]" for name in ("sam_auto", "sam_point")),
+    "tests/methods/test_desam.py::test_with_points_it_passes_the_checks_too",
+    "tests/methods/test_sam_on_tiny_vit.py::test_ma_sam_learns_from_lite_medsams_weights",
+    "tests/methods/test_sam_prompted.py::test_the_warping_network_learns_to_find_a_disc",
+    "tests/pages/test_report.py::test_every_protocol_and_a_method_that_finds_nothing_have_a_page[audit-all]",
+    "tests/pages/test_report.py::test_every_protocol_and_a_method_that_finds_nothing_have_a_page[sdg-compute]",
+    "tests/running/test_runs.py::test_a_run_killed_again_and_again_gives_the_same_bytes",
+    "tests/test_face.py::test_methods_are_listed_and_imported_from_one_name_in_any_order[from",
+    "tests/test_face.py::test_methods_are_listed_and_imported_from_one_name_in_any_order[import",
+    "tests/test_wheel.py::test_the_installed_package_of_methods_also_lists_them[import",
+)
+FIRST = "tests/test_notebooks.py"  # one test of minutes: begun last it would leave the other processes idle
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(SLOW):
             item.add_marker("slow")
+        if item.nodeid.startswith(THOROUGH):
+            item.add_marker("thorough")
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
 
 
 @pytest.fixture(autouse=True)

@@ -219,6 +219,13 @@ def test_data_describe_and_doctor_answer(home):
     assert "torch" in told and re.search(r"bfloat16 +processor: (fast|in hardware|emulated)", told)
 
 
+def test_the_list_of_tasks_says_domains_cases_structures_and_who_may_have_the_data(home):
+    listed = " ".join(dgbench(home, "list", "tasks").split())
+    assert "RUNMC, BMC, I2CVB, UCL, BIDMC, HK | 116 cases | prostate | open" in listed
+    assert "| 38 cases | gtv | open" in listed, "counted in the list beside the task"
+    assert "| 1537 cases | polyp | account needed" in listed
+
+
 @pytest.mark.parametrize("verb", [["--help"], ["run", "--help"], ["list", "methods"], ["list", "tasks"]])
 def test_help_and_lists_import_nothing_slow(home, verb):
     script = "import sys\nfrom dgbench.cli import app\ntry:\n    app(sys.argv[1:])\nexcept SystemExit: pass\n"

@@ -42,7 +42,7 @@ def tasks() -> list[str]:
         task = get_task(name)
         tested = [d for d in task.domains if d not in task.source_domains]
         domains = ", ".join(task.source_domains) + (f"; only as targets: {', '.join(tested)}" if tested else "")
-        link = re.search(r"https://\S+", task.download)
+        link = re.search(r"https://[^\s()]+(?<![.,:;])", task.download)
         where = f"<{link[0]}>" if link else task.download.partition(":")[0]
         lines.append(f"| [`{name}`](datasets/{name}.py) | {domains} | {', '.join(task.structures)} | {where} |")
     return [*lines, "| a folder of images | its folders | yours | yours |"]

@@ -47,6 +47,12 @@ class FileTask(Task):
         """The file's numbers by the task's intensity rule: float32 (D, C, H, W) in [0, 1]."""
         return by_range(pixels, self.intensity_range)
 
+    def there(self, paths: list[Path], whose: str) -> list[Path]:
+        """The paths. Raises `DataError` that says which files are missing, and `whose`."""
+        if missing := [str(p) for p in paths if not p.is_file()]:
+            raise DataError(f"{whose} lacks {' and '.join(missing)}", self.download)
+        return paths
+
     def planes(
         self, labels: np.ndarray, path: Path, structures: Mapping[str, Sequence[int]], others: Sequence[int] = ()
     ) -> np.ndarray:
@@ -59,7 +65,7 @@ class FileTask(Task):
         if foreign := [label for label in values_of(labels) if label not in known]:
             few = ", ".join(map(str, foreign[:5])) + (", ..." if len(foreign) > 5 else "")
             raise DataError(
-                f"mask {path} holds the labels {few}, the release has {', '.join(map(str, sorted(known)))} only",
+                f"mask {path} holds the labels {few}, the release has {_spans(sorted(known))} only",
                 f"download it again, or look whether it is another release: {self.download}",
             )
         return np.stack([np.isin(labels, of) for of in structures.values()], axis=1)
@@ -71,3 +77,15 @@ class FileTask(Task):
         except DataError as error:
             return [f"{error.cause}: {error.remedy}"]
         return list(dict.fromkeys(super().verify()))
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """ "1, 2, 55 to 70": sorted whole numbers, four or more in a row as a span."""
+    rows: list[list[int]] = []
+    for n in numbers:
+        if rows and n == rows[-1][-1] + 1:
+            rows[-1].append(n)
+        else:
+            rows.append([n])
+    told = (f"{r[0]} to {r[-1]}" if len(r) > 3 else ", ".join(map(str, r)) for r in rows)
+    return ", ".join(told)

@@ -42,6 +42,11 @@ def is_raster(path: Path) -> bool:
     return path.name.lower().endswith(RASTER)
 
 
+def has_spacing(path: Path) -> bool:
+    """Is it of a format that says how far voxels are apart?"""
+    return not path.name.lower().endswith((*RASTER, *NUMPY))
+
+
 def stem(path: Path) -> str:
     """The file's name without its suffix, in one form of Unicode; `.nii.gz` is one suffix, a folder has none."""
     if path.name.lower().endswith(".nii.gz"):

@@ -102,7 +102,7 @@ def export(task: Task, source: str, out: Path, number: int | None = None) -> Exp
     if folder.exists():
         raise UsageError(f"{folder} is there already", "delete it first, or give another folder with --out")
     training, validation = task.split(source)
-    tested = {source: validation} | {d: list(task.case_ids(d)) for d in task.targets(source)}
+    tested = {source: validation} | {d: task.tested(source, d) for d in task.targets(source)}
     every = [*((source, i) for i in training), *((d, i) for d, ids in tested.items() for i in ids)]
     photographs = task.unit == "px" and all(_is_photograph(task.load(*place)) for place in every)
     ending = ".png" if photographs else ".nii.gz"

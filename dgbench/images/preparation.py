@@ -9,23 +9,34 @@ them, may change as long as the same images come out. The task's size and budget
 bytes, see `files.Checksums`), by the code that reads them and by the versions of the libraries that decode them, so
 that only the first look decodes, and it prepares at the same time. A task that computes its cases has no files, and its
 code is their content: other processors round otherwise, and it stays the same data.
+
+Cases are read by several threads, a few ahead of the one that is written. Of each that is written whole a line is kept,
+so that a preparation that is killed goes on after it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import time
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -217,17 +228,32 @@ def to_image(probability: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(cut, (height, width), mode="bilinear", align_corners=False)
 
 
-def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> PreparedDomain:
+Report = Callable[[int, int], None]  # cases that are done, cases in all
+
+
+def prepare(
+    task: Task,
+    domain: str,
+    size: int,
+    cache: Path | None = None,
+    report: Report | None = None,
+    jobs: int | None = None,
+) -> PreparedDomain:
     """The prepared domain, from the cache if its fingerprint is there, else made now.
 
-    Raises `DataError` that names every case of the domain that cannot be used.
+    report: hears how far it is; None: a line on stderr now and then. jobs: threads that read cases, by default as many
+    as there are cores and as memory allows. Raises `DataError` that names every case of the domain that cannot be used.
     """
     root = make_folder((cache or cache_folder()) / "prepared")
     origin, known = _looked_up(task, domain, root)
 
     def opened(fingerprint: str) -> PreparedDomain | None:
         try:
-            return PreparedDomain(place(fingerprint)) if place(fingerprint).is_dir() else None
+            if not place(fingerprint).is_dir():
+                return None
+            with contextlib.suppress(OSError):  # when it was used last; a cache may be one that can only be read
+                os.utime(place(fingerprint))
+            return PreparedDomain(place(fingerprint))
         except DataError as error:
             print(f"{error.cause}: made again", file=sys.stderr)
             shutil.rmtree(place(fingerprint), ignore_errors=True)
@@ -238,8 +264,9 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
 
     if known and (found := opened(known)):
         return found
-    with _building(root) as building:
-        fingerprint = _build(task, domain, size, origin if known == origin else None, building)
+    tell = report or _lines(f"{task.name}/{domain}")
+    with _building(root, _sha256([origin, size, code_fingerprint()])[:16]) as building:
+        fingerprint = _build(task, domain, size, origin if known == origin else None, building, tell, jobs)
         if not known and _looked_up(task, domain, root)[0] == origin:  # no file changed while it was read
             write_json(root / MEMORY, (read_json(root / MEMORY) or {}) | {origin: fingerprint})
         if found := opened(fingerprint):  # of files that gave the same images before, or made by another process
@@ -249,29 +276,73 @@ def prepare(task: Task, domain: str, size: int, cache: Path | None = None) -> Pr
     return PreparedDomain(place(fingerprint))
 
 
-@contextlib.contextmanager
-def _building(root: Path) -> Iterator[Path]:
-    """A folder to build in, gone afterwards; and so is what a process that was killed has left of its own.
+def _lines(what: str) -> Report:
+    """Says how far it is and how long it will take, on stderr, every ten seconds."""
+    began: tuple[float, int] | None = None
+    told = time.monotonic()
 
-    Whether its process lives is told by its lock, which it has before it gets the name that others look for.
+    def report(done: int, total: int) -> None:
+        nonlocal began, told
+        now = time.monotonic()
+        began = began or (now, done)
+        if now - told > PAUSE and began[1] < done < total:
+            told = now
+            left = (now - began[0]) / (done - began[1]) * (total - done)
+            print(f"preparing {what}: {done} of {total} cases, about {duration(left)} left", file=sys.stderr)
+
+    return report
+
+
+def duration(seconds: float) -> str:
+    """ "40 s", "12 min", "3.5 h", "9 days"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
+
+
+@contextlib.contextmanager
+def _building(root: Path, key: str) -> Iterator[Path]:
+    """The folder to build what `key` stands for in; gone afterwards, unless the process is ended meanwhile.
+
+    What killed processes left is gone on after here, if it is of the same key, and deleted after a week. Whether its
+    process lives is told by its lock; while another one builds the same here, it is built in a folder beside.
     """
     unlockable = contextlib.suppress(Taken, UsageError)
     for left in root.glob(".building-*/.lock"):
-        with unlockable, lock(left.parent):
-            shutil.rmtree(left.parent, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
-    building = new.with_name(new.name.replace("new", "building", 1))
+        if left.parent.name != f".building-{key}" and time.time() - newest(left.parent) > WEEK:
+            with unlockable, lock(left.parent):
+                shutil.rmtree(left.parent, ignore_errors=True)
+    building, stopped = root / f".building-{key}", True
     with contextlib.ExitStack() as held:
-        with unlockable:
-            held.enter_context(lock(new))
-        os.rename(new, building)
+        try:
+            building.mkdir(exist_ok=True)
+            held.enter_context(lock(building))
+            if not (building / ".lock").exists():  # renamed or deleted by who had it before
+                raise Taken(str(building))
+        except (Taken, UsageError):
+            building = Path(tempfile.mkdtemp(prefix=f".building-{key}-", dir=root))
+            with unlockable:
+                held.enter_context(lock(building))
         try:
             yield building
-        except OSError as error:
-            error.filename = error.filename or str(root)  # the system does not say which disk is full
+            stopped = False
+        except Exception as error:
+            stopped = False
+            if isinstance(error, OSError):
+                error.filename = error.filename or str(root)  # the system does not say which disk is full
             raise
         finally:
-            shutil.rmtree(building, ignore_errors=True)
+            if not stopped:
+                shutil.rmtree(building, ignore_errors=True)
+
+
+def newest(folder: Path) -> float:
+    """When a file in it changed last, in seconds since 1970."""
+    with contextlib.suppress(OSError):
+        return max(path.stat().st_mtime for path in folder.iterdir())
+    return time.time()
 
 
 def code_fingerprint() -> str:
@@ -314,69 +385,194 @@ def _sha256(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _build(task: Task, domain: str, size: int, computed: str | None, folder: Path) -> str:
-    """Read every case of a domain, case by case: memory is bounded by the largest one. Returns its fingerprint.
+def _build(
+    task: Task, domain: str, size: int, computed: str | None, folder: Path, report: Report, jobs: int | None
+) -> str:
+    """Read every case of a domain; memory is bounded by the largest few. Returns the domain's fingerprint.
 
     computed: that of a task whose cases are computed; None: it is that of the voxels.
     """
     problems: list[str] = []
-    index: list[PreparedCase] = []
-    seen: list[object] = _card(task)
-    doubts: list[Doubt | None] = []
-    first = offset = channels = 0
-    in_part: bool | None = None
     ids = task.case_ids(domain)
     if not ids:
         raise DataError(f"domain '{domain}' of task '{task.name}' has no case", "add cases, or leave the domain out")
     with contextlib.ExitStack() as stack:
-        streams = {n: stack.enter_context(open(folder / f"{n}.raw", "wb")) for n in ("images", "masks", "reference")}
-        for case_id in ids:
-            try:
-                case = task.load(domain, case_id)
-            except DgbenchError as error:
-                problems.append(error.cause)
-                continue
-            found = case_problems(case, task, f"{domain}/{case_id}")
-            if channels and not found and case.image.shape[1] != channels:
-                found = [f"{domain}/{case_id}: {case.image.shape[1]} channels where the cases before have {channels}"]
-            if in_part not in (None, case.scored is not None) and not found:
-                found = [f"{domain}/{case_id}: some cases of the domain are scored in a part, others everywhere"]
-            problems += found
-            if problems:
-                continue
-            channels, in_part = case.image.shape[1], case.scored is not None
-            index.append(_prepared(case, first, offset))
-            planes = case.mask if case.scored is None else np.concatenate([case.mask, case.scored[:, None]], axis=1)
-            seen.append([case.id, list(index[-1].spacing), _voxels(case.image), _voxels(planes)])
-            doubts.append(doubt(domain, case_id, task.structures, case.mask, case.odd))
-            first += case.image.shape[0]
-            streams["images"].write(stored(case.image, size).tobytes())
-            streams["masks"].write(mask_to_network(case.mask, size).tobytes())
-            packed = np.packbits(planes)
-            streams["reference"].write(packed.tobytes())
-            offset += packed.size
+        arrays = stack.enter_context(contextlib.closing(_Arrays(folder, ids)))
+        report(len(arrays.lines), len(ids))
+        rest = ids[len(arrays.lines) :]
+        cases = stack.enter_context(contextlib.closing(_read(task, domain, size, rest, jobs)))
+        for count, ready in enumerate(cases, len(ids) - len(rest) + 1):
+            if not ready.problems and (told := arrays.odd(ready)):
+                ready.problems.append(f"{domain}/{ready.id}: {told}")
+            problems += ready.problems
+            if not problems:
+                arrays.add(ready)
+            report(count, len(ids))
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise DataError("; ".join(problems[:5]) + more, "mend or remove these cases; `dgbench data verify` lists all")
-    shapes = {
-        "images": (np.uint16, (first, channels, size, size)),
-        "masks": (np.uint8, (first, len(task.structures), size, size)),
-        "reference": (np.uint8, (offset,)),
+    lines = arrays.lines
+    slices, channels = sum(line["case"]["shape"][0] for line in lines), lines[0]["channels"]
+    shapes: dict[str, tuple[type, tuple[int, ...]]] = {
+        "images": (np.uint16, (slices, channels, size, size)),
+        "masks": (np.uint8, (slices, len(task.structures), size, size)),
+        "reference": (np.uint8, (lines[-1]["ends"]["reference"] - HEADER,)),
     }
     for name, (dtype, shape) in shapes.items():
-        _to_npy(folder / f"{name}.raw", folder / f"{name}.npy", dtype, shape)
-    fingerprint = computed or _sha256(seen)
+        with open(folder / f"{name}.npy", "r+b") as file:
+            file.write(_npy_header(dtype, shape))
+    fingerprint = computed or _sha256([*_card(task), *(line["seen"] for line in lines)])
     record = {
         "domain": domain,
         "fingerprint": fingerprint,
         "structures": len(task.structures),
-        "in_part": bool(in_part),
+        "in_part": lines[0]["in_part"],
         "files": {f"{n}.npy": sha256(folder / f"{n}.npy") for n in shapes},
-        "cases": [asdict(c) for c in index],
-        "doubts": [d for d in doubts if d],
+        "cases": [line["case"] for line in lines],
+        "doubts": [line["doubt"] for line in lines if line["doubt"]],
     }
     write_json(folder / "index.json", record)
+    (folder / JOURNAL).unlink()
     return fingerprint
+
+
+HEADER = 192  # bytes of an array's file before its voxels, whose number is not known while they are written
+JOURNAL = "done.jsonl"
+PAUSE, WEEK = 10.0, 7 * 86400.0  # seconds
+
+
+@dataclass
+class _Ready:
+    """A case as it is written. in_part: is it scored in a part of its image? parts: the bytes for each array."""
+
+    id: str
+    problems: list[str]
+    shape: tuple[int, ...] = ()  # of the image
+    case: PreparedCase | None = None
+    seen: Sequence[object] = ()
+    doubt: Doubt | None = None
+    in_part: bool = False
+    parts: dict[str, bytes] = field(default_factory=dict)
+
+
+def _ready(task: Task, domain: str, size: int, case_id: str) -> _Ready:
+    """Read a case; what is wrong with it is told by `problems`."""
+    try:
+        case = task.load(domain, case_id)
+    except DgbenchError as error:
+        return _Ready(case_id, [error.cause])
+    if found := case_problems(case, task, f"{domain}/{case_id}"):
+        return _Ready(case_id, found)
+    prepared = _prepared(case)
+    planes = case.mask if case.scored is None else np.concatenate([case.mask, case.scored[:, None]], axis=1)
+    parts = {
+        "images": stored(case.image, size).tobytes(),
+        "masks": mask_to_network(case.mask, size).tobytes(),
+        "reference": np.packbits(planes).tobytes(),
+    }
+    seen: list[object] = [case.id, list(prepared.spacing), _voxels(case.image), _voxels(planes)]
+    odd = doubt(domain, case_id, task.structures, case.mask, case.odd)
+    return _Ready(case_id, [], case.image.shape, prepared, seen, odd, case.scored is not None, parts)
+
+
+def _read(task: Task, domain: str, size: int, ids: Sequence[str], jobs: int | None) -> Generator[_Ready, None, None]:
+    """The cases in their order, read by threads a few ahead. What computes its cases is asked by one thread."""
+    load = functools.partial(_ready, task, domain, size)
+    first = [load(case_id) for case_id in ids[:1]]
+    yield from first
+    rest = ids[1:]
+    if jobs is None:
+        jobs = 1 if type(task).files is Task.files or len(rest) < 4 else min(8, len(os.sched_getaffinity(0)))
+        taken = 32 * int(np.prod(first[0].shape)) if first and first[0].shape else 1 << 20  # at its most, in bytes
+        jobs = max(1, min(jobs, int(psutil.virtual_memory().available / 4 / taken) - 1))
+    if jobs == 1:
+        yield from map(load, rest)
+        return
+    threads, waiting = torch.get_num_threads(), deque[Future[_Ready]]()
+    torch.set_num_threads(1)  # of each of ours
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        with warnings.catch_warnings():  # that of a reader is put back by this one, whichever thread is the last
+            for case_id in rest:
+                waiting.append(pool.submit(load, case_id))
+                if len(waiting) > jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+class _Arrays:
+    """The files of a domain while they grow, and a journal: a line for each case that lies whole in all of them.
+
+    What a process that was killed has left is gone on after, as far as its checksums are right.
+    """
+
+    NAMES = ("images", "masks", "reference")
+
+    def __init__(self, folder: Path, ids: Sequence[str]):
+        self.lines = self._whole(folder, ids)
+        self.ends = dict(self.lines[-1]["ends"]) if self.lines else dict.fromkeys(self.NAMES, HEADER)
+        with contextlib.ExitStack() as stack:
+            self.files = {name: stack.enter_context(open(folder / f"{name}.npy", "ab")) for name in self.NAMES}
+            for name, file in self.files.items():
+                file.truncate(self.ends[name])  # which fills the header's place with zeros at first
+            self.journal = stack.enter_context(open(folder / JOURNAL, "wb"))
+            for line in self.lines:
+                self.journal.write(json.dumps(line).encode() + b"\n")
+            self.close = stack.pop_all().close
+
+    def _whole(self, folder: Path, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The lines of the journal whose cases lie in the files as they were written."""
+        found: list[dict[str, Any]] = []
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            written = (folder / JOURNAL).read_bytes().splitlines()
+            files = {name: stack.enter_context(open(folder / f"{name}.npy", "rb")) for name in self.NAMES}
+            for name in self.NAMES:
+                files[name].seek(HEADER)
+            for case_id, text in zip(ids, written, strict=False):
+                line = json.loads(text)
+                parts = {n: files[n].read(line["ends"][n] - files[n].tell()) for n in self.NAMES}
+                if line["case"]["id"] != case_id or {n: zlib.crc32(p) for n, p in parts.items()} != line["crc32"]:
+                    break
+                found.append(line)
+        return found
+
+    def odd(self, ready: _Ready) -> str:
+        """Why a case does not fit those before; "" where it does."""
+        if not self.lines:
+            return ""
+        if (before := self.lines[0]["channels"]) != ready.shape[1]:
+            return f"{ready.shape[1]} channels where the cases before have {before}"
+        alike = self.lines[0]["in_part"] == ready.in_part
+        return "" if alike else "some cases of the domain are scored in a part, others everywhere"
+
+    def add(self, ready: _Ready) -> None:
+        """Write a case, then its line."""
+        assert ready.case is not None
+        first = sum(line["case"]["shape"][0] for line in self.lines[-1:]) + (
+            self.lines[-1]["case"]["first"] if self.lines else 0
+        )
+        case = replace(ready.case, first=first, offset=self.ends["reference"] - HEADER)
+        for name, part in ready.parts.items():
+            self.files[name].write(part)
+            self.files[name].flush()
+            self.ends[name] += len(part)
+        self.lines.append(
+            {
+                "case": asdict(case),
+                "seen": ready.seen,
+                "doubt": ready.doubt,
+                "channels": ready.shape[1],
+                "in_part": ready.in_part,
+                "ends": dict(self.ends),
+                "crc32": {name: zlib.crc32(part) for name, part in ready.parts.items()},
+            }
+        )
+        self.journal.write(json.dumps(self.lines[-1]).encode() + b"\n")
+        self.journal.flush()
 
 
 def _voxels(array: np.ndarray) -> tuple[list[int], str]:
@@ -384,17 +580,15 @@ def _voxels(array: np.ndarray) -> tuple[list[int], str]:
     return list(array.shape), hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
-def _prepared(case: Case, first: int, offset: int) -> PreparedCase:
+def _prepared(case: Case) -> PreparedCase:
+    """But for its place in the arrays."""
     depth, _, height, width = case.image.shape
     foreground = tuple(bool(plane.any()) for plane in case.mask)
     spacing = (float(case.spacing[0]), float(case.spacing[1]), float(case.spacing[2]))
-    return PreparedCase(case.id, first, (depth, height, width), spacing, offset, foreground)
+    return PreparedCase(case.id, 0, (depth, height, width), spacing, 0, foreground)
 
 
-def _to_npy(raw: Path, path: Path, dtype: type, shape: tuple[int, ...]) -> None:
-    """Put NumPy's header before raw bytes whose number of slices was not known while they were written."""
-    with open(path, "wb") as file, open(raw, "rb") as content:
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_2_0(file, header)
-        shutil.copyfileobj(content, file, 1 << 20)
-    raw.unlink()
+def _npy_header(dtype: type, shape: tuple[int, ...]) -> bytes:
+    """NumPy's header, version 1.0, of always the same length."""
+    told = repr({"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}).encode()
+    return b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + told.ljust(HEADER - 11) + b"\n"

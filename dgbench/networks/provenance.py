@@ -33,6 +33,7 @@ OF_MEDSAM = (
             *("Data Science Bowl 2018", "TCIA Soft-tissue-Sarcoma"),
             *("REFUGE", "ORIGA", "Drishti-GS", "RIM-ONE r3", "DRIVE", "STARE", "CHASE_DB1", "HRF", "ISIC 2018", "PH2"),
             *("Kvasir-SEG", "CVC-ClinicDB", "CVC-ColonDB", "CVC-EndoSceneStill", "ETIS-LaribPolypDB", "PolypGen"),
+            *("BTCV", "CHAOS", "MS-CMRSeg 2019", "M&Ms 2020", "BraTS 2018", "SCGM 2016"),
             *("Montgomery County chest X-ray set", "Shenzhen chest X-ray set", "JSRT"),
         )
     ),

@@ -96,8 +96,10 @@ def write_plots(
 
     slices: by variant and title, as from `notable_slices`.
     """
+    from dgbench.metrics import FURTHER
     from dgbench.pages import drawing, figures, pictures
 
+    metrics = (*metrics, *(m for m in study.metrics if m in FURTHER))
     made = {f"matrix-{m}": figures.heat_map(study, m) for m in metrics}
     made |= {f"targets-{m}": figures.target_boxes(study, m) for m in metrics}
     made["learning-curves"] = figures.learning_curves(study)

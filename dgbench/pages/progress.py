@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Self
 
@@ -78,6 +78,18 @@ class Progress(_Lines):
         label = f"{news.phase} {name}"
         line = f"{label} {news.done}/{news.total} {news.detail}"
         self.show(news.run, label, line, news.done, news.total, news.detail)
+
+
+class Preparation(_Lines):
+    """Of domains: counts cases."""
+
+    def __init__(self, console: Console, seconds_between_lines: float = 10.0):
+        super().__init__(console, seconds_between_lines, bars.MofNCompleteColumn())
+
+    def of(self, domain: str) -> Callable[[int, int], None]:
+        """Shows how many cases of a domain are done, of all."""
+        what = f"preparing {domain}"
+        return lambda done, total: self.show(what, what, f"{what}: {done} of {total} cases", done, total)
 
 
 class Download(_Lines):

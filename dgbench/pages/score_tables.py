@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dgbench.files import make_folder, write_atomic
-from dgbench.metrics import METRICS, Metric
+from dgbench.metrics import FURTHER, METRICS, Metric
 from dgbench.pages.captions import context, counted, false_counts, heading, measured
 from dgbench.pages.table import Cell, Table, as_text, csv_text, groups, on_terminal
 from dgbench.scores import domain_shift
@@ -293,6 +293,7 @@ def print_study(console: Console, study: Study, metrics: Sequence[str] = ("dice"
     """Source x target tables of each variant on the terminal, then one row per variant when there are several."""
     from rich.text import Text  # a variant's name holds brackets, which rich would read as markup in a plain string
 
+    metrics = (*metrics, *(m for m in study.metrics if m in FURTHER))
     for variant in study.variants:
         console.print(Text(f"\n{variant}", "bold"))
         for metric in metrics:

@@ -23,4 +23,5 @@ class Screen(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich does, all text made printable; what rich says to the terminal stays."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text))
+            plain = segment.control or not CONTROLS.search(segment.text)
+            yield segment if plain else segment._replace(text=printable(segment.text))

@@ -253,7 +253,7 @@ def _measured(task: Task, wanted: _Wanted, packed: np.ndarray, protocol: Protoco
     else:
         prediction, reference = mask[kept], domain.reference(case.id)[kept]
     place = (role, domain.name, task.group(domain.name, case.id))
-    return measure_case(place, case, prediction, reference, (task.structures, protocol))
+    return measure_case(place, case, prediction, reference, (task.structures, protocol, task.further_metrics))
 
 
 def _run(task: Task, foreign: Foreign, method: str, protocol: str, results: Path) -> Run:

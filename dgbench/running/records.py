@@ -8,14 +8,15 @@ import functools
 import io
 import itertools
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dgbench.errors import DataError
 from dgbench.files import is_name, read_json, sha256
-from dgbench.metrics import METRICS
+from dgbench.metrics import FURTHER, MEASURED, METRICS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,10 +41,10 @@ OF_RECORD: dict[str, Any] = {
 }
 MAYBE = {  # not in all of its versions, or only of some tasks
     **{"hparams": dict, "environment": dict, "sources": [str], "collections": [str]},
-    **{"paired": bool, "excluded": dict, "layout": str},
+    **{"paired": bool, "excluded": dict, "layout": str, "further_metrics": [str], "scored_in": str},
 }
 TEXT = ("role", "domain", "case", "structure", "flag")  # columns of cases.csv
-NUMBERS = {**dict.fromkeys((*METRICS, "diagonal"), float), "n_reference": int, "n_prediction": int}
+NUMBERS = {**dict.fromkeys((*MEASURED, "diagonal"), float), "n_reference": int, "n_prediction": int}
 OF_CASES = {**dict.fromkeys(TEXT, str), **NUMBERS}
 GROUP = "group"  # a column that only some have; without it each case is a group of its own
 ROLES, FLAGS = ("validation", "target"), ("", "missed", "false_positive", "both_empty")
@@ -75,9 +76,17 @@ def broken_files(folder: Path, result: dict[str, Any], looked_at: Sequence[str] 
     names = [n for n in files if looked_at is None or n in looked_at] + [n for n in NEEDED if n not in files]
 
     def is_whole(name: str) -> bool:
-        return is_name(name) and (folder / name).is_file() and sha256(folder / name) == files.get(name)
+        return is_name(name) and os.path.isfile(path := f"{folder}/{name}") and sha256(path) == files.get(name)
 
     return [name for name in names if not is_whole(name)]
+
+
+class Rows(NamedTuple):
+    """A run's rows of a frame that holds those of several: cutting thousands of frames out takes long."""
+
+    frame: pd.DataFrame
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,14 @@ class RunRecord:
         dice in [0, 1]; asd, assd, hd95 in the unit of distances; flag ("" or why these are `inf`, or NaN);
         n_reference and n_prediction, voxels; diagonal of the image, in that unit.
         """
-        return read_cases([self.path])[0]
+        rows = vars(self).get("_rows") or read_cases([self.path])[0]
+        return rows.frame.iloc[rows.first : rows.last]
+
+    @property
+    def rows(self) -> Rows:
+        """`cases`, as rows of the frame that they were read with."""
+        known = vars(self).get("_rows") if "cases" not in vars(self) else None
+        return known or Rows(self.cases, 0, len(self.cases))
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
@@ -192,7 +208,13 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(folder, record)
 
 
-def read_cases(folders: Sequence[Path]) -> list[pd.DataFrame]:
+def read_all_cases(runs: Sequence[RunRecord]) -> None:
+    """Read what each run's `cases` holds, all together. Raises `DataError` for one that cannot be what it measured."""
+    for run, rows in zip(runs, read_cases([r.path for r in runs]), strict=True):
+        vars(run)["_rows"] = rows
+
+
+def read_cases(folders: Sequence[Path]) -> list[Rows]:
     """cases.csv of several runs, parsed as one text: much faster for hundreds of small files.
 
     Raises `DataError` for one that cannot be what a run measured.
@@ -205,11 +227,11 @@ def read_cases(folders: Sequence[Path]) -> list[pd.DataFrame]:
     with contextlib.suppress(ValueError):
         frame = _parsed(heads[0] + "\n" + "".join(bodies))
         if len(set(heads)) == 1 and len(frame) == ends[-1]:
-            return [frame.iloc[first:last] for first, last in itertools.pairwise([0, *ends])]
+            return [Rows(frame, first, last) for first, last in itertools.pairwise([0, *ends])]
     found = []  # one by one: another column order, a line break in a case's name, or what is no number
     for folder, text in zip(folders, texts, strict=True):
         try:
-            found.append(_parsed(text))
+            found.append(Rows(frame := _parsed(text), 0, len(frame)))
         except ValueError as error:
             raise DataError(f"{folder / 'cases.csv'}: {error}", "make the run again, or move its folder away") from None
     return found
@@ -220,16 +242,16 @@ def _parsed(text: str) -> pd.DataFrame:
     import pandas as pd
 
     blank = {metric: [""] for metric in METRICS}  # not applicable; a case may be named "NA"
-    kinds = OF_CASES | {GROUP: str}
+    kinds = OF_CASES | {GROUP: str} | dict.fromkeys(FURTHER, float)
     frame = pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=blank, index_col=False)
     if missing := [name for name in OF_CASES if name not in frame]:
         raise ValueError(f"it has no column {', '.join(missing)}")
     for name, known in (("role", ROLES), ("flag", FLAGS)):
-        if strange := sorted({*frame[name]} - {*known}):
+        if strange := sorted({*frame[name].unique()} - {*known}):
             raise ValueError(f"{name} '{strange[0]}' is none of {', '.join(known)}")
     for name, metric in METRICS.items():
         low, high = metric.limits
-        if ((frame[name] < low) | (frame[name] > high)).any():
+        if name in frame and ((frame[name] < low) | (frame[name] > high)).any():
             raise ValueError(f"{name} is outside [{low:g}, {high:g}]")
     return frame
 

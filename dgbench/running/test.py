@@ -95,22 +95,39 @@ def predict_case(
     prediction = predict_slices(method, batches, case.shape[1:] if of_image else None)
     if prediction is None:
         return np.zeros_like(reference), reference
-    if (scored := domain.scored(case.id)) is not None:
-        prediction &= (scored if of_image else mask_to_network(scored, domain.images.shape[-1]).astype(bool))[kept]
-    return prediction, reference
+    return where_scored(prediction, domain, case, protocol), reference
+
+
+def where_scored(prediction: np.ndarray, domain: PreparedDomain, case: PreparedCase, protocol: Protocol) -> np.ndarray:
+    """A prediction, bool (D, K, H, W), as the protocol compares it, without what lies outside the field of view."""
+    if (scored := domain.scored(case.id)) is None:
+        return prediction
+    if protocol.resolution == "network":
+        scored = mask_to_network(scored, domain.masks.shape[-1]).astype(bool)
+    return prediction & (scored[np.array(case.foreground)] if protocol.slices == "foreground" else scored)
 
 
 def measure_domain(
-    method: Method, domain: PreparedDomain, cases: Mapping[str, str], role: str, protocol: Protocol, seed: int
+    method: Method,
+    domain: PreparedDomain,
+    cases: Mapping[str, str],
+    role: str,
+    protocol: Protocol,
+    seed: int,
+    further: Sequence[str] = (),
 ) -> Iterator[Tested]:
-    """Predict and measure some cases of a domain, {id: group}, in their order. Raises `RunError` that names one."""
+    """Predict and measure some cases of a domain, {id: group}, in their order; by `further` metrics as well.
+
+    Raises `RunError` that names the case.
+    """
     for case_id, group in cases.items():
         case = domain.cases[case_id]
         try:
             prediction, reference = predict_case(method, domain, case, protocol, seed)
         except RunError as error:
             raise RunError(f"{domain.name}/{case_id}: {error.cause}", error.remedy) from None
-        yield measure_case((role, domain.name, group), case, prediction, reference, (method.task.structures, protocol))
+        rule = method.task.structures, protocol, further
+        yield measure_case((role, domain.name, group), case, prediction, reference, rule)
 
 
 def measure_case(
@@ -118,20 +135,21 @@ def measure_case(
     case: PreparedCase,
     prediction: np.ndarray,
     reference: np.ndarray,
-    rule: tuple[Sequence[str], Protocol],
+    rule: tuple[Sequence[str], Protocol, Sequence[str]],
 ) -> Tested:
-    """The scores of one case. place: (role, domain, group). rule: (the structures in their order, the protocol).
+    """The scores of one case. place: (role, domain, group). rule: (structures in order, protocol, further metrics).
 
     prediction, reference: bool (D, K, H, W), as the protocol compares them.
     """
-    (role, domain, group), (structures, protocol) = place, rule
+    (role, domain, group), (structures, protocol, further) = place, rule
     spacing = case.spacing if protocol.distances == "physical" else (1.0, 1.0, 1.0)
     rows: list[dict[str, object]] = []
     for k, structure in enumerate(structures):
         scores = metrics.measure(prediction[:, k], reference[:, k], spacing)
         what = {"role": role, "domain": domain, "case": case.id, "group": group, "structure": structure}
         diagonal = metrics.image_diagonal(reference[:, k].shape, spacing)
-        rows.append({**what, **scores._asdict(), "diagonal": diagonal})
+        asked = {name: metrics.FURTHER[name](prediction[:, k], reference[:, k]) for name in further}
+        rows.append({**what, **scores._asdict(), "diagonal": diagonal, **asked})
     return Tested.of(domain, case.id, rows, prediction)
 
 
@@ -150,11 +168,13 @@ def mean_dice(
 def cases_csv(tested: Sequence[Tested]) -> str:
     """The text of cases.csv: full precision, `inf` for a missed or falsely found structure, empty: not applicable.
 
-    Column group is there where some case is not a group of its own.
+    Column group is there where some case is not a group of its own, and last those of further metrics.
     """
     text = io.StringIO()
     grouped = any(row.get("group", row["case"]) != row["case"] for case in tested for row in case.rows)
-    writer = csv.DictWriter(text, GROUPED if grouped else COLUMNS, lineterminator="\n", extrasaction="ignore")
+    further = [name for name in metrics.FURTHER if any(name in row for case in tested for row in case.rows)]
+    columns = (*(GROUPED if grouped else COLUMNS), *further)
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for case in tested:
         for row in case.rows:

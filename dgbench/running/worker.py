@@ -292,7 +292,8 @@ def _test(
     total, tested = sum(len(ids) for _, _, ids in parts), []
     for role, domain, ids in parts:
         cases = {i: task.group(domain.name, i) for i in ids}
-        for case in measure_domain(method, domain, cases, role, get_protocol(run.protocol), run.seed):
+        protocol, further = get_protocol(run.protocol), task.further_metrics
+        for case in measure_domain(method, domain, cases, role, protocol, run.seed, further):
             tested.append(case)
             watch.report("test", len(tested), total, domain.name)
             if watch.should_stop():

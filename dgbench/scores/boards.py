@@ -1,8 +1,9 @@
 """Boards: runs of which somebody published the score of every case, read as runs; they were not made here.
 
-A board is two files beside each other: NAME.csv.gz, `COLUMNS` and any of `OPTIONAL`, a row for each run, target case
-and structure; and NAME.json, written last: task, protocol, who says so, and the sha256 of the first. Those that come
-with dgbench lie in results/published/, those of `dgbench import` in RESULTS/<task>/<protocol>/published/.
+A board is two files beside each other: NAME.csv.gz, `COLUMNS` and any of `OPTIONAL` and `records.GROUP`, a row for each
+run, target case and structure; and NAME.json, written last: task, protocol, who says so, and the sha256 of the first.
+Those that come with dgbench lie in results/published/, those of `dgbench import` in
+RESULTS/<task>/<protocol>/published/.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import pandas as pd
 from dgbench import metrics
 from dgbench.errors import DataError
 from dgbench.files import gunzip, is_name, read_json, sha256
-from dgbench.metrics import METRICS
+from dgbench.metrics import MEASURED
 from dgbench.protocol import DEFAULT, PROTOCOLS, Protocol
 from dgbench.registry import published_folder
-from dgbench.running.records import SCHEMA, UNKNOWN, RunRecord, find_runs, misfits
+from dgbench.running.records import GROUP, SCHEMA, UNKNOWN, RunRecord, find_runs, misfits
 
 COLUMNS = ("method", "source", "seed", "target", "case", "structure", "dice")
-OPTIONAL = (*(m for m in METRICS if m != "dice"), "n_reference")
+OPTIONAL = (*(m for m in MEASURED if m != "dice"), "n_reference")
 RUN = ["method", "source", "seed"]
 OF_BOARD: dict[str, Any] = {
     **dict.fromkeys(("name", "task", "protocol", "citation", "unit", "file", "sha256"), str),
@@ -43,7 +44,7 @@ class ForeignProtocol(Protocol):
     @classmethod
     def of(cls, name: str) -> ForeignProtocol:
         """That of a name."""
-        return cls(name, "all", "image", "physical", "penalty", "domains", tuple(METRICS))
+        return cls(name, "all", "image", "physical", "penalty", "domains", MEASURED)
 
     def caption(self) -> str:
         """The protocol in one sentence, for the foot of a table."""
@@ -124,8 +125,9 @@ class Board:
 
 def _parsed(content: bytes) -> pd.DataFrame:
     """A row for each run, target case and structure; a case may be named "NA"."""
-    kinds: dict[str, Any] = dict.fromkeys(("method", "source", "target", "case", "structure"), str) | {"seed": int}
-    numbers = {name: [""] for name in (*METRICS, "n_reference")}
+    texts = ("method", "source", "target", "case", "structure", GROUP)
+    kinds: dict[str, Any] = dict.fromkeys(texts, str) | {"seed": int}
+    numbers = {name: [""] for name in (*MEASURED, "n_reference")}
     text = io.StringIO(gunzip(content).decode())
     return pd.read_csv(text, dtype=kinds, keep_default_na=False, na_values=numbers)
 
@@ -136,7 +138,7 @@ def _cases(rows: pd.DataFrame) -> pd.DataFrame:
     What another run left blank is falsely found here: `Study.cases` sees both.
     """
     made = rows.drop(columns=RUN).rename(columns={"target": "domain"})
-    missing = [c for c in (*METRICS, "n_reference", "n_prediction", "diagonal") if c not in made]
+    missing = [c for c in (*MEASURED, "n_reference", "n_prediction", "diagonal") if c not in made]
     made[missing] = math.nan
     flag = np.where(made["dice"].isna(), "both_empty", np.where(made["n_reference"] == 0, "false_positive", ""))
     return made.assign(role="target", flag=flag)

@@ -18,7 +18,7 @@ from dgbench.errors import DataError, DgbenchError, UsageError
 from dgbench.files import gunzip, make_folder, write_atomic, write_json
 from dgbench.metrics import METRICS
 from dgbench.protocol import PROTOCOLS
-from dgbench.running.records import SCHEMA
+from dgbench.running.records import GROUP, SCHEMA
 from dgbench.scores.boards import COLUMNS, OPTIONAL, RUN, Board
 from dgbench.scores.study import Study
 from dgbench.task import Task
@@ -49,7 +49,7 @@ def problems(frame: pd.DataFrame, task: Task) -> list[str]:
     """All that is wrong with a table, as from `read_table`, a sentence each."""
     needed = [c for c in COLUMNS if c != "structure" or len(task.structures) > 1]
     found = [f"no column {c}" for c in needed if c not in frame]
-    known = (*COLUMNS, *OPTIONAL)
+    known = (*COLUMNS, GROUP, *OPTIONAL)
     found += [f"column '{c}' is none of {', '.join(known)}" for c in frame.columns if c not in known]
     if found or frame.empty:
         return found or ["it holds no row"]
@@ -63,7 +63,7 @@ def _with_structure(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
 
 def _cells(frame: pd.DataFrame) -> Iterator[str]:
     """Cells that are blank, no number, out of range, or not of their kind."""
-    for column in (c for c in KEY if (frame[c] == "").any()):
+    for column in (c for c in (*KEY, GROUP) if c in frame and (frame[c] == "").any()):
         yield f"{column} is blank in {_lines(frame[frame[column] == ''])}"
     if (bad := ~frame["seed"].str.fullmatch(r"-?\d{1,9}|")).any():
         yield f"seed is no whole number in {_lines(frame[bad], 'seed')}"
@@ -179,7 +179,7 @@ def write_board(frame: pd.DataFrame, task: Task, told: dict[str, Any], results: 
     """
     frame = _with_structure(frame, task)
     given = [m for m in METRICS if m in frame]
-    columns = [c for c in (*COLUMNS, *OPTIONAL) if c in frame]
+    columns = [c for c in (*COLUMNS, GROUP, *OPTIONAL) if c in frame]
     content = gzip.compress(frame[columns].to_csv(index=False, lineterminator="\n").encode(), mtime=0)
     folder = Path(results) / task.name / told["protocol"] / "published"
     path = folder / f"{told['name']}.json"

@@ -36,9 +36,9 @@ class Reproduction:
     """A run (`then`) and its repetition (`now`), and what came of it.
 
     verdict: "identical": cases.csv and the weights are the same bytes. "within interval": they are not, but the 95 %
-    t-interval of the mean difference in Dice between the same target cases contains 0, and that mean is at most 1 Dice
-    point (`MARGIN`) away from 0; the first alone would pass a large difference on few cases, the second alone a small
-    one that goes the same way everywhere. "different": neither.
+    t-interval of the mean difference in Dice between the same target cases (or groups of them) contains 0, and that
+    mean is at most 1 Dice point (`MARGIN`) away from 0; the first alone would pass a large difference on few cases, the
+    second alone a small one that goes the same way everywhere. "different": neither.
     difference, low, high: mean over target cases of Dice now minus then, each case as `study.run_scores` has it, in
     [-1, 1], with its interval; NaN when not the same cases have one, as where a structure that is not there was found
     in one of the two.
@@ -155,7 +155,7 @@ def compare(then: RunRecord, now: RunRecord) -> Reproduction:
         return Reproduction(then, now, "identical", 0.0, 0.0, 0.0, len(one), changed)
     if names[0] != names[1] or not one.index.equals(other.index):
         return Reproduction(then, now, "different", math.nan, math.nan, math.nan, len(one), changed)
-    mean, low, high = interval((other - one).to_numpy())
+    mean, low, high = interval(by_group(other - one, then).to_numpy())
     within = low <= 0 <= high and abs(mean) <= MARGIN
     return Reproduction(then, now, "within interval" if within else "different", mean, low, high, len(one), changed)
 
@@ -166,6 +166,14 @@ def _net_scores(run: RunRecord) -> pd.Series:
     costs = charged(targets, "dice", get_protocol(run.protocol))
     of_case = costs[costs > 0].groupby([targets["domain"], targets["case"]]).sum()
     return run_scores(run).dropna().sub(of_case, fill_value=0.0)
+
+
+def by_group(of_case: pd.Series, run: RunRecord) -> pd.Series:
+    """The mean of the cases of each patient or video, where the run tells which these are: they are no two draws."""
+    if "group" not in run.cases:
+        return of_case
+    group = run.cases.groupby(["domain", "case"])["group"].first().reindex(of_case.index)
+    return of_case.groupby([of_case.index.get_level_values("domain"), group]).mean()
 
 
 def interval(differences: np.ndarray) -> tuple[float, float, float]:

@@ -114,11 +114,13 @@ class Resampling:
         if group is not None and len(np.unique(group)) < len(group):
             self.cluster, domain = _clusters(domain, group)
         self.domain, self.draws, self.seed = domain, draws, seed
-        self.parts = [np.flatnonzero(domain == d) for d in np.unique(domain)]
+        parts = [np.flatnonzero(domain == d) for d in np.unique(domain)]
+        # Cases that lie together, as a rule, are looked at in place: a slice copies nothing.
+        self.parts = [slice(p[0], p[-1] + 1) if p[-1] - p[0] < len(p) else p for p in parts]
         self.counts = np.empty((draws, len(domain)), order="F")  # how often each case is drawn; a case's are contiguous
         self._last: tuple[Array, Array] | None = None
         self._seeds: dict[tuple[int, int], Array] = {}
-        for part in self.parts:
+        for part in parts:
             self.counts[:, part] = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), draws)
 
     def grouped(self, scores: CaseScores) -> CaseScores:
@@ -172,7 +174,8 @@ class Resampling:
         """Variance of the weighted mean that cases bring, by domain: (N,) -> (), or (draws, N) -> (draws,)."""
         total = np.zeros(values.shape[:-1])
         for part in self.parts:
-            n, w = len(part), weight[part]
+            w = weight[part]
+            n = len(w)
             if not w.any():
                 continue
             if n == 1:
@@ -234,8 +237,8 @@ def estimate(
         if n > 1:
             of_seeds += float((term.values @ weight).var(ddof=1)) / n
             of_seed = weighted @ term.values.T  # (draws, R)
-            centre = (share * of_seed).sum(1, keepdims=True)
-            seeds_drawn += (share * (of_seed - centre) ** 2).sum(1) / (n - 1)
+            of_seed -= np.einsum("br,br->b", share, of_seed)[:, None]
+            seeds_drawn += np.einsum("br,br,br->b", share, of_seed, of_seed) / (n - 1)
     means = np.einsum("bn,bn->b", weighted, drawn)
     variance = resampling.case_variance(drawn, weight, resampling.counts) + seeds_drawn
     se = math.sqrt(of_cases + of_seeds)

@@ -23,7 +23,7 @@ from dgbench.metrics import METRICS
 from dgbench.networks.provenance import Seen, overlap
 from dgbench.protocol import Protocol, get_protocol
 from dgbench.registry import NEEDS
-from dgbench.running.records import RunRecord, read_cases, read_runs
+from dgbench.running.records import RunRecord, read_all_cases, read_runs
 from dgbench.scores.boards import boards, every_board, published_runs, shown_protocol
 from dgbench.scores.statistics import CaseScores
 
@@ -316,9 +316,7 @@ class Study:
         like = like or max(found, key=lambda r: str(r.record["started"]))
         kept = [r for r in found if not _difference(like, r, found)]
         again = [r for r in twice if not _difference(like, r, found)]
-        made = [*(r for r in kept if not r.published), *again]
-        for record, cases in zip(made, read_cases([r.path for r in made]), strict=True):
-            vars(record)["cases"] = cases
+        read_all_cases([*(r for r in kept if not r.published), *again])
         others: dict[str, list[RunRecord]] = {}
         for r in found:
             if what := _difference(like, r, found):
@@ -345,9 +343,11 @@ class Study:
 
     @functools.cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Those of the protocol that one of the runs has."""
+        """Those of the protocol that one of the runs has, and those that the task asks for besides."""
         known = [r.published["metrics"] if r.published else self.protocol.metrics for r in self.records]
-        return tuple(m for m in self.protocol.metrics if any(m in of for of in known))
+        of_task = {m for r in self.records for m in r.record.get("further_metrics", ())}
+        of_protocol = tuple(m for m in self.protocol.metrics if any(m in of for of in known))
+        return (*of_protocol, *(m for m in METRICS if m in of_task - set(of_protocol)))
 
     @functools.cached_property
     def variants(self) -> tuple[str, ...]:
@@ -447,13 +447,14 @@ class Study:
             for name in ("n_missed", *([] if self.any_absent else ["n_false_positive"])):
                 table[name] = table[name].astype("Int64").mask(untold)
         for name in ("variant", "method", "source", "seed"):
-            table[name] = [getattr(records[i], name) for i in table["run"]]
-        roles = {(r.source, d): "target" for r in records for d in r.record["targets"]}
-        roles |= {(s, s): "validation" for s in self.sources}
-        table["role"] = [roles.get(pair, "") for pair in zip(table["source"], table["target"], strict=True)]
+            table[name] = _of_run(records, name, table["run"].to_numpy())
         names = {"source": self.sources, "target": self.domains, "structure": self.structures}
         for name, order in (names | {"metric": list(self.metrics)}).items():
             table[name] = pd.Categorical(table[name], order)
+        roles = {(r.source, d): "target" for r in records for d in r.record["targets"]}
+        roles |= {(s, s): "validation" for s in self.sources}
+        by_code = np.array([[roles.get((s, d), "") for d in self.domains] for s in self.sources], object)
+        table["role"] = by_code[table["source"].cat.codes, table["target"].cat.codes]
         columns = "variant method source target role structure seed metric value found_value"
         return table[[*columns.split(), *counts]]
 
@@ -574,10 +575,15 @@ def _check_alike(records: Sequence[RunRecord], protocol: Protocol) -> None:
 
 
 def _all_cases(records: Sequence[RunRecord]) -> pd.DataFrame:
-    cases = pd.concat([r.cases for r in records], ignore_index=True)
-    run = np.repeat(np.arange(len(records)), [len(r.cases) for r in records])
+    rows = [r.rows for r in records]
+    parts = []
+    for _, of in itertools.groupby(rows, key=lambda r: id(r.frame)):  # as a rule all lie in one frame
+        together = [*of]
+        parts.append(together[0].frame.iloc[np.concatenate([np.arange(r.first, r.last) for r in together])])
+    cases = pd.concat(parts, ignore_index=True)
+    run = np.repeat(np.arange(len(records)), [r.last - r.first for r in rows])
     for name in ("variant", "method", "source", "seed"):
-        cases[name] = np.array([getattr(r, name) for r in records], dtype=int if name == "seed" else object)[run]
+        cases[name] = _of_run(records, name, run)
     cases["run"] = run
     cases["flag"] = cases["flag"].fillna("")
     cases["group"] = _groups(cases)
@@ -594,14 +600,30 @@ def _all_cases(records: Sequence[RunRecord]) -> pd.DataFrame:
     twice = cases[cases.duplicated(["run", "domain", "case", "structure"])]
     for _, row in twice.head(1).iterrows():
         raise DataError(f"{records[row['run']].path} has case {row['case']} of domain '{row['domain']}' twice", AGAIN)
+    _check_same_cases(cases, records)
+    return cases
+
+
+def _of_run(records: Sequence[RunRecord], name: str, run: np.ndarray) -> np.ndarray:
+    """What each row's run is called: `run` holds its number."""
+    return np.array([getattr(r, name) for r in records], dtype=int if name == "seed" else object)[run]
+
+
+def _check_same_cases(cases: pd.DataFrame, records: Sequence[RunRecord]) -> None:
+    """Raises `DataError` for two runs that were tested, or validated, on different cases of a domain."""
+    place = ["role", "domain"]
+    once = cases.drop_duplicates([*place, "run", "case"])
+    every = once.drop_duplicates([*place, "case"]).groupby(place).size()
+    of_run = once.groupby([*place, "run"]).size()
+    if (of_run.to_numpy() == every.loc[of_run.index.droplevel("run")].to_numpy()).all():
+        return  # each has as many as all together
     tested: dict[tuple, tuple[frozenset, int]] = {}
     paired = any(r.record.get("paired") for r in records)
-    for (role, domain, i), ids in cases.groupby(["role", "domain", "run"])["case"].agg(frozenset).items():
+    for (role, domain, i), ids in cases.groupby([*place, "run"])["case"].agg(frozenset).items():
         theirs, other = tested.setdefault((role, domain, paired and records[i].source), (ids, i))
         if theirs != ids:
             where = f"{records[other].path} and {records[i].path}"
             raise DataError(f"{where} were tested on different cases of domain '{domain}'", AGAIN)
-    return cases
 
 
 def _groups(cases: pd.DataFrame) -> pd.Series:
@@ -622,16 +644,16 @@ class _Averaging:
         self.study, self.variant, self.metric, self.structure = study, variant, metric, structure
         self.structures = study.structures if structure is None else [structure]
         cells = study.cells_of[variant]
-        part = cells[cells["metric"] == metric]
-        self.part = part = part[part["structure"].isin(self.structures)]
-        pairs = [*zip(part["source"].cat.codes, part["seed"], strict=True)]
+        wanted = cells["metric"] == metric
+        self.part = part = cells[wanted if structure is None else wanted & (cells["structure"] == structure)]
+        pairs = [*zip(part["source"].cat.codes.tolist(), part["seed"].tolist(), strict=True)]
         self.runs = sorted(set(pairs))
         position = {run: i for i, run in enumerate(self.runs)}
-        structure_of = [self.structures.index(s) for s in part["structure"]]
+        self.wanted = [study.structures.index(s) for s in self.structures]
+        structure_of = np.searchsorted(self.wanted, part["structure"].cat.codes)
         self.place = ([position[p] for p in pairs], structure_of, part["target"].cat.codes.to_numpy())
         self.apart = study.apart
         # In no average either: a structure that no reference of a domain holds. (structures, domains)
-        self.wanted = [study.structures.index(s) for s in self.structures]
         self.n_there = study.n_there[self.wanted]
         self.none = (self.n_there == 0) & (study.protocol.missed == "penalty")
         self.source_of = np.array([s for s, _ in self.runs])
@@ -695,8 +717,13 @@ class _Averaging:
         at_home = self.cube(part["value"])[range(len(self.runs)), :, home]
         none = (study.n_there_in_validation[self.wanted][:, home].T == 0) & (study.protocol.missed == "penalty")
         validation = masked_mean(at_home, np.ones_like(at_home), ~none, axis=1)
-        columns = ["n_missed", "n_cases", "n_false_positive", "n_both_empty"]
-        counted = part[part["role"] == "target"].groupby("source", observed=False)[columns].sum()
+        tested = (part["role"] == "target").to_numpy()
+        of_source = part["source"].cat.codes.to_numpy()[tested]
+
+        def counted(name: str) -> pd.Series:
+            number = part[name].to_numpy(float, na_value=0)[tested]
+            return pd.Series(np.bincount(of_source, number, len(study.sources)).astype(int), study.sources)
+
         told = not study.runs[self.variant][0].published
         rows, seeds = [*study.sources, "mean"], [int((self.source_of == s).sum()) for s in range(len(study.sources))]
         frame = functools.partial(pd.DataFrame, index=rows, columns=[*study.domains, "mean"])
@@ -709,10 +736,10 @@ class _Averaging:
             std=frame(self.deviation(values)),
             validation=pd.Series(self.averaged(validation[:, None])[:, 0], rows),
             seeds=pd.Series(seeds, study.sources),
-            missed=pd.Series(counted["n_missed"].to_numpy() if told else math.nan, study.sources),
-            tested=pd.Series(counted["n_cases"].to_numpy(), study.sources),
-            false=counted["n_false_positive"].set_axis(study.sources),
-            absent=counted[["n_false_positive", "n_both_empty"]].sum(axis=1).set_axis(study.sources),
+            missed=counted("n_missed") if told else pd.Series(math.nan, study.sources),
+            tested=counted("n_cases"),
+            false=counted("n_false_positive"),
+            absent=counted("n_false_positive") + counted("n_both_empty"),
         )
 
 
@@ -780,6 +807,8 @@ def machine(record: Mapping[str, Any]) -> str:
     told = record.get("environment", {})
     device, torch = str(told.get("device", "")).partition(":")[0], told.get("packages", {}).get("torch")
     return ", ".join(filter(None, (told.get("hardware"), device, torch and f"torch {torch}")))
+
+
 def _counted(costs: Iterable[dict[str, Any]], name: str) -> float:
     """What the runs that counted it agree on; NaN where none did."""
     return max((float(c[name]) for c in costs if name in c), default=math.nan)

@@ -115,7 +115,8 @@ def _of_cases(folder: Path, record: Record, result: Record, rows: Rows) -> Itera
     """Reads cases.csv into `rows`."""
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) not in (COLUMNS, GROUPED):
+        further = tuple(record.get("further_metrics", ()))
+        if tuple(reader.fieldnames or ()) not in ((*COLUMNS, *further), (*GROUPED, *further)):
             yield f"cases.csv has the columns {', '.join(reader.fieldnames or ())}"
             return
         rows += reader

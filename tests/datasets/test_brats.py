@@ -72,10 +72,6 @@ def test_a_run_tests_no_patient_that_it_trained_on_and_its_record_says_so(drawn,
     left_out = {"flair": 2, "t1ce": 2, "t2": 2}
     assert told == {"paired": True, "layout": "by grade, HGG and LGG", "excluded": left_out}
     training, validation = task.split("t1")
-    rows = record.cases
-    assert (
-        len(rows) == 4 * len(validation)
-        and set(rows["case"]) == set(validation)
-        and not set(training) & {*rows["case"]}
-    )
+    rows, tested = record.cases, set(record.cases["case"])
+    assert len(rows) == 4 * len(validation) and tested == set(validation) and not set(training) & tested
     assert "group" not in rows  # a patient is the case

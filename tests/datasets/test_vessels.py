@@ -1,5 +1,7 @@
 """Retinal vessels: the field of view, pairs by number, both eyes of a child, the sets as AADG passes them on."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,10 @@ from dgbench.datasets.vessels import EYES, Vessels, field_of_view
 from dgbench.errors import DataError
 from dgbench.images.mock import MARK, Sketch
 from dgbench.images.preparation import prepare
+from dgbench.metrics import cldice
 from dgbench.protocol import get_protocol
-from dgbench.running.test import predict_case
+from dgbench.running.records import read_cases
+from dgbench.running.test import cases_csv, measure_domain, predict_case
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +41,42 @@ def test_a_field_of_view_is_the_largest_bright_region_with_its_dark_spots_filled
     assert field[4:16, 4:16].all() and field.sum() == 144
 
 
-def test_what_is_predicted_outside_the_field_of_view_does_not_count(folder, tmp_path):
-    class Everywhere(torch.nn.Module):
-        uses_target_masks, neighbours, precision = False, 0, "float32"
-        task = Vessels().info
-        hparams = type("Hparams", (), {"batch_size": 1, "precision": "float32"})
+class Everywhere(torch.nn.Module):
+    """It finds vessels in every pixel."""
 
-        def __init__(self):
-            super().__init__()
-            self.one = torch.nn.Parameter(torch.ones(()))
+    uses_target_masks, neighbours, precision = False, 0, "float32"
+    task = Vessels().info
+    hparams = SimpleNamespace(batch_size=1, precision="float32")
 
-        def predict(self, image):
-            return torch.ones_like(image[:, :1])
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones(()))
 
-    domain = prepare(Vessels(folder), "DRIVE", 56, tmp_path)
+    def predict(self, image):
+        return torch.ones_like(image[:, :1])
+
+
+@pytest.fixture(scope="module")
+def drive(folder, tmp_path_factory):
+    return prepare(Vessels(folder), "DRIVE", 56, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.mark.parametrize("protocol", ["sdg", "dapsam"])
+def test_what_is_predicted_outside_the_field_of_view_does_not_count(folder, drive, protocol):
     case = Vessels(folder).load("DRIVE", "21")
-    np.testing.assert_array_equal(domain.scored("21")[:, 0], case.scored)
-    np.testing.assert_array_equal(domain.reference("21"), case.mask)
-    for protocol in ("sdg", "dapsam"):
-        prediction, reference = predict_case(Everywhere(), domain, domain.cases["21"], get_protocol(protocol), 0)
-        assert prediction.sum() == case.scored.sum() and (reference <= prediction).all()
+    np.testing.assert_array_equal(drive.scored("21")[:, 0], case.scored)
+    np.testing.assert_array_equal(drive.reference("21"), case.mask)
+    prediction, reference = predict_case(Everywhere(), drive, drive.cases["21"], get_protocol(protocol), 0)
+    assert prediction.sum() == case.scored.sum() and (reference <= prediction).all()
+
+
+def test_cldice_stands_beside_the_other_scores_of_a_case_and_is_read_again(drive, tmp_path):
+    cases, further = {"21": "21"}, Vessels.further_metrics
+    (tested,) = measure_domain(Everywhere(), drive, cases, "target", get_protocol("sdg"), 0, further)
+    (tmp_path / "cases.csv").write_text(cases_csv([tested]))
+    (frame,) = read_cases([tmp_path])
+    prediction, reference = predict_case(Everywhere(), drive, drive.cases["21"], get_protocol("sdg"), 0)
+    assert frame["cldice"].item() == cldice(prediction[:, 0], reference[:, 0]) and 0 < frame["cldice"].item() < 1
 
 
 def test_both_eyes_of_a_child_stay_together(folder):

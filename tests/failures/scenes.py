@@ -121,6 +121,7 @@ def killed_in_a_run(order: Order, whole: Path, every: int) -> tuple[int, dict[in
 def killed_in_preparation(order: Order, cache: Path, every: int) -> tuple[int, dict[int, object]]:
     """The same for the arrays of a domain."""
     task, whole = order.run.load_task(), order.prepared["dim"]
+    cache.mkdir(parents=True)  # else the first one alone makes it, in further steps
     total, _ = in_a_fork(killed_at, 0, prepare, task, "dim", 48, cache / "0")
     known = ("checksums.json", "contents.json")  # what is remembered of files, and the half of it that a kill left
     wrong: dict[int, object] = {}

@@ -9,16 +9,22 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from dgbench import cli
+from dgbench.datasets.nuclei import Nuclei
 from dgbench.errors import DataError
 from dgbench.files import lock, make_folder, sha256
 from dgbench.images import fetch as fetching
 from dgbench.images.fetch import NOTED, Download, fetch, unpack
+from dgbench.images.find_task import get_task
+from dgbench.images.mock import Sketch
 from tests.failures.child import in_a_child, small_disk
 
 NOISE = np.random.default_rng(0).bytes(3 << 19)  # 1.5 MiB, which no compression makes smaller
@@ -188,6 +194,33 @@ def test_a_disk_without_room_is_told_before_it_is_filled(server, release, tmp_pa
     cause, code, held = told
     assert code == 3 and re.search(r"disk has [\d,]+ bytes free, and set\.zip\.part needs 1,5", cause), cause
     assert held == {}
+
+
+def test_the_command_shows_the_licence_asks_and_lays_the_files_as_the_task_reads_them(server, tmp_path, monkeypatch):
+    """The release of nuclei, drawn, as GitHub packs a commit."""
+    monkeypatch.chdir(tmp_path)
+    (one,) = Nuclei.sources_of_data
+    Nuclei().mock(tmp_path / "drawn", Sketch())
+    names = {p.relative_to(tmp_path / "drawn").as_posix(): p.read_bytes() for p in (tmp_path / "drawn").rglob("*.png")}
+    top = one.inside.partition("/")[0]
+    server.files["/release.zip"] = zipped(**{f"{top}/{name}": content for name, content in names.items()})
+    monkeypatch.setattr(Nuclei, "sources_of_data", (replace(one, url=f"{server.url}release.zip"),))
+    run = CliRunner().invoke
+    refused = run(cli.app, ["data", "fetch", "nuclei"])
+    assert "licence: CC0" in refused.output and "--accept-licence" in refused.exception.remedy and not server.asked
+    done = run(cli.app, ["data", "fetch", "nuclei", "--accept-licence"])
+    assert done.exit_code == 0 and "here nuclei: data/nuclei" in done.output, done.output
+    assert lying(tmp_path / "data" / "nuclei") == {name: len(content) for name, content in names.items()}
+    assert get_task("nuclei").load("fluo_256", get_task("nuclei").case_ids("fluo_256")[0]).mask.any()
+    again = run(cli.app, ["data", "fetch", "nuclei"])
+    assert again.exit_code == 0 and len(server.asked) == 1, "what is here needs no licence to be agreed to"
+
+
+def test_where_it_cannot_be_fetched_the_steps_are_told_and_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(cli.app, ["data", "fetch", "prostate"])
+    assert told.exit_code == 3 and "1. " in told.output and "https://liuquande.github.io/SAML" in told.output
+    assert "task 'prostate' has no data" in told.output
 
 
 # --- archives --------------------------------------------------------------------------------------------------------

@@ -17,9 +17,11 @@ from PIL import Image
 from dgbench import files
 from dgbench.errors import DataError
 from dgbench.images.folder_task import FolderTask
+from dgbench.images.mock import Sketch, write_png
 from dgbench.images.preparation import (
     PreparedDomain,
     content_fingerprint,
+    duration,
     mask_to_network,
     network_box,
     prepare,
@@ -301,6 +303,7 @@ PRINTED = """
 import sys
 from pathlib import Path
 from dgbench.images.folder_task import FolderTask
+from dgbench.images.mock import Sketch, write_png
 from dgbench.images.preparation import content_fingerprint
 print(content_fingerprint(FolderTask(Path(sys.argv[1])), "near", 48, Path(sys.argv[2])))
 """
@@ -388,3 +391,64 @@ def test_a_task_that_fails_on_a_case_in_its_own_way_has_the_others_verified():
     assert "1 domain(s)" in of_domains
     assert first == "A/one cannot be read: KeyError: 'window'"
     assert second.startswith("A/two: image leaves [0, 1]")
+
+
+# --- large sets ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch) -> FolderTask:
+    """Twelve scans of a domain, and one of another."""
+    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
+    sketch = Sketch()
+    for k, (domain, count) in enumerate((("near", 12), ("far", 1))):
+        for n in range(count):
+            labels = sketch.labels(24, 24)
+            write_png(tmp_path / "many" / domain / "images" / f"scan{n:02}.png", sketch.gray(labels, k))
+            write_png(tmp_path / "many" / domain / "masks" / f"scan{n:02}.png", labels)
+    return FolderTask(tmp_path / "many")
+
+
+def arrays(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_threads_give_the_same_arrays_in_the_same_order_and_numpy_opens_them(many, tmp_path):
+    one, four = (prepare(many, "near", 16, tmp_path / str(jobs), jobs=jobs).folder for jobs in (1, 4))
+    assert one.name == four.name and arrays(one) == arrays(four)
+    assert np.load(four / "images.npy").shape == (12, 1, 16, 16) and torch.get_num_threads() >= 1
+
+
+def test_what_was_ended_goes_on_after_the_last_case_that_is_whole(many, tmp_path, monkeypatch):
+    whole = arrays(prepare(many, "near", 16, tmp_path / "whole").folder)
+
+    def stop(done, total):
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(many, "near", 16, report=stop, jobs=1)
+    (left,) = (tmp_path / "cache" / "prepared").glob(".building-*")
+    with open(left / "images.npy", "r+b") as file:  # the disk forgot the end of the seventh
+        file.truncate(file.seek(0, 2) - 5)
+    loaded, load = [], FolderTask.load
+    monkeypatch.setattr(FolderTask, "load", lambda self, d, i: (loaded.append(i), load(self, d, i))[1])
+    told: list[tuple[int, int]] = []
+    again = prepare(many, "near", 16, report=lambda *news: told.append(news), jobs=1)
+    assert told == [(n, 12) for n in range(6, 13)] and loaded == [f"scan{n:02}" for n in range(6, 12)]
+    assert arrays(again.folder) == whole and not left.exists()
+
+
+def test_a_change_in_one_domain_leaves_the_others_prepared(many):
+    before = {d: prepare(many, d, 16).folder for d in ("near", "far")}
+    write_png(Path(many.location) / "far" / "images" / "scan00.png", np.full((24, 24), 7, np.uint8))
+    after = {d: prepare(FolderTask(Path(many.location)), d, 16).folder for d in ("near", "far")}
+    assert after["near"] == before["near"] and after["far"] != before["far"]
+
+
+def test_how_long_it_takes_is_said_now_and_then(many, capsys, monkeypatch):
+    monkeypatch.setattr("dgbench.images.preparation.PAUSE", -1.0)
+    prepare(many, "near", 16, jobs=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 11 and lines[0].startswith("preparing many/near: 1 of 12 cases, about ")
+    assert [duration(s) for s in (40, 700, 12600)] == ["40 s", "12 min", "3.5 h"]

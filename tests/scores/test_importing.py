@@ -59,6 +59,18 @@ def test_what_comes_in_is_a_board_for_every_page(keep, tmp_path):
     assert text.startswith("No finished run of protocol sdg is in results: this is what was published under protocol")
 
 
+def test_cases_of_one_patient_are_told_by_a_column_and_drawn_together(keep):
+    """Two patients of two cases each: the interval is of eight groups, not of 16 cases."""
+    table = rows()
+    alone = keep(table, name="alone", protocol="alone")
+    told = keep(table.assign(group=table["case"].map(lambda c: f"P{int(c[4:]) // 2}")), name="told", protocol="told")
+    groups = {p.stem: Study.load(p.parents[3], "phantom", p.stem).target_cases().group for p in (alone, told)}
+    assert groups["alone"] is None and groups["told"].tolist() == [g for g in range(8) for _ in range(2)]
+    assert problems(table.assign(group="")) == [
+        "group is blank in lines 2, 3, 4 and 285 more",
+    ]
+
+
 def test_scores_of_another_protocol_are_in_no_table_with_them(keep):
     keep()
     keep(rows({"other": 0.5}), "roe.csv", protocol="roe", citation="Roe 2031")

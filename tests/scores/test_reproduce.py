@@ -14,8 +14,10 @@ from dgbench.files import read_json
 from dgbench.images.folder_task import FolderTask
 from dgbench.running import launchers, plan
 from dgbench.running.records import find_runs, read_run
-from dgbench.scores.reproduce import compare, differences, interval, reproduce
+from dgbench.scores.reproduce import by_group, compare, differences, interval, reproduce
+from dgbench.scores.study import run_scores
 from tests.discs import write_discs
+from tests.toy_runs import run
 
 PLUGIN = Path(__file__).parents[1] / "pixels.py"
 
@@ -192,3 +194,11 @@ def test_differences_are_named_in_words_and_what_follows_from_them_is_not():
         ("threads", "1", "2"),
     ]
     assert differences(then, then) == []
+
+
+def test_two_cases_of_a_patient_are_one_difference():
+    one = run("erm", "A", {"B": [0.8, 0.6, 0.7], "C": [0.5]})
+    gain = run_scores(one) * 0 + [0.1, 0.3, 0.5, 0.7]
+    assert by_group(gain, one) is gain
+    one.cases["group"] = ["P1", "P1", "P2", "P1"]
+    assert by_group(gain, one).tolist() == pytest.approx([0.2, 0.5, 0.7])  # P1 of B, P2 of B, P1 of C

@@ -116,7 +116,9 @@ class Resampling:
         self.domain, self.draws, self.seed = domain, draws, seed
         parts = [np.flatnonzero(domain == d) for d in np.unique(domain)]
         # Cases that lie together, as a rule, are looked at in place: a slice copies nothing.
-        self.parts = [slice(p[0], p[-1] + 1) if p[-1] - p[0] < len(p) else p for p in parts]
+        self.parts: list[slice | NDArray[np.int64]] = [
+            slice(p[0], p[-1] + 1) if p[-1] - p[0] < len(p) else p for p in parts
+        ]
         self.counts = np.empty((draws, len(domain)), order="F")  # how often each case is drawn; a case's are contiguous
         self._last: tuple[Array, Array] | None = None
         self._seeds: dict[tuple[int, int], Array] = {}

@@ -173,7 +173,7 @@ class Task(ABC):
                 "one case is held out to validate on the source; add cases or test on this domain only",
             )
         within = "" if self.paired else f"{source}/"
-        ordered = sorted(groups, key=lambda g: hashlib.sha256(f"{within}{g}".encode()).digest())
+        ordered = sorted(groups, key=lambda g: hashlib.sha256(f"{within}{g}".encode(errors="surrogateescape")).digest())
         held_out: set[str] = set()
         while ordered[1:] and len(held_out) < max(1, round(len(ids) / 5)):
             held_out.update(groups[ordered.pop(0)])

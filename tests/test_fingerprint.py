@@ -121,7 +121,6 @@ from pathlib import Path
 from dgbench import registry
 from dgbench.fingerprint import reached
 from dgbench.images.folder_task import FolderTask
-from dgbench.images.table_task import TableTask
 from dgbench.running import plan
 
 root, discs, results = map(Path, sys.argv[1:])

@@ -131,7 +131,10 @@ def _as_folder_task(adoption: Adoption, folders: dict[str, dict[str, Files]]) ->
             adoption.rows.append({"case": case, "domain": domain, "image": str(files.images[0]), **paths})
     rule = f"<domain>/images with <domain>/masks: {len(adoption.rows)} cases of {len(folders)} domains"
     adoption.rules.append(f"{rule}; --task {adoption.root} reads this without a table")
-    if left := [d.name for d in _inside(adoption.root) if d.name not in folders]:
+    if (toml := adoption.root / "task.toml").is_file():
+        adoption.settings += toml.read_text(encoding="utf-8-sig").splitlines()
+        adoption.rules.append("task.toml is copied beside the table")
+    if left := [d.name for d in _inside(adoption.root) if d.is_dir() and d.name not in folders]:
         adoption.decide.append(f"beside them lie {', '.join(left[:6])}: no domain is made of these")
 
 

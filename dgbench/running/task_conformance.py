@@ -223,10 +223,15 @@ def notices_doubles(subject: _Subject) -> Iterator[str]:
     task = subject.task(subject.copy())
     domain = task.source_domains[0]
     # Two cases may be read from one file, as frames of it.
-    one, other = list(dict.fromkeys(task.files(domain, case_id)[0] for case_id in task.case_ids(domain)))[:2]
-    shutil.copy(one, other)
+    every = {files[0]: files for case_id in task.case_ids(domain) if (files := task.files(domain, case_id))}
+    one, other = list(every.values())[:2]
+    shutil.copy(one[0], other[0])
+    if any("same image" in problem for problem in task.verify()):
+        return
+    for file, double in zip(one, other, strict=False):  # of an image that another file cuts out, as a field of view
+        shutil.copy(file, double)
     if not any("same image" in problem for problem in task.verify()):
-        yield f"verify must say that {other.name} has the same image as {one.name}: call super().verify()"
+        yield f"verify must say that {other[0].name} has the same image as {one[0].name}: call super().verify()"
 
 
 def notices_damage(subject: _Subject) -> Iterator[str]:

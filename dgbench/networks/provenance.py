@@ -6,6 +6,7 @@ rest on images that the weights have seen with their masks: such a row is marked
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -71,7 +72,9 @@ def started_from(record: Mapping[str, Any]) -> list[str]:
     files = record.get("initialisation", "scratch")
     found = set(files.values()) if isinstance(files, Mapping) else set()
     names = [name for name, known in WEIGHTS.items() if known.sha256 in found]
-    return names + (["imagenet"] if record.get("hparams", {}).get("initialisation") == "imagenet" else [])
+    names += ["imagenet"] if record.get("hparams", {}).get("initialisation") == "imagenet" else []
+    stated = re.split(r"\W+", str(record.get("stated", {}).get("pretraining", "")).casefold())  # of a foreign system
+    return names + [name for name in SEEN if name in stated]
 
 
 def overlap(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Seen]:

@@ -15,6 +15,7 @@ from dgbench.images.folder_task import FolderTask
 from dgbench.images.nnunet import Labels, export
 from dgbench.images.preparation import prepare
 from dgbench.method import Batch, Hparams, Method
+from dgbench.networks.provenance import started_from
 from dgbench.protocol import get_protocol
 from dgbench.running import foreign_files as files
 from dgbench.running.foreign import Foreign, score
@@ -290,6 +291,11 @@ def test_a_row_is_ranked_with_every_source_three_seeds_and_what_must_be_stated(s
     assert of.why == why and (of.rank is None) == bool(why)
     assert of.row.budget == (stated["budget"].strip() or "not stated")
     assert board.study.named("theirs") == of.variant and [r.variant for r in board.ranked if r.variant == "erm"]
+
+
+def test_weights_that_are_stated_by_name_are_known_by_what_they_saw():
+    assert started_from({"stated": {"pretraining": "SAM_ViT_B, then ImageNet"}}) == ["sam_vit_b", "imagenet"]
+    assert started_from({"stated": {"pretraining": "none"}}) == started_from({}) == []
 
 
 # --- nnU-Net ---------------------------------------------------------------------------------------------------------

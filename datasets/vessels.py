@@ -9,7 +9,7 @@
 DRIVE is its training set: the masks of its test set are not released any more. CHASE_DB1 has both eyes of 14 children,
 and a child is a group. As a benchmark of generalization: Lyu et al. AADG. TMI 2022, whose package RVS brings a field of
 view for every photograph. Where the makers' release has none, it is drawn: the largest region that is brighter than 0.1
-in some channel, its holes filled. Outside the image is made black, and no prediction counts.
+in some channel, its holes filled. Outside of it neither what is outlined nor what is predicted counts.
 """
 
 import csv
@@ -58,8 +58,8 @@ class Vessels(PhotoTask):
     image_size = 512
     steps = 8000  # as prostate
     cases_expected = PHOTOGRAPHS
+    scored_in = "the field of view"
     further_metrics = ("cldice",)  # vessels are thin: are they connected?
-    intensity = "8-bit RGB divided by 255, black outside the field of view"
     citation = (
         "Staal et al. 2004 (DRIVE); Hoover et al. 2000 (STARE); Fraz et al. 2012 (CHASE_DB1); Odstrcilik et al. 2013"
     )
@@ -113,7 +113,7 @@ class Vessels(PhotoTask):
         vessels, odd = white(values, mask)
         unit = self.intensities(pixels)
         field = white(drawn[0], fields[0])[0] if drawn else field_of_view(unit[0])
-        return Case(case_id, unit * field, (vessels & field)[None, None], (1.0, 1.0, 1.0), odd, field[None])
+        return Case(case_id, unit, (vessels & field)[None, None], (1.0, 1.0, 1.0), odd, field[None])
 
     def mock(self, folder: Path, sketch: Sketch) -> None:
         """The makers' layouts: GIF masks, packed PPM, two observers in one folder, endings of two cases."""

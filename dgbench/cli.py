@@ -44,7 +44,7 @@ console = Screen()
 errors = Screen(stderr=True)
 
 Task = Annotated[str, typer.Option("--task", "-t", help="A task's name, or a folder of images (PATH).")]
-TaskArgument = Annotated[str, typer.Argument(help="Task name or folder.")]
+TaskArgument = Annotated[str, typer.Argument(help="Task name, folder or table.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder with the task's files.", show_default="./data/TASK")]
 Mock = Annotated[bool, typer.Option("--mock", help="Small drawn images instead of the task's: to try a command.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
@@ -98,7 +98,7 @@ def run(
     method: Annotated[
         list[str], typer.Option("--method", "-m", help="Method or variant, e.g. erm[width=8]; several, or with commas.")
     ],
-    task: Annotated[list[str], typer.Option("--task", "-t", help="Task name or folder of images; several allowed.")],
+    task: Annotated[list[str], typer.Option("--task", "-t", help="Task, folder of images or table; several allowed.")],
     source: Annotated[list[str] | None, typer.Option("--source", help="Train on this domain only.")] = None,
     seed: Annotated[list[str] | None, typer.Option("--seed", help="Seeds >= 0, e.g. 0,1,2.", show_default="0")] = None,
     protocol: Protocol = "sdg",
@@ -600,16 +600,19 @@ def check(
 @app.command()
 def predict(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
-    images: Annotated[list[Path], typer.Argument(help="Images: PNG, JPEG, TIFF or NIfTI.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of a DICOM series.")],
     out: Annotated[Path, typer.Option("--out", help="Folder the masks are written to.")] = Path("predictions"),
     device: Annotated[str, typer.Option("--device")] = "auto",
+    domain: Annotated[
+        str | None, typer.Option("--domain", help="Whose intensity rule, where they differ.", show_default="the source")
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Apply a run's weights to images of your own; writes one mask per image and structure."""
     face.add_plugins(plugin or ())
     from dgbench.running.predict import predict_files
 
-    for path in predict_files(run_folder, images, out, device):
+    for path in predict_files(run_folder, images, out, device, domain=domain):
         say(f"wrote {path}")
 
 
@@ -703,6 +706,24 @@ def _agree(licence: str, accepted: bool) -> None:
     if not sys.stdin.isatty():
         raise UsageError("the licence must be agreed to", "read it, then add --accept-licence")
     typer.confirm("do you agree to it?", abort=True)
+
+
+@data_app.command("adopt")
+def data_adopt(
+    path: Annotated[Path, typer.Argument(help="Folder of images and masks, however they lie.")],
+    out: Annotated[Path, typer.Option("--out", help="The table to write.")] = Path("cases.csv"),
+) -> None:
+    """Make a table of cases from files as they lie; say what was understood, what was not, and what to decide.
+
+    Example: dgbench data adopt scans --out scans.csv
+    """
+    from dgbench.images.adopt import adopt, told
+
+    found = adopt(path)
+    say(*told(found))
+    for written in found.write(out):
+        say(f"wrote {written}")
+    say(f"dgbench data verify {out}", before="[bold]next:[/] ")
 
 
 @data_app.command("verify")

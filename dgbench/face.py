@@ -677,16 +677,16 @@ def listing(kind: registry.Kind) -> list[dict[str, str]]:
 
 def task_name(task: str | Path) -> str:
     """The name that runs are stored under; the images themselves need not be there any more."""
-    from dgbench.images.find_task import get_task, is_folder
+    from dgbench.images.find_task import get_task, is_path
 
-    return get_task(str(task)).name if is_folder(str(task)) else str(task)
+    return get_task(str(task)).name if is_path(str(task)) else str(task)
 
 
 def _task_of(task: str | Path, data: str | Path | None) -> Task | None:
     """The task itself; None for a name that only runs know."""
-    from dgbench.images.find_task import get_task, is_folder, is_named
+    from dgbench.images.find_task import get_task, is_named, is_path
 
-    known = is_folder(str(task)) or is_named(str(task))
+    known = is_path(str(task)) or is_named(str(task))
     return get_task(str(task), None if data is None else Path(data)) if known else None
 
 

@@ -25,6 +25,8 @@ UNCOUNTED = {
     "dgbench.errors": "words",
     "dgbench.files": "bytes are written and read back as they are",
     "dgbench.fingerprint": "it looks at the others",
+    "dgbench.images.adopt": "it writes a table of files, which are read as others are",
+    "dgbench.images.mask_files": "predicted masks of other images, after the run",
     "dgbench.images.find_task": "the task that it finds is in the fingerprint by its own code",
     "dgbench.images.cache": "it lists and deletes what can be made again",
     "dgbench.images.nnunet": "images for another system",

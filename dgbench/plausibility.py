@@ -1,4 +1,4 @@
-"""Is a mask plausible? What is odd may be meant: it is told, with numbers and what to do, and refuses nothing."""
+"""Are an image and its mask plausible? What is odd may be meant: it is told, with numbers, and refuses nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 # drawn masks none is told, and 261 when background and structure are exchanged.
 MOST, MOST_OF_RIM = 0.9, 0.5
 ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # Pillow's modes with a channel of transparency
+FULL, JUMP, MANY_JUMPS = (1 << 16) - 1, 0.75, 10  # what 16 bits hold; the share that is no edge of an image; so many
+ALIKE = 0.1  # correlation of neighbouring pixels; of real images it is above 0.7
 BLACK = 8  # a palette's colour is black when no channel is above it
 
 Colour = tuple[int, int, int]
@@ -29,6 +31,8 @@ class Doubt(NamedTuple):
 
 SWAPPED = "if background and structure are exchanged, save the masks with 0 for the background; if it is meant, go on"
 INDICES = "of a palette dgbench reads the indices, not the colours: save the masks as gray, 0 being the background"
+WRAPPED = "save the image with enough bits and the right sign (signed for HU); if it is meant, go on"
+NOISE = "look at the slice: a file that was decoded wrongly looks like this; if it is meant, go on"
 OPAQUE = "dgbench reads a mask's values, not its transparency: save the masks as gray without transparency"
 
 
@@ -77,6 +81,46 @@ def of_file(path: Path, values: np.ndarray, seen: Palettes | None = None) -> Ite
             yield from _palette(path, colours, (*table[0],), seen)
         if file.mode in ALPHA or ("transparency" in file.info and file.mode in ("1", "L", "P", "RGB")):
             yield from _transparency(path, file)
+
+
+def of_image(path: Path, values: np.ndarray) -> Iterator[Told]:
+    """What no reader refuses in a gray image's numbers, (D, H, W): a range that wrapped around, a slice of noise."""
+    if values.ndim != 3:
+        return
+    if jumps := _wrapped(values):
+        told = f"{jumps} neighbouring voxels of {path} differ by nearly all that 16 bits can hold"
+        yield f"{told}, as where numbers wrapped around", WRAPPED
+    if noisy := _noisy_slices(values):
+        few = ", ".join(map(str, noisy[:5])) + (", ..." if noisy[5:] else "")
+        yield f"neighbouring pixels of {path} have nothing in common in slice {few} of {len(values)}", NOISE
+
+
+def _wrapped(values: np.ndarray) -> int:
+    """Neighbours along a row of which one is near each end of 16 bits; the very ends, where values are cut off, not."""
+    low, high = float(values.min()), float(values.max())
+    if not FULL * JUMP < high - low <= FULL:
+        return 0
+    ends = (values == low) | (values == high) if values.dtype.kind == "u" else (values == np.float64(-(1 << 15)))
+    inner = values.astype(np.float32)
+    inner[ends] = np.nan
+    jumps = int(np.count_nonzero(np.abs(np.diff(inner, axis=-1)) > FULL * JUMP))
+    return jumps if jumps >= MANY_JUMPS else 0
+
+
+def _noisy_slices(values: np.ndarray) -> list[int]:
+    """Slices of which neither rows nor columns correlate with the next, and that are no weaker than the others."""
+    if len(values) == 1 or min(values.shape[1:]) < 32:  # nothing to compare with, or too few pixels to tell
+        return []
+    found, spread = [], [float(plane.std(dtype=np.float64)) for plane in values]
+    usual = float(np.median(spread))
+    for i, plane in enumerate(values):
+        if spread[i] < max(0.3 * usual, 1e-12):
+            continue
+        centred = plane.astype(np.float64) - plane.mean(dtype=np.float64)
+        along = [(centred[1:] * centred[:-1]).mean(), (centred[:, 1:] * centred[:, :-1]).mean()]
+        if max(along) < ALIKE * spread[i] ** 2:
+            found.append(i)
+    return found
 
 
 def _palette(path: Path, colours: dict[int, Colour], ground: Colour, seen: Palettes | None) -> Iterator[Told]:

@@ -71,6 +71,7 @@ class Task(ABC):
     collections: Sequence[str] = ()  # public ones that the images are from, by which `networks.provenance` knows them
     download: str = ""  # where the data come from and in which folder layout they must lie
     paired: bool = False  # do domains show the same patients? Then a group's name means the same in all of them
+    scored_in: str = ""  # the part of an image where predictions count, in words: see `Case.scored`
     further_metrics: Sequence[str] = ()  # of `metrics.FURTHER`, besides those that every run has
     cases_expected: Mapping[str, int] = {}  # by domain, how many cases the release has; `verify` counts
     access: ClassVar[str] = "open"  # who may have the data: "open" to all, or by "account" or "form"

@@ -87,11 +87,12 @@ def test_a_task_that_asks_for_it_has_it_in_its_tables_and_others_do_not():
     runs = [run("erm", s, {d: [0.9, 0.8] for d in "ABC"}) for s in "ABC"]
     assert Study(runs, get_protocol("sdg")).metrics == MEASURED
     for record in runs:
-        record.record["further_metrics"] = ["cldice"]
+        record.record.update({"further_metrics": ["cldice"], "scored_in": "the field of view"})
         record.cases["cldice"] = [0.7, 0.5] * 3
     study = Study(runs, get_protocol("sdg"))
     assert study.metrics == (*MEASURED, "cldice")
     assert study.row("erm", "cldice").mean == pytest.approx(0.6)
     shown = io.StringIO()
     print_study(Console(file=shown, width=160), study)
+    assert "Scored in the field of view only." in " ".join(shown.getvalue().split())
     assert "clDice (%)" in shown.getvalue() and "60.00" in shown.getvalue()

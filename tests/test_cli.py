@@ -112,6 +112,20 @@ def test_predict_applies_a_run_to_an_image(home, first):
     assert Image.open(mask).size == Image.open(image).size
 
 
+def test_files_that_lie_otherwise_become_a_table_and_the_table_a_task(home):
+    for path in (home / "discs").glob("*/*/*.png"):
+        other = home / "lying" / {"images": "Images", "masks": "labels"}[path.parent.name] / path.parents[1].name
+        other.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, other)
+    text = dgbench(home, "data", "adopt", "lying", "--out", "lying.csv")
+    cases = len(list(home.glob("lying/Images/*/*.png")))
+    assert f"{cases} cases of 3 domains in lying" in text
+    assert "files in labels/ are masks; a mask has the name of its image" in text
+    assert "all is well" in dgbench(home, "data", "verify", "lying.csv")
+    assert "bright" in dgbench(home, "run", "-m", "constant", "-t", "lying.csv", "--dry-run")
+    assert "is there already" in dgbench(home, "data", "adopt", "lying", "--out", "lying.csv", code=2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -14,6 +14,7 @@ from dgbench import registry
 from dgbench.fingerprint import UNCOUNTED, of_code, reached
 from dgbench.images.folder_task import FolderTask
 from dgbench.images.preparation import prepare
+from dgbench.images.table_task import TableTask
 from dgbench.running import plan, train, worker
 from tests.discs import write_discs
 
@@ -32,7 +33,18 @@ BY_VALUE = {
 }
 READING = {
     f"dgbench.images.{name}"
-    for name in ("formats", "pixels", "dicom", "volume_formats", "file_task", "folder_task", "listed_task")
+    for name in (
+        "formats",
+        "pixels",
+        "dicom",
+        "volume_formats",
+        "file_task",
+        "listed_task",
+        "own_task",
+        "folder_task",
+        "table_task",
+        "task_settings",
+    )
 }
 
 
@@ -44,7 +56,7 @@ def modules(root):
 
 def all_reached():
     methods = [registry.get_method(name) for name in registry.METHODS.names()]
-    tasks = [FolderTask, *(registry.TASKS.get(name) for name in registry.TASKS.names())]
+    tasks = [FolderTask, TableTask, *(registry.TASKS.get(name) for name in registry.TASKS.names())]
     return reached("dgbench.running.worker:make", BUILDING, *methods, *tasks)
 
 

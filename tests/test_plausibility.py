@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from dgbench import cli, registry
 from dgbench.images.folder_task import FolderTask
 from dgbench.images.preparation import prepare
-from dgbench.plausibility import INDICES, OPAQUE, SWAPPED, Doubt, doubt, of_file, summary
+from dgbench.plausibility import INDICES, OPAQUE, SWAPPED, Doubt, doubt, of_file, of_image, summary
 from dgbench.running import launchers, plan
 
 Y, X = np.mgrid[:48, :48]
@@ -193,3 +193,40 @@ def test_a_run_tells_the_first_doubt_of_each_domain_before_it_begins(folder, tmp
         assert not rest and warned.startswith("warning: A/x: 'structure' covers 1996 of 2304 pixels (87%)")
         assert warned.endswith(f"(and 1 more of A: `dgbench data verify` lists all)\ntry:     {INDICES}")
     assert prepare(task, "B", task.image_size).doubts == [] and summary("B", []) == ""
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def smooth(high: float) -> np.ndarray:
+    """(3, 40, 40) int16: a body of -1000 to `high` in air, as CT has it."""
+    y, x = np.mgrid[:40, :40]
+    body = np.exp(-((y - 20) ** 2 + (x - 20) ** 2) / 120)
+    return np.stack([np.rint(-1000 + (high + 1000) * body + z).astype(np.int16) for z in range(3)])
+
+
+def told_of(values: np.ndarray) -> str:
+    return "; ".join(cause for cause, _ in of_image(Path("a.nii.gz"), values))
+
+
+def test_signed_numbers_that_were_read_as_unsigned_are_told_and_ordinary_ones_are_not():
+    assert told_of(smooth(3000)) == "" and told_of(smooth(3000) + 1000) == ""
+    assert "differ by nearly all that 16 bits can hold" in told_of(smooth(3000).astype(np.uint16))
+    cut_off = np.clip(smooth(3000).astype(int) * 100, 0, 65535).astype(np.uint16)
+    cut_off[:, 10:20] = 65535
+    assert told_of(cut_off) == "", "what is cut off at the very ends of the range, as writing in a radiograph, is none"
+
+
+def test_a_16_bit_overflow_is_told():
+    wide = smooth(3000).astype(int) * 15
+    assert "wrapped around" in told_of(wide.astype(np.int16))
+
+
+def test_slices_of_pure_noise_are_told_by_number_and_noise_around_a_body_is_not():
+    rng = np.random.default_rng(0)
+    volume = smooth(3000) + rng.normal(0, 50, (3, 40, 40)).astype(np.int16)
+    assert told_of(volume) == ""
+    volume[1] = rng.integers(-1000, 3000, (40, 40))
+    assert "have nothing in common in slice 1 of 3" in told_of(volume)
+    faint = np.concatenate([volume[:1], rng.normal(0, 5, (1, 40, 40)).astype(np.int16)])
+    assert told_of(faint) == "", "the air beyond a body is noise, and weak"

@@ -45,7 +45,7 @@ def tasks() -> list[str]:
         link = re.search(r"https://[^\s()]+(?<![.,:;])", task.download)
         where = f"<{link[0]}>" if link else task.download.partition(":")[0]
         lines.append(f"| [`{name}`](datasets/{name}.py) | {domains} | {', '.join(task.structures)} | {where} |")
-    return [*lines, "| a folder of images | its folders | yours | yours |"]
+    return [*lines, "| a folder of images, or a table | its folders, a column | yours | yours |"]
 
 
 def options() -> list[str]:

@@ -45,7 +45,7 @@ class _Frame(NamedTuple):
     position: np.ndarray | None  # of the first pixel's centre
     axes: np.ndarray | None  # (2, 3): the directions along a row and down a column
     steps: tuple[float, float] | None  # between rows, between columns
-    thickness: float  # where a slice has no neighbour
+    thickness: float  # where a slice has no neighbour; 0 where the file does not say
     name: str
 
 
@@ -76,6 +76,15 @@ def read_dicom(path: Path, mask: bool = False) -> Pixels:
     Rescaled slice by slice; whole numbers stay whole. MONOCHROME1, in which the lowest value is white, is turned over.
     Raises `DataError` that names all that stands in the way of one volume, and how to install what is missing.
     """
+    try:
+        return _read(path, mask)
+    except DataError:
+        raise
+    except Exception as error:  # a header whose numbers are none
+        raise broken(path, [f"its header makes no sense ({error or type(error).__name__})"]) from None
+
+
+def _read(path: Path, mask: bool) -> Pixels:
     datasets = _datasets(path)
     first = datasets[0][1]
     if str(first.get("Modality", "")) == "RTSTRUCT":
@@ -154,7 +163,7 @@ def _frames(path: Path, data: Any, pixels: bool = True) -> Iterator[_Frame]:
             np.array(position, float) if position and (count == 1 or own) else None,
             np.array(axes, float).reshape(2, 3) if axes else None,
             (float(steps[0]), float(steps[1])) if steps else None,
-            float(say("SpacingBetweenSlices") or say("SliceThickness") or 1),
+            float(say("SpacingBetweenSlices") or say("SliceThickness") or 0),
             f"{path.name}" + (f" frame {i}" if count > 1 else ""),
         )
 
@@ -174,7 +183,8 @@ def _decoded(path: Path, data: Any, count: int) -> np.ndarray:
         if "plugin" in str(error) or "decode" in str(error).lower():
             name = data.file_meta.TransferSyntaxUID.name
             told = f"its pixels are compressed ({name}), and nothing here can decode them ({error})"
-            raise broken(path, [told], "pip install 'dgbench[dicom]'") from None
+            remedy = "pip install 'dgbench[dicom]', or decompress it, for example with gdcmconv --raw"
+            raise broken(path, [told], remedy) from None
         raise broken(path, [f"pydicom cannot read its pixels ({error or type(error).__name__})"]) from None
     if kind == "MONOCHROME1":
         values = (0 if data.PixelRepresentation else (1 << int(data.BitsStored)) - 1) - values.astype(np.int32)
@@ -206,7 +216,8 @@ def _ordered(path: Path, frames: Sequence[_Frame]) -> tuple[list[int], tuple[Spa
     if first.steps and not min(first.steps) > 0:
         raise broken(path, [f"the spacing of its pixels is {first.steps}"])
     if any(frame.position is None or frame.axes is None for frame in frames):
-        steps = (first.thickness, *first.steps) if first.steps else None
+        depth = first.thickness or (1.0 if count == 1 else 0.0)
+        steps = (depth, *first.steps) if first.steps and depth else None
         return list(range(count)), (steps, np.diag([*steps[::-1], 1.0]) if steps else None)
     axes = np.stack([frame.axes for frame in frames if frame.axes is not None])
     turned = np.abs(axes - axes[0]).max(axis=(1, 2)) > 0.01
@@ -218,7 +229,7 @@ def _ordered(path: Path, frames: Sequence[_Frame]) -> tuple[list[int], tuple[Spa
     along = places @ normal
     order = [int(i) for i in np.argsort(along, kind="stable")]
     problems, remedy = _uneven([frames[i].name for i in order], along[order])
-    step = (places[order[-1]] - places[order[0]]) / (count - 1) if count > 1 else normal * first.thickness
+    step = (places[order[-1]] - places[order[0]]) / (count - 1) if count > 1 else normal * (first.thickness or 1.0)
     rows, columns = first.steps or (1.0, 1.0)
     affine = np.eye(4)
     affine[:3, :3] = np.stack([axes[0][0] * columns, axes[0][1] * rows, step], axis=1)

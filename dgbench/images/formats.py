@@ -19,8 +19,19 @@ from typing import Any
 import numpy as np
 
 from dgbench.errors import DataError
+from dgbench.files import gunzip
 from dgbench.images.dicom import DICOM, is_dicom, read_dicom
-from dgbench.images.pixels import CHANNELS, Pixels, affine_problems, broken, checked, sniff, value_problems
+from dgbench.images.pixels import (
+    BOMB,
+    CHANNELS,
+    Pixels,
+    affine_problems,
+    bounded,
+    broken,
+    checked,
+    sniff,
+    value_problems,
+)
 from dgbench.images.volume_formats import ITK, NUMPY, files_of, read_itk, read_numpy
 from dgbench.names import one_form
 
@@ -29,6 +40,8 @@ RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*NIFTI, *RASTER, *ITK, *NUMPY, *DICOM)
 FRAMES = "; or name the frame to take: a column `frame` in a table of cases, numbers from 0"
 KNOWN = "PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MetaImage, DICOM or NumPy"
+HEADER, PART = 540, 1 << 20  # bytes: of NIfTI's longer header, and of what is unpacked at once
+WIDTHS = {"I": 4, "F": 4, "I;": 2}  # bytes of a number in Pillow's modes, by how they begin; else 1
 READ = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")  # Pillow's names; the last two lie in public releases
 
 
@@ -40,6 +53,11 @@ def is_image(path: Path) -> bool:
 def is_raster(path: Path) -> bool:
     """PNG, JPEG, TIFF or BMP by its suffix?"""
     return path.name.lower().endswith(RASTER)
+
+
+def has_spacing(path: Path) -> bool:
+    """Is it of a format that says how far voxels are apart?"""
+    return not path.name.lower().endswith((*RASTER, *NUMPY))
 
 
 def stem(path: Path) -> str:
@@ -133,18 +151,26 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
             warnings.simplefilter("ignore")  # of odd tags; what is wrong with pixels is an error
             # From memory: given a path, Pillow 13.0 maps an uncompressed TIFF and scrambles it when it is to be turned.
             packed = path.name.lower().endswith(".gz")
-            content = io.BytesIO(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+            content = io.BytesIO(gunzip(path.read_bytes()) if packed else path.read_bytes())
             with Image.open(content, formats=READ) as file:
                 file.verify()
             with Image.open(content, formats=READ) as file:
                 count = getattr(file, "n_frames", 1) if file.format == "TIFF" else 1
-                pages = []
+                pages, taken = [], 0
+                for page in range(count):  # of all pages before the first is decoded: many may share their pixels
+                    file.seek(page)
+                    taken += file.width * file.height * len(file.getbands()) * WIDTHS.get(file.mode[:2], 1)
+                bounded(path, taken)
                 for page in range(count):
                     file.seek(page)
                     pages.append(_array(ImageOps.exif_transpose(file), mask))
             values = np.stack(pages)
     except UnidentifiedImageError:
         raise broken(path, ["it is no PNG, JPEG, TIFF, BMP, GIF or PPM file"]) from None
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise broken(path, [str(error).rstrip(".")], BOMB) from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         raise broken(path, [f"Pillow cannot read it ({error or type(error).__name__})"]) from None
     return checked(path, Pixels(values), mask)
@@ -195,6 +221,13 @@ def _grid_problem(image: Path, path: Path, first: Pixels, mask: Pixels, same_gri
         return DataError(
             f"image and mask differ in size: {path} is {sizes[0]}, {image} is {sizes[1]} (slices x height x width)",
             remedy,
+        )
+    one_of_each = (first.affine is None) != (mask.affine is None)
+    if same_grid and one_of_each and grid[1] == grid[2] and (mask.values != mask.values.swapaxes(1, 2)).any():
+        return DataError(
+            f"{path} may be exchanged in height and width against {image}, and square slices do not tell: one of the "
+            "two has a header that says where its axes lead, the other has none",
+            "save both in one format that has such a header, as NIfTI, or both as PNG",
         )
     if same_grid and not _same_grid(first, mask):
         return DataError(
@@ -273,29 +306,46 @@ def values_of(mask: np.ndarray) -> list[int]:
 
 
 def _stream(path: Path) -> tuple[bytes, Any]:
-    """The whole file, decompressed and with its checksum verified, and nibabel's class for it."""
-    import nibabel
+    """The whole file, decompressed and with its checksum verified, and nibabel's class for it.
 
+    A stream that goes on far beyond what its header tells, or whose header tells of far more than such a file can be
+    meant to hold, is left before it fills the memory.
+    """
+    packed = path.name.lower().endswith(".gz")
     try:
-        # Reading to the end is what compares gzip's checksum.
-        with gzip.open(path) if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-            raw = file.read()
-        size = {int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")}
-        kind = nibabel.Nifti1Image if 348 in size else nibabel.Nifti2Image
-        header_class = kind.header_class
-        if not {348, 540} & size or len(raw) < header_class.sizeof_hdr:
-            raise ValueError("it does not begin with a NIfTI header")
-        header = header_class(raw[: header_class.sizeof_hdr], check=False)
-        if not bytes(header["magic"].item()).startswith(b"n+"):
-            raise ValueError("its voxels are in another file: save it as one .nii.gz")
-        expected = int(header["vox_offset"]) + _voxel_bytes(path, header)
-        if not header_class.sizeof_hdr < expected <= len(raw):
-            raise ValueError(f"it ends after {len(raw)} of {expected} bytes")
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            whole = io.BytesIO()
+            whole.write(file.read(HEADER))
+            kind, expected = _promised(path, whole.getvalue())
+            if packed:
+                bounded(path, expected)
+            while part := file.read(PART):  # to the end, which is what compares gzip's checksum
+                if whole.tell() > expected + PART:
+                    raise ValueError(f"it goes on after the {expected} bytes that its header tells of")
+                whole.write(part)
+        if not kind.header_class.sizeof_hdr < expected <= whole.tell():
+            raise ValueError(f"it ends after {whole.tell()} of {expected} bytes")
     except EOFError:
         raise broken(path, ["it is cut off"]) from None
     except (OSError, ValueError, OverflowError, zlib.error) as error:
         raise broken(path, [str(error)]) from None
-    return raw[:expected], kind
+    whole.truncate(expected)
+    return whole.getvalue(), kind
+
+
+def _promised(path: Path, raw: bytes) -> tuple[Any, int]:
+    """nibabel's class for a file that begins so, and how many bytes its header says it has."""
+    import nibabel
+
+    size = {int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")}
+    kind = nibabel.Nifti1Image if 348 in size else nibabel.Nifti2Image
+    header_class = kind.header_class
+    if not {348, 540} & size or len(raw) < header_class.sizeof_hdr:
+        raise ValueError("it does not begin with a NIfTI header")
+    header = header_class(raw[: header_class.sizeof_hdr], check=False)
+    if not bytes(header["magic"].item()).startswith(b"n+"):
+        raise ValueError("its voxels are in another file: save it as one .nii.gz")
+    return kind, int(header["vox_offset"]) + _voxel_bytes(path, header)
 
 
 def _voxel_bytes(path: Path, header: Any) -> int:

@@ -21,6 +21,9 @@ CHANNELS = (
     "save one channel, or one point in time, as a volume with its slices on the third axis; colours as PNG or TIFF"
 )
 
+MOST, TIMES = 4 << 30, 50  # a file may become so many bytes in any case, and so many times as large as it is
+BOMB = "look at where it comes from; if it is meant, save it uncompressed or in parts"
+
 Spacing = tuple[float, float, float]
 
 
@@ -54,6 +57,16 @@ def sniff(path: Path) -> None:
 def broken(path: Path, problems: Iterable[str], remedy: str = MEND) -> DataError:
     """The error that says all that is wrong with a file."""
     return DataError(f"{path} is no usable image: {', and '.join(problems)}", remedy)
+
+
+def bounded(path: Path, unpacked: int, packed: int | None = None) -> None:
+    """Refuse, by what its header says and before memory is taken, a small file that would fill it.
+
+    unpacked: bytes of its pixels. packed: bytes on the disk, by default of `path`. Raises `DataError`.
+    """
+    packed = path.stat().st_size if packed is None else packed
+    if unpacked > max(MOST, TIMES * packed):
+        raise broken(path, [f"its {packed} bytes would become {unpacked / 1e9:.1f} GB"], BOMB)
 
 
 def library(name: str, extra: str, path: Path) -> Any:

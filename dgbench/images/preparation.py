@@ -470,7 +470,7 @@ def _ready(task: Task, domain: str, size: int, case_id: str) -> _Ready:
         "masks": mask_to_network(case.mask, size).tobytes(),
         "reference": np.packbits(planes).tobytes(),
     }
-    seen = [case.id, list(prepared.spacing), _voxels(case.image), _voxels(planes)]
+    seen: list[object] = [case.id, list(prepared.spacing), _voxels(case.image), _voxels(planes)]
     odd = doubt(domain, case_id, task.structures, case.mask, case.odd)
     return _Ready(case_id, [], case.image.shape, prepared, seen, odd, case.scored is not None, parts)
 

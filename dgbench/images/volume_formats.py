@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 
 from dgbench.errors import DataError
-from dgbench.images.pixels import CHANNELS, LPS_TO_RAS, Pixels, affine_problems, broken, checked, library, sniff
+from dgbench.images.pixels import (
+    CHANNELS,
+    LPS_TO_RAS,
+    Pixels,
+    affine_problems,
+    bounded,
+    broken,
+    checked,
+    library,
+    sniff,
+)
 
 ITK = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 NUMPY = (".npy", ".npz")
@@ -31,6 +42,9 @@ def read_itk(path: Path, mask: bool = False) -> Pixels:
         if not 2 <= len(size) <= 3 or channels not in (1, 3):
             more = f" with {channels} numbers for each voxel" if channels > 1 else ""
             raise broken(path, [f"it has the shape {tuple(size)}{more}, not that of one volume"], CHANNELS)
+        probe = sitk.Image([1] * len(size), reader.GetPixelID(), channels)
+        voxel = sitk.GetArrayViewFromImage(probe).nbytes
+        bounded(path, math.prod(size) * voxel, sum(p.stat().st_size for p in files_of(path)))
         image = reader.Execute()
     except DataError:
         raise
@@ -77,6 +91,7 @@ def read_numpy(path: Path, mask: bool = False) -> Pixels:
                     told = f"it holds the arrays {', '.join(found.files) or 'none'}"
                     what = "mask" if mask else "image"
                     raise broken(path, [told], f"one array, or one named {what!r} (or {', '.join(NAMES[mask][1:])})")
+                bounded(path, found.zip.getinfo(f"{names[0]}.npy").file_size)
                 found = found[names[0]]
     except DataError:
         raise

@@ -90,10 +90,12 @@ def context(study: Study, variant: str | None = None, structure: str | None = No
     variants = study.runs if variant is None else [variant]
     words = dict.fromkeys(of for v in variants if (of := study.row(v, study.metrics[0]).published))
     published = (f"Published, not measured here: {of}" for of in words)
+    parts = dict.fromkeys(r.record["scored_in"] for r in study.records if r.record.get("scored_in"))
+    inside = (f"Scored in {part} only." for part in parts)
     drawn = DRAWN if study.task.startswith(MOCK) else ""
     return (
         f"Task {study.task}; {drawn}{protocol.caption()}. Averages: {ORDER_OF_MEANS[protocol.mean]}. "
         f"Seed numbers: {', '.join(str(s) for s in sorted(these['seed'].unique()))}. "
         f"Target cases: {', '.join(f'{d} {k}' for d, k in cases.items())}. "
-        + " ".join([*([told] if len(counted) else []), *absences(study), *not_tested(study), *published])
+        + " ".join([*([told] if len(counted) else []), *inside, *absences(study), *not_tested(study), *published])
     )

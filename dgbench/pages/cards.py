@@ -37,6 +37,7 @@ def card(task: Task) -> dict[str, str]:
         "citation": task.citation,
         "licence": task.licence,
         "collections": ", ".join(task.collections),
+        **({"scored": f"in {task.scored_in} only"} if task.scored_in else {}),
         **_groups(task),
         **({"layout": layout} if (layout := _layout(task)) else {}),
         "data": task.download,

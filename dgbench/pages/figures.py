@@ -164,6 +164,9 @@ def _name_sources(figure: Figure, look: Mapping[str, Mapping[str, Any]]) -> None
 # --- intervals -------------------------------------------------------------------------------------------------------
 
 
+NET = "means alone: ranks also count what structures falsely found cost"
+
+
 class Interval(NamedTuple):
     """A mean and its interval, in the metric's own unit; NaN bounds when there is none."""
 
@@ -216,6 +219,8 @@ def forest(ranking: Ranking) -> Figure:
     room = 0.0 if math.isinf(most) else 0.02 * most
     for axes in grid:  # an interval may leave the range of its metric, and then says nothing there
         axes.set_xlim(max(low, least - room), min(high, most + room))
+    if ranking.target_cases.costs:
+        figure.supxlabel(NET, fontsize=8, color=GRAY)
     return settled(figure)
 
 
@@ -269,7 +274,8 @@ def cost(ranking: Ranking) -> Figure:
     axes.grid()
     _name_at_the_right(axes, list(at.values()), names, {i for i, of in enumerate(known) if of in front})
     note = f"{ranking.study.task}, protocol {ranking.study.protocol.name}; line and bold: no cheaper ranked variant is "
-    note += "better; hollow: not ranked"
+    note += f"better{' by its mean' if ranking.target_cases.costs else ''}; hollow: not ranked"
+    note += f"; {NET}" if ranking.target_cases.costs else ""
     left_out = len(ranking.every) - len(known)
     note += f"; {counted(left_out, 'variant')} without counted FLOPs left out" if left_out else ""
     set_title(figure, heading(ranking.study, ranking.metric.name), note)

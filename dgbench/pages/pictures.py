@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from dgbench.images import preparation
 from dgbench.pages.drawing import contours, data_uri, panels, settled, styled, wrap
 from dgbench.protocol import get_protocol
 from dgbench.running.records import RunRecord
-from dgbench.scores.study import run_scores
+from dgbench.scores.study import run_costs, run_scores
 from dgbench.task import Task
 
 REFERENCE, PREDICTION = "#56B4E9", "#F0E442"  # of the same palette; both stand out from gray and from a fundus
@@ -28,7 +29,7 @@ REFERENCE, PREDICTION = "#56B4E9", "#F0E442"  # of the same palette; both stand 
 
 
 class Example(NamedTuple):
-    """A target case as a run predicted it. dice: the mean over structures, in [0, 1]."""
+    """A target case as a run predicted it. dice: the mean over structures, in [0, 1]; NaN where there are none."""
 
     run: RunRecord
     domain: str
@@ -58,12 +59,24 @@ def notable(runs: Iterable[RunRecord]) -> dict[str, Example]:
 
 
 def worst(runs: Iterable[RunRecord], most: int, domains: Collection[str]) -> list[Example]:
-    """The target cases of some domains with the lowest Dice, worst first, each once, by the run that did worst."""
+    """The target cases of some domains that lose most Dice, worst first, each once, by the run that did worst.
+
+    What is there and not found is lost, and so is what falsely found structures cost, also where none is there.
+    """
     found: dict[tuple[str, str], Example] = {}
-    of_domains = [e for e in examples(runs) if e.domain in domains]
-    for example in sorted(of_domains, key=lambda e: (e.dice, e.domain, e.case)):
+    of_domains = [(loss, e) for loss, e in _losses(runs) if e.domain in domains]
+    for _, example in sorted(of_domains, key=lambda of: (-of[0], of[1].domain, of[1].case)):
         found.setdefault((example.domain, example.case), example)
     return list(found.values())[:most]
+
+
+def _losses(runs: Iterable[RunRecord]) -> Iterator[tuple[float, Example]]:
+    for run in runs:
+        dice = run_scores(run)
+        for (domain, case), cost in run_costs(run).items():
+            score = float(dice.get((domain, case), math.nan))
+            if cost or not math.isnan(score):
+                yield cost + (0.0 if math.isnan(score) else 1 - score), Example(run, str(domain), str(case), score)
 
 
 # --- which slice -----------------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def _domains(task: Task | None, study: Study) -> tuple[dict[str, Intensities], s
 
 
 def _worst(task: Task, ranking: Ranking, domains: Mapping[str, Intensities]) -> dict[str, list[Worst]]:
-    """By variant: the target cases with the lowest Dice, of the domains whose images are there."""
+    """By variant: the target cases that lose most Dice, of the domains whose images are there."""
     most = max(1, min(OF_VARIANT, PICTURES // len(ranking.every)))
     found = {}
     for of in ranking.every[:PICTURES]:
@@ -222,7 +222,8 @@ def _shown(task: Task, example: pictures.Example) -> Worst:
     alt = f"{f'Slice {shown.number} of {shown.of} of case' if volume else 'Case'} {case} of {domain}: the reference "
     alt += f"covers {shown.reference.any(0).mean():.1%}, the prediction {shown.prediction.any(0).mean():.1%} of it"
     where = example.where + (f", slice {shown.number} of {shown.of}" if volume else "")
-    score = ", ".join([f"Dice {METRICS['dice'].number(dice)}", *flags])
+    known = [] if math.isnan(dice) else [f"Dice {METRICS['dice'].number(dice)}"]
+    score = ", ".join([*known, *flags])
     return Worst(pictures.picture(shown), alt, score, where)
 
 

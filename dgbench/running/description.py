@@ -14,7 +14,7 @@ import torch
 
 import dgbench
 from dgbench import fingerprint, metrics
-from dgbench.images.find_task import is_folder
+from dgbench.images.find_task import is_path
 from dgbench.method import Hparams, Method
 from dgbench.registry import NEEDS
 from dgbench.running.plan import Run
@@ -53,7 +53,7 @@ def describe(
         "metrics_version": metrics.VERSION,
         "environment": environment(device),
         "started": now(),
-        **({"intensity_range": task.intensity_range} if is_folder(run.task_location) else {}),
+        **({"intensity_range": task.intensity_range} if is_path(run.task_location) else {}),
     }
 
 
@@ -70,6 +70,7 @@ def of_task(task: Task, source: str) -> dict[str, Any]:
         "collections": list(task.collections),
         **({"paired": True, "excluded": task.excluded(source)} if task.paired else {}),
         **({"layout": task.layout} if task.layout else {}),
+        **({"scored_in": task.scored_in} if task.scored_in else {}),
         **({"further_metrics": list(task.further_metrics)} if task.further_metrics else {}),
     }
 

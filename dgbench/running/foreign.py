@@ -11,6 +11,7 @@ beside the predictions. A row is ranked when every source and three seeds are th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -27,6 +28,7 @@ from dgbench.errors import DataError, UsageError, require
 from dgbench.files import Taken, lock, make_folder
 from dgbench.images import formats
 from dgbench.images.preparation import PreparedCase, PreparedDomain, mask_to_network, prepare
+from dgbench.images.volume_formats import ITK
 from dgbench.names import problem
 from dgbench.protocol import Protocol, get_protocol
 from dgbench.registry import NEEDS
@@ -214,14 +216,23 @@ def _overlap(reference: np.ndarray) -> bool:
 
 
 def _grids(task: Task, place: Place, case: PreparedCase, files: Found) -> list[np.ndarray]:
-    """Where the voxels of a case may lie: as its image says, or along the axes from the origin, as it is exported."""
-    if not any(p.name.lower().endswith(formats.NIFTI) for p in files.paths):
+    """Where the voxels of a case may lie: as its image says, or along the axes from the origin, as it is exported.
+
+    None of them: where it lies is not looked at.
+    """
+    headers = (*formats.NIFTI, *ITK)
+    image = next(iter(task.files(*place)), None)
+    if not any(p.name.lower().endswith(headers) for p in files.paths):
         return []
-    grids = [np.diag([*case.spacing[::-1], 1.0])]
-    for path in task.files(*place)[:1]:
-        if path.name.lower().endswith(formats.NIFTI):
-            grids += [affine for affine in [formats.read(path).affine] if affine is not None]
-    return grids
+    exported = np.diag([*case.spacing[::-1], 1.0])
+    if image is None:
+        return [exported]
+    if not image.name.lower().endswith(headers):  # a photograph, or a series of which each file tells of its slice
+        return []
+    with contextlib.suppress(DataError):  # of several frames, the task knows which
+        affine = formats.read(image).affine
+        return [exported] if affine is None else [exported, affine]
+    return []
 
 
 # --- the run ---------------------------------------------------------------------------------------------------------

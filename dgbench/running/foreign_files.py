@@ -26,6 +26,7 @@ from dgbench.names import one_form
 from dgbench.running.test import BROKEN_ZIP
 
 ARRAYS = (".npy", ".npz")
+HEADERS = (".mhd", ".nhdr")  # of voxels in a file beside them
 Labels = Mapping[str, Sequence[int]]  # the mask values that belong to each structure
 Place = tuple[str, str]  # (domain, case)
 
@@ -60,13 +61,15 @@ def find(
     for domain, ids in cases.items():
         for case_id in ids:
             domains_of[case_id].append(domain)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    every = sorted(p for p in folder.rglob("*") if p.is_file())
+    voxels = {part for p in every if p.suffix.lower() in HEADERS for part in formats.parts(p) if part != p}
+    for path in every:
         inside = path.relative_to(folder)
-        if any(part.startswith(".") for part in inside.parts):
+        if path in voxels or any(part.startswith(".") for part in inside.parts):
             continue
         if not is_prediction(path):
             if FOREIGN.search(path.name):
-                wrong["a file of a format that is not read (save NIfTI, PNG, TIFF, .npy or .npz)"].append(str(inside))
+                wrong["a file of a format that is not read (save NIfTI, PNG, .npy or .npz)"].append(str(inside))
             continue
         *above, _ = inside.parts
         domain = one_form(above[0]) if above else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import safetensors.torch
 import torch
 
 from dgbench import registry
-from dgbench.errors import DataError, UsageError
+from dgbench.errors import DataError, UsageError, require
 from dgbench.files import make_folder, read_json
 from dgbench.fingerprint import of_code
 from dgbench.images import formats, preparation
 from dgbench.images.file_task import FileTask
 from dgbench.images.find_task import get_task, is_named
 from dgbench.images.folder_task import FolderTask
+from dgbench.images.mask_files import write_mask
+from dgbench.images.own_task import OwnTask
+from dgbench.images.table_task import TableTask
 from dgbench.method import Batch, Hparams, Method, hparams_class
 from dgbench.running import train
 from dgbench.running.device import choose_device
@@ -58,13 +61,19 @@ def _hparams(cls: type[Method], recorded: dict[str, Any]) -> Hparams:
 
 
 def predict_files(
-    run_folder: Path, paths: Sequence[Path], out: Path, device: str = "auto", task: Task | None = None
+    run_folder: Path,
+    paths: Sequence[Path],
+    out: Path,
+    device: str = "auto",
+    task: Task | None = None,
+    domain: str | None = None,
 ) -> Iterator[Path]:
-    """Write a run's masks for image files; yields each file written.
+    """Write a run's masks for image files, or folders of DICOM series; yields each file written.
 
-    A photograph gives one PNG per structure, 0 or 255; a NIfTI volume one .nii.gz per structure, 0 or 1, on its own
-    grid. Intensities follow the rule of `task`, by default the one that the run was trained and tested with. Raises
-    `DataError` at the end, which names every image that cannot be read; the others have their masks then.
+    One mask per structure, on the image's own grid, in the formats that `images.mask_files` says. Intensities follow
+    the rule of `task`, by default the one that the run was trained and tested with; where that differs by domain, the
+    rule of `domain`, by default of the run's source. Raises `DataError` at the end, which names every image that cannot
+    be read; the others have their masks then.
     """
     method, record = load_run(Path(run_folder), choose_device(device))
     if method.uses_target_masks:
@@ -72,7 +81,7 @@ def predict_files(
             f"{record.variant} is an oracle: it is prompted from the reference mask, which new images do not have",
             "give a run of another method",
         )
-    intensities, reading = _reading(record, task)
+    intensities, reading = _reading(record, task, domain)
     _notice_changes(record, method=of_code(type(method)), task=reading)
     stems = [formats.stem(p) for p in paths]
     if repeated := sorted({s for s in stems if stems.count(s) > 1}):
@@ -88,19 +97,23 @@ def predict_files(
         torch.manual_seed(key(record.seed, "predict", formats.stem(path)))
         mask = predict_image(method, intensities(pixels))
         for k, structure in enumerate(record.record["structures"]):
-            yield _write(mask[:, k], pixels, out / f"{formats.stem(path)}_{safe(structure)}", path)
+            yield write_mask(mask[:, k], pixels, out / f"{formats.stem(path)}_{safe(structure)}", path)
     if broken:
         told = "; ".join(error.cause for error in broken)
         raise DataError(f"{len(broken)} of {len(paths)} images have no mask: {told}", broken[0].remedy)
 
 
-def _reading(record: RunRecord, task: Task | None) -> tuple[Callable[[formats.Pixels], np.ndarray], str]:
-    """How a run's images became [0, 1]: by its task's code, or, for a folder of images, as the record says.
+def _reading(
+    record: RunRecord, task: Task | None, domain: str | None
+) -> tuple[Callable[[formats.Pixels], np.ndarray], str]:
+    """How a run's images became [0, 1]: by its task's code, or, for users' own images, as the record says.
 
     With the fingerprint of that code as it is today.
     """
     if task is None and is_named(record.task):
         task = get_task(record.task)
+    if isinstance(task, OwnTask):
+        return _by_range(task.intensity_range, record, domain), task.code_fingerprint()
     if isinstance(task, FileTask):
         return task.intensities, task.code_fingerprint()
     if task is not None or "intensity_range" not in record.record:
@@ -109,8 +122,20 @@ def _reading(record: RunRecord, task: Task | None) -> tuple[Callable[[formats.Pi
             f"how images of task '{record.task}' are read is not known: {why}",
             "give the task's file with --plugin, a FileTask; for a folder of images make the run again",
         )
-    by_range = functools.partial(formats.by_range, limits=record.record["intensity_range"])
-    return by_range, of_code(FolderTask, beyond=["dgbench.task"])
+    kinds = [of_code(cls, beyond=["dgbench.task"]) for cls in (FolderTask, TableTask)]
+    recorded = record.record.get("code", {}).get("task")
+    today = recorded if recorded in kinds else kinds[0]  # a record does not say which of the two it was
+    return _by_range(record.record["intensity_range"], record, domain), today
+
+
+def _by_range(limits: Any, record: RunRecord, domain: str | None) -> Callable[[formats.Pixels], np.ndarray]:
+    """limits: the numbers that become 0 and 1, or, by domain, such numbers."""
+    if isinstance(limits, Mapping):
+        if domain is None:
+            told = f"the intensity rule differs by domain: that of the source, {record.source}, is used"
+            print(f"{told}; --domain names another", file=sys.stderr)
+        limits = limits[require(domain or record.source, list(limits), "domain")]
+    return functools.partial(formats.by_range, limits=limits)
 
 
 def _notice_changes(record: RunRecord, **today: str) -> None:
@@ -132,24 +157,3 @@ def predict_image(method: Method, image: np.ndarray) -> np.ndarray:
     masks = predict_slices(method, batches, image.shape[2:])
     assert masks is not None, "an image has at least one slice"
     return masks
-
-
-def _write(mask: np.ndarray, pixels: formats.Pixels, path: Path, origin: Path) -> Path:
-    try:
-        if pixels.affine is not None:
-            import nibabel
-
-            path = path.with_name(path.name + ".nii.gz")
-            nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8).T, pixels.affine), path)
-        else:
-            from PIL import Image
-
-            pages = [Image.fromarray(page.astype(np.uint8) * 255) for page in mask]
-            path = path.with_name(path.name + (".png" if len(pages) == 1 else ".tif"))
-            if len(pages) == 1:
-                pages[0].save(path)
-            else:
-                pages[0].save(path, save_all=True, append_images=pages[1:])
-    except OSError as error:
-        raise DataError(f"cannot write the mask of {origin}: {error}", "choose another folder with --out") from None
-    return path

@@ -41,7 +41,7 @@ OF_RECORD: dict[str, Any] = {
 }
 MAYBE = {  # not in all of its versions, or only of some tasks
     **{"hparams": dict, "environment": dict, "sources": [str], "collections": [str]},
-    **{"paired": bool, "excluded": dict, "layout": str, "further_metrics": [str]},
+    **{"paired": bool, "excluded": dict, "layout": str, "further_metrics": [str], "scored_in": str},
 }
 TEXT = ("role", "domain", "case", "structure", "flag")  # columns of cases.csv
 NUMBERS = {**dict.fromkeys((*MEASURED, "diagonal"), float), "n_reference": int, "n_prediction": int}

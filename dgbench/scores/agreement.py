@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from dgbench.metrics import METRICS
 from dgbench.running.records import RunRecord
 from dgbench.scores.study import Study, machine
 
@@ -30,7 +31,10 @@ LEVEL = 0.05
 
 
 class Agreement(NamedTuple):
-    """One variant on two machines. difference: the other's mean minus home's. limit: the largest that agrees."""
+    """One variant on two machines.
+
+    difference: the other's mean, less what structures falsely found cost, minus home's. limit: the largest that agrees.
+    """
 
     variant: str
     seeds: int
@@ -108,6 +112,7 @@ def _agreement(
 
 
 def _of_seed(study: Study, metric: str, runs: Sequence[RunRecord]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(seeds,): the mean over everything."""
-    scores = study.among(runs).target_cases(metric).scores
-    return scores[runs[0].variant].of_seed
+    """(seeds,): what variants are ranked by, the mean over everything less what structures falsely found cost."""
+    found, variant = study.among(runs).target_cases(metric), runs[0].variant
+    cost = found.costs[variant].of_seed if found.costs else 0.0
+    return np.asarray(METRICS[metric].worse(found.scores[variant].of_seed, cost))

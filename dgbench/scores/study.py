@@ -82,6 +82,14 @@ def run_scores(run: RunRecord, metric: str = "dice") -> pd.Series:
     return case_means(run.cases, metric, get_protocol(run.protocol), ("domain", "case"))
 
 
+def run_costs(run: RunRecord, metric: str = "dice") -> pd.Series:
+    """What structures falsely found cost a run on each target case, indexed by (domain, case): the mean over structures
+    of `charged`; also where no reference holds any, so that `run_scores` has no such case."""
+    targets = run.cases[run.cases["role"] == "target"]
+    costs = charged(targets, metric, get_protocol(run.protocol))
+    return costs.groupby([targets["domain"], targets["case"]]).mean()
+
+
 # --- what a study gives ----------------------------------------------------------------------------------------------
 
 

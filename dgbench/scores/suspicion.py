@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from dgbench.metrics import METRICS
+from dgbench.metrics import MEASURED, METRICS
 from dgbench.running.records import RunRecord
 
-DISTANCES = tuple(name for name, metric in METRICS.items() if metric.unit("mm") == "mm")
+DISTANCES = tuple(name for name in MEASURED if METRICS[name].unit("mm") == "mm")
 HIGH, FAR = 0.95, 0.1  # a Dice, and a share of the image's diagonal, that seldom go together
 
 
@@ -52,7 +52,7 @@ def unlikely(run: RunRecord) -> Iterator[str]:
 
 def _told(run: RunRecord, why: str, rows: pd.DataFrame) -> Iterator[str]:
     for row in rows.head(1).itertuples():
-        numbers = ", ".join(f"{m} {getattr(row, m):.6g}" for m in METRICS)
+        numbers = ", ".join(f"{m} {getattr(row, m):.6g}" for m in MEASURED)
         more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
         yield f"{_name(run)}: {why}: {row.domain}/{row.case} {row.structure} ({numbers}){more}"
 
@@ -65,7 +65,7 @@ def repeated(runs: Sequence[RunRecord]) -> tuple[list[str], list[str]]:
     alike: defaultdict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     for run in (r for r in runs if r.record["costs"]["trained"] != 0):
         rows = run.cases[run.cases["role"] == "target"].sort_values(["domain", "case", "structure"])
-        content = rows[["domain", "case", "structure", *METRICS, "n_prediction"]].to_csv(index=False)
+        content = rows[["domain", "case", "structure", *MEASURED, "n_prediction"]].to_csv(index=False)
         alike[run.task, run.protocol, run.source, content].append(run)
     problems, doubts = list[str](), list[str]()
     for group in (g for g in alike.values() if len(g) > 1):

@@ -167,6 +167,35 @@ def test_the_frames_of_an_enhanced_file_are_slices_each_with_its_own_place_and_s
         read(enhanced(tmp_path / "cine.dcm", [0, 1, 2, 3, 4], times=2))
 
 
+REAL = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+@pytest.mark.parametrize("name", ["CT_small", "MR_small_RLE", "MR_small_bigendian", "MR_small_jp2klossless", "693_J2KI",
+                                  "MR_small_jpeg_ls_lossless", "SC_rgb_jpeg", "SC_ybr_full_422_uncompressed",
+                                  "examples_ybr_color"])  # fmt: skip
+def test_files_of_real_devices_are_read_as_another_library_reads_them(name):
+    pixels, other = read(REAL / f"{name}.dcm"), SimpleITK.ReadImage(str(REAL / f"{name}.dcm"))
+    np.testing.assert_array_equal(pixels.values, SimpleITK.GetArrayFromImage(other))
+    assert pixels.spacing is None or pixels.spacing[1:] == pytest.approx(other.GetSpacing()[1::-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("MR_truncated", "number of bytes of pixel data is less than expected"), ("badVR", "its header makes no sense"),
+     ("reportsi", "it holds no pixels (SR)"), ("no_meta", "pydicom cannot read it"),
+     ("JPEG-lossy", "its pixels are compressed (JPEG Extended (Process 2 and 4))")],
+)  # fmt: skip
+def test_what_is_broken_or_no_image_among_real_files_is_refused(name, said):
+    with pytest.raises(DataError) as failure:
+        read(REAL / f"{name}.dcm")
+    assert said in failure.value.cause
+
+
+def test_frames_whose_distance_nobody_says_have_no_spacing(tmp_path):
+    """A dose grid or a film: one millimetre would be a guess."""
+    assert read(REAL / "rtdose.dcm").spacing is None
+
+
 # --- masks beside a series -------------------------------------------------------------------------------------------
 
 LABELS = np.zeros(VOXELS.shape, np.uint8)

@@ -6,12 +6,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from dgbench.errors import DataError, UsageError
 from dgbench.images.find_task import get_task
-from dgbench.images.folder_task import SETTINGS, FolderTask
+from dgbench.images.folder_task import FolderTask
 from dgbench.images.preparation import prepare
+from dgbench.images.task_settings import SETTINGS
 
 DISC = np.zeros((12, 10), np.uint8)
 DISC[3:9, 2:8] = 1
@@ -272,10 +273,11 @@ def test_slices_need_the_distance_between_them(two):
         (lambda f: save(f / "A/masks/x.png", 0 * DISC), r"A/x: the mask is empty"),
         (lambda f: save(f / "A/masks/x_cup.png", CUP), r"'x' has a mask of its own name and masks of structures"),
         (lambda f: (f / "A/images/x.png").write_bytes(b""), r"x\.png is no usable image: it is empty"),
-        (lambda f: (f / "A/images/w.dcm").touch(), r"w\.dcm is no PNG, JPEG, TIFF or NIfTI"),
-        (lambda f: (f / "A/images/patient7").mkdir(), r"patient7 is no PNG, JPEG, TIFF or NIfTI"),
+        (lambda f: (f / "A/images/w.dcm").touch(), r"image \S*w\.dcm has no mask"),
+        (lambda f: (f / "A/images/w.svs").touch(), r"w\.svs is no PNG, JPEG, TIFF, BMP, NIfTI"),
+        (lambda f: (f / "A/images/patient7").mkdir(), r"patient7 is no PNG.* file, and no folder of a DICOM series"),
         (lambda f: (f / "A/images/gone.png").symlink_to(f / "nowhere"), r"gone"),
-        (lambda f: (f / "A/masks").rename(f / "A/Masks"), r"domain 'A' has no folder \S*A/masks"),
+        (lambda f: (f / "A/masks").rename(f / "A/Masks"), r"no folder \S*A/masks: it holds Masks/, images/; .*adopt"),
         (lambda f: save(f / "B/images/copy.png", gray(2)) and save(f / "B/masks/copy.png", DISC), "the same image"),
         (lambda f: [p.rename(p.with_name("=x.png")) for p in f.glob("A/*/x.png")], "'=x' cannot name a case"),
     ],
@@ -311,13 +313,48 @@ def test_values_outside_the_map_are_named_with_the_map(two):
     assert "disc = [1, 2]" in failure.value.remedy
 
 
-def test_a_jpeg_mask_is_refused_because_it_is_blurred(two):
+def test_a_jpeg_mask_is_parted_in_the_middle_and_its_doubtful_pixels_are_counted(two):
     (two / "B/masks/x.png").unlink()
-    save(two / "B/masks/x.jpg", DISC * 255)
+    Image.fromarray(DISC * 255).save(two / "B/masks/x.jpg", quality=30)
+    values = np.asarray(Image.open(two / "B/masks/x.jpg")).astype(int)
     task = FolderTask(two)
     assert task.structures == ("structure",)
+    case = task.load("B", "x")
+    np.testing.assert_array_equal(case.mask[0, 0], DISC > 0)
+    doubtful = int(((values > 32) & (values < 223)).sum())
+    told = f"{doubtful} of the 120 pixels of {two}/B/masks/x.jpg are neither black nor white"
+    assert doubtful and told in case.odd[0][0]
+    save(two / "B/masks/x.jpg", gray(5) // 2)
     with pytest.raises(DataError, match=r"x\.jpg.* JPEG blurs"):
         task.load("B", "x")
+
+
+def test_a_jpeg_of_several_structures_is_refused_because_it_is_blurred(two):
+    (two / "B/masks/x.png").unlink()
+    save(two / "B/masks/x.jpg", DISC * 100 + CUP * 100)
+    with pytest.raises(DataError, match=r"x\.jpg.* JPEG blurs"):
+        toml(two, "structures = {disc = [1, 2], cup = 2}").load("B", "x")
+
+
+def test_a_mask_with_soft_borders_is_told_how_to_be_read(two):
+    large = np.ones((4, 4), np.uint8)
+    for i, path in enumerate(two.glob("*/masks/*.png")):
+        Image.fromarray(np.kron(DISC * 255, large)).filter(ImageFilter.GaussianBlur(1)).save(path)
+        save(path.parents[1] / "images" / path.name, np.kron(gray(i), large))
+    with pytest.raises(DataError, match=r"its borders are soft, with \d+ pixels between 1 and 254") as failure:
+        FolderTask(two).load("A", "x")
+    assert f"write threshold = 128 into {two / 'task.toml'}" in failure.value.remedy
+    mask = toml(two, "threshold = 128").load("A", "x").mask
+    assert abs(mask.sum() - 16 * DISC.sum()) <= 8, "but for the corners, the disc is what it was"
+
+
+def test_windows_may_differ_by_domain(two):
+    task = toml(two, 'intensity = {A = [50, 150]}\nmodality = {B = "ct"}')
+    np.testing.assert_allclose(task.load("A", "x").image[0, 0], ((gray(0) - 50.0) / 100).clip(0, 1), atol=1e-6)
+    np.testing.assert_allclose(task.load("B", "x").image[0, 0], ((gray(2) + 160.0) / 400).clip(0, 1), atol=1e-6)
+    assert toml(two, 'modality = "ct-lung"').intensity_range == (-1350, 150)
+    with pytest.raises(UsageError, match="unknown domain of intensity"):
+        toml(two, "intensity = {C = [0, 1]}")
 
 
 def test_a_photograph_in_the_place_of_a_mask_adds_no_structures(two):
@@ -350,6 +387,13 @@ def test_a_mistaken_path_is_told_before_anything_else(tmp_path, two):
         FolderTask(two / "A")
     with pytest.raises(DataError, match="no sub-folder"):
         FolderTask(two / "A/images")
+    (two / "A/images").rename(two / "A/Images")
+    (two / "A/masks").rename(two / "A/labels")
+    with pytest.raises(DataError, match="Images/ and labels/ itself: it is one domain") as failure:
+        FolderTask(two / "A")
+    assert "dgbench data adopt" in failure.value.remedy
+    with pytest.raises(DataError, match="domain 'A' has no case: it holds Images/, labels/; `dgbench data adopt"):
+        FolderTask(two).case_ids("A")
 
 
 def test_one_domain_is_not_enough(two):

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
 from dgbench.errors import DataError
+from dgbench.images import pixels
 from dgbench.images.file_task import FileTask
 from dgbench.images.formats import Pixels, read, read_case, read_image, read_volume, stem, to_unit, values_of
 from dgbench.metrics import measure
@@ -245,14 +246,9 @@ def test_scaling_byte_order_units_and_nifti_2_are_understood(tmp_path):
 
 
 def test_a_forged_header_is_refused_before_memory_is_taken(tmp_path):
-    huge = write(tmp_path / "huge.nii.gz", dim=[3, 32767, 32767, 32767, 1, 1, 1, 1])
-    tracemalloc.start()
-    try:
-        with pytest.raises(DataError, match="it ends after"):
-            read(huge)
-        assert tracemalloc.get_traced_memory()[1] < 20 << 20
-    finally:
-        tracemalloc.stop()
+    forged = [3, 32767, 32767, 32767, 1, 1, 1, 1]
+    refused_in_little_memory(write(tmp_path / "huge.nii.gz", dim=forged), "would become 70362.3 GB")
+    refused_in_little_memory(write(tmp_path / "huge.nii", dim=forged), "it ends after")
 
 
 def test_a_mask_stored_as_floats_becomes_whole_numbers_and_half_a_structure_is_refused(tmp_path):
@@ -395,6 +391,71 @@ def test_a_png_that_would_fill_the_memory_is_refused(tmp_path):
         read(tmp_path / "bomb.png")
 
 
+# --- small files that would become large ------------------------------------------------------------------------------
+
+
+def refused_in_little_memory(path: Path, said: str, most: int = 24 << 20) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=said) as failure:
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+    assert failure.value.remedy
+
+
+def bomb(path: Path, shape: tuple[int, int, int], unpacked: int) -> Path:
+    """A volume of zeros whose gzip stream really becomes `unpacked` bytes, a thousandth on the disk."""
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape(shape)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    member = gzip.compress(bytes(16 << 20), 9, mtime=0)
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4), mtime=0) + member * (unpacked // (16 << 20)))
+    return path
+
+
+def test_a_stream_of_gigabytes_behind_a_small_header_is_left_at_once(tmp_path):
+    path = bomb(tmp_path / "a.nii.gz", (20, 20, 10), 16 << 30)
+    assert path.stat().st_size < 20 << 20
+    refused_in_little_memory(path, "it goes on after the 8352 bytes that its header tells of")
+
+
+def test_a_header_that_honestly_tells_of_gigabytes_of_nothing_is_refused_unread(tmp_path):
+    refused_in_little_memory(bomb(tmp_path / "a.nii.gz", (2000, 2000, 2600), 20 << 30), "would become 20.8 GB")
+
+
+def test_a_few_bytes_behind_the_voxels_are_no_bomb(tmp_path):
+    path = write(tmp_path / "a.nii.gz")
+    path.write_bytes(path.read_bytes() + gzip.compress(bytes(1000)))
+    np.testing.assert_array_equal(read(path).values, VOXELS.T)
+
+
+def test_pages_of_a_tiff_that_share_their_pixels_are_counted_before_one_is_decoded(tmp_path):
+    """100 pages of 8000 x 8000 zeros, all in one strip of 64 kB: 6.4 GB from 75 kB."""
+    strip = zlib.compress(bytes(8000 * 8000), 9)
+    tags = {256: 8000, 257: 8000, 258: 8, 259: 8, 262: 1, 273: 8, 277: 1, 278: 8000, 279: len(strip)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    size, first, pages = 2 + len(entries) + 4, 8 + len(strip), 100
+    chain = [first + i * size for i in range(pages)]
+    folders = b"".join(struct.pack("<H", len(tags)) + entries + struct.pack("<I", after) for after in (*chain[1:], 0))
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", first) + strip + folders)
+    refused_in_little_memory(tmp_path / "a.tif", "would become 6.4 GB")
+
+
+def test_an_array_in_an_npz_is_measured_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(pixels, "MOST", 1 << 20)
+    np.savez_compressed(tmp_path / "a.npz", image=np.zeros((64, 1024, 1024), np.uint8))
+    refused_in_little_memory(tmp_path / "a.npz", "65.* bytes would become 0.1 GB")
+
+
+def test_what_is_large_and_no_smaller_on_the_disk_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(pixels, "MOST", 1 << 10)
+    np.savez(tmp_path / "a.npz", image=np.ones((4, 32, 32), np.uint8))
+    assert read(tmp_path / "a.npz").values.sum() == 4 * 32 * 32
+
+
 def test_a_case_is_named_by_its_file_without_the_suffix():
     assert [stem(Path(n)) for n in ("a.b.nii.gz", "a.NII.GZ", "a.nii", "a.b.JPG")] == ["a.b", "a", "a", "a.b"]
 
@@ -447,6 +508,20 @@ def test_a_mask_that_lies_elsewhere_is_refused_unless_only_shapes_count(tmp_path
         assert read_case(image, [mask], same_grid=False)[1][0].shape == (4, 5, 6)
     moved[0, 3] = 0.001
     assert len(read_case(image, [write(tmp_path / "same.nii.gz", VOXELS % 2, moved)])[1]) == 1
+
+
+def test_a_square_mask_without_a_header_that_says_where_its_axes_lead_is_refused_beside_one_with_it(tmp_path):
+    """Saved as PNG from nibabel's (x, y) array, a mask lies on its side, and no size shows it."""
+    square = np.zeros((12, 12), np.uint8)
+    square[2:4, 5:11] = 1
+    image = write(tmp_path / "image.nii.gz", RNG.integers(0, 99, (12, 12)).astype(np.int16), np.eye(4))
+    Image.fromarray(square).save(tmp_path / "mask.png")
+    with pytest.raises(DataError, match=r"mask\.png may be exchanged in height and width against .*image") as failure:
+        read_case(image, [tmp_path / "mask.png"])
+    assert "save both in one format" in failure.value.remedy
+    assert read_case(image, [tmp_path / "mask.png"], same_grid=False)[1][0].sum() == 12  # a task that knows its release
+    Image.fromarray(square | square.T).save(tmp_path / "mask.png")  # the same either way
+    assert read_case(image, [tmp_path / "mask.png"])[1][0].sum() == 12 + 12
 
 
 def test_a_broken_image_does_not_hide_its_broken_mask(tmp_path):

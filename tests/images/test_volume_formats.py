@@ -38,8 +38,8 @@ def test_a_volume_comes_back_at_its_place(tmp_path, name, compress):
 
 
 def test_an_nrrd_file_of_pynrrd_lies_where_its_header_says(tmp_path):
-    axes = {"space directions": np.diag([0.5, 0.75, 3]), "space origin": [1, 2, 3]}
-    header = {"space": "right-anterior-superior"} | axes
+    matrix, origin = np.diag([0.5, 0.75, 3]), [1, 2, 3]
+    header = {"space": "right-anterior-superior", "space directions": matrix, "space origin": origin}
     nrrd.write(str(tmp_path / "a.nrrd"), VOXELS.T, header)
     pixels = read(tmp_path / "a.nrrd")
     np.testing.assert_array_equal(pixels.values, VOXELS)

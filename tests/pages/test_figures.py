@@ -15,7 +15,9 @@ from dgbench.errors import UsageError
 from dgbench.pages import drawing, figures
 from dgbench.protocol import PROTOCOLS
 from dgbench.running.records import RunRecord
+from dgbench.scores.ranking import rank
 from dgbench.scores.study import Study
+from tests.scores.test_absent import patients
 from tests.scores.test_ranking import BAD, GOOD, board, runs_of
 from tests.scores.test_study import DAPSAM, SDG, UNEQUAL, several
 from tests.toy_runs import COSTS, run
@@ -211,6 +213,15 @@ def test_of_the_ranked_variants_those_are_on_the_front_that_no_cheaper_one_beats
     bold = {t.get_text() for t in figure.axes[0].texts if t.get_fontweight() == "bold"}
     assert bold == {"free (0)", "cheap", "dear"}
     assert "1 variant without counted FLOPs left out" in figure.get_suptitle().replace("\n", " ")
+
+
+def test_where_something_is_falsely_found_figures_say_that_they_show_means_alone():
+    told = {"costs": dict.fromkeys(COSTS, 1) | {"train_flops": 1e12}}
+    variants = [patients(name, 0.9, 0.8, in_c, **told) for name, in_c in (("a", "both_empty"), ("b", "false_positive"))]
+    found = rank(Study([r for of in variants for r in of], SDG), draws=200)
+    assert figures.forest(found).get_supxlabel() == figures.NET
+    assert figures.NET in figures.cost(found).get_suptitle().replace("\n", " ")
+    assert figures.forest(PRICED).get_supxlabel() == "" and figures.NET not in figures.cost(PRICED).get_suptitle()
 
 
 def test_a_point_stands_over_what_its_training_computed_and_hollow_if_it_is_not_ranked():

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import re
 
 import numpy as np
@@ -68,6 +69,21 @@ def test_the_worst_cases_are_each_of_the_run_that_did_worst():
     found = [(e.case, e.run.seed, e.dice) for e in pictures.worst(records, 5, {"B"})]  # the images of C are not there
     assert found == [("B-1", 1, 0.3), ("B-0", 0, 0.8)]
     assert len(pictures.worst(records, 1, {"B", "C"})) == 1
+
+
+def test_what_is_falsely_found_where_there_is_nothing_is_among_the_worst():
+    """A whole structure lost, a whole one invented, and half a Dice; what is rightly left empty loses nothing."""
+    scores = {"A": [0.9], "B": [0.5, "false_positive", "both_empty", "missed"], "C": [0.8]}
+    found = pictures.worst([run("erm", "A", scores)], 9, {"B", "C"})
+    assert [e.case for e in found] == ["B-1", "B-3", "B-0", "C-0"]
+    assert [e.dice for e in found] == pytest.approx([math.nan, 0, 0.5, 0.8], nan_ok=True)
+
+
+def test_a_case_where_one_structure_is_found_and_another_invented_loses_by_both():
+    both = {"organ": [0.8, 0.7], "tumour": ["false_positive", "both_empty"]}
+    told = {"structures": ["organ", "tumour"]}
+    found = pictures.worst([run("erm", "A", {"B": both}, **told)], 9, {"B"})
+    assert [(e.case, e.dice) for e in found] == [("B-0", 0.8), ("B-1", 0.7)]  # 0.2 + 1/2 lost, and 0.3
 
 
 def test_the_slice_shown_is_the_one_with_most_of_the_structures():

@@ -188,14 +188,14 @@ def test_all_that_is_wrong_is_named_at_once_and_nothing_is_written(volumes, tmp_
     np.save(folder / "b" / "b1.npy", np.zeros((2, 3, 20, 25)))
     np.savez(folder / "c" / "c0.npz", planes(volumes.load("c", "c0").mask))
     np.save(folder / "c" / "c9.npy", np.zeros(3))
-    (folder / "c" / "c2.mha").touch()
+    (folder / "c" / "c2.mat").touch()
     (folder / "c" / "c1.npy").write_bytes(b"")
     with pytest.raises(DataError) as told:
         score(volumes, Foreign(folder, "a"), "sdg", tmp_path / "results")
     for words in (
         f"of a training case of the source, which says nothing of other domains (take it out) (1): a/{training}",
         "missing (1): b/b0", "b1.npy is 2 x 3 x 20 x 25, its case 3 x 20 x 24", "doubled (1): c/c0.npy and c/c0.npz",
-        "no case of the task is named so (1): c/c9.npy", "c/c2.mha", "c1.npy cannot be read",
+        "no case of the task is named so (1): c/c9.npy", "c/c2.mat", "c1.npy cannot be read",
     ):  # fmt: skip
         assert words in told.value.cause, told.value.cause
     assert told.value.exit_code == 3 and not (tmp_path / "results").exists()

@@ -1,6 +1,7 @@
 """What a run predicts for a file is what its own test predicted for that case, voxel for voxel."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -12,8 +13,9 @@ from dgbench.errors import DataError, UsageError
 from dgbench.files import read_json, sha256, write_json
 from dgbench.images.find_task import get_task
 from dgbench.images.folder_task import FolderTask
+from dgbench.images.pixels import Pixels
 from dgbench.running import launchers, plan
-from dgbench.running.predict import load_run, predict_files
+from dgbench.running.predict import _by_range, load_run, predict_files
 from dgbench.running.records import read_run
 from tests.datasets.test_fundus import riga  # noqa: F401 (a fixture)
 from tests.datasets.test_prostate import SITES, write_case
@@ -180,3 +182,14 @@ def test_a_task_without_a_rule_for_files_is_refused(finished, tmp_path):
     rewritten(finished, task="phantom")  # whose images are computed, each slice by a rule of its own
     with pytest.raises(UsageError, match="how images of task 'phantom' are read is not known: its code has no rule"):
         list(predict_files(finished, [tmp_path / "images" / "dim" / "images" / "case0.png"], tmp_path / "out"))
+
+
+def test_where_windows_differ_the_source_s_is_used_and_another_can_be_named(capsys):
+    gray = Pixels(np.array([[[0, 50, 100], [0, 50, 100], [0, 50, 100]]]))
+    run = SimpleNamespace(source="ct")
+    limits = {"ct": [0, 50], "mr": [50, 100]}
+    assert _by_range(limits, run, None)(gray)[0, 0, 0].tolist() == [0, 1, 1]
+    assert "that of the source, ct, is used; --domain names another" in capsys.readouterr().err
+    assert _by_range(limits, run, "mr")(gray)[0, 0, 0].tolist() == [0, 0, 1] and capsys.readouterr().err == ""
+    with pytest.raises(UsageError, match="unknown domain 'pet'"):
+        _by_range(limits, run, "pet")

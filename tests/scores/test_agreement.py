@@ -125,6 +125,26 @@ def test_a_row_of_two_machines_needs_their_agreement_too():
     assert "mixed" in why(board([], mixed)) and "mixed" not in why(board(made("erm", [0.71, 0.69, 0.70], THERE), mixed))
 
 
+def test_machines_that_differ_in_what_they_find_falsely_alone_do_not_agree():
+    """Variants are ranked by the mean less what that costs, and so machines are compared by it."""
+
+    def made_on(environment: dict, falsely: int) -> list[RunRecord]:
+        empty = ["false_positive"] * falsely + ["both_empty"] * (4 - falsely)
+        return [
+            run("erm", s, {d: [0.7 + seed / 100, *empty] for d in DOMAINS}, seed, environment=environment, data={})
+            for s, seed in itertools.product(DOMAINS, SEEDS)
+        ]
+
+    def on_both(falsely: int) -> agreement.Agreement:
+        other = [r.renamed("other") for r in made_on(THERE, falsely)]
+        study = Study([*made_on(HERE, 1), *other], PROTOCOLS["sdg"], again=made_on(THERE, falsely))
+        (others,) = agreement.machines(study, "dice").others.values()
+        return others[0]
+
+    assert on_both(1).difference == pytest.approx(0) and on_both(1).holds
+    assert on_both(3).difference == pytest.approx(-2 / 5) and not on_both(3).holds
+
+
 def test_runs_that_say_nothing_of_their_machine_are_ranked_as_ever():
     ranking = rank(Study([*made("a", [0.7, 0.71], {}), *made("b", [0.6, 0.61], {})], PROTOCOLS["sdg"]))
     assert len(ranking.ranked) == 2 and ranking.machines.others == {} and "Machines" not in said(ranking)

@@ -43,6 +43,29 @@ def test_seeds_add_the_variance_of_their_mean():
     assert found.case_variance == pytest.approx(0.02 / 2)  # the cases' means are 0.4 and 0.6
 
 
+def test_a_part_weighs_one_again():
+    part = scores([[0.2, 0.4, 0.9, 0.5]] * 2, [0, 0, 1, 1]).part(np.array([1, 2]))
+    assert part.weight.tolist() == [0.5, 0.5] and part.domain.tolist() == [0, 1]
+    assert part.values.tolist() == [[0.4, 0.9]] * 2 and part.mean == pytest.approx(0.65)
+
+
+def test_the_spread_of_large_numbers_that_differ_little_is_not_lost():
+    """Their squares have no digits left for it: 1e9 squared is 1e18, and a float has sixteen digits."""
+    values = np.array([0.25, 0.5, 0.75, 1.0])
+    near, far = (estimate(scores(values + level))[0] for level in (0.0, 1e9))
+    assert far.case_variance == pytest.approx(near.case_variance) == pytest.approx(values.var(ddof=1) / 4)
+    assert far.high - far.low == pytest.approx(near.high - near.low, rel=1e-6)
+
+
+def test_cases_drawn_from_a_domain_lie_together_or_apart_and_give_the_same():
+    """Whether the cases of a domain follow one another changes only which of them a draw hits."""
+    values, domain = np.random.default_rng(2).random((2, 12)), np.repeat([0, 1, 2], 4)
+    mixed = np.argsort(np.tile(np.arange(4), 3), kind="stable")  # 0, 1, 2, 0, 1, 2, ...
+    together, apart = estimate(scores(values, domain)), estimate(scores(values[:, mixed], domain[mixed]))
+    assert apart[0].case_variance == pytest.approx(together[0].case_variance)
+    assert apart[0][:3] == pytest.approx(together[0][:3], abs=0.02)
+
+
 def test_each_domain_varies_about_its_own_mean():
     """Two domains far apart with no spread inside: nothing is left to chance."""
     found, _ = estimate(scores([0.1, 0.1, 0.9, 0.9], [0, 0, 1, 1]))
@@ -213,6 +236,21 @@ def test_verdicts():
     assert verdict(GAIN, lower_is_better=True) == "worse"  # of a distance, more is worse
     assert verdict(0.001 * np.sin(np.arange(40))) == "equivalent"
     assert verdict(0.1 * np.sin(np.arange(40))) == "not resolved"
+
+
+@pytest.mark.parametrize(
+    ("mean", "costs", "both"),
+    [
+        ("better", "better", "better"),
+        ("better", "equivalent", "better"),
+        ("not resolved", "worse", "worse"),
+        ("better", "worse", "not resolved"),
+        ("equivalent", "equivalent", "equivalent"),
+        ("equivalent", "not resolved", "not resolved"),
+    ],
+)
+def test_of_two_differences_one_word(mean, costs, both):
+    assert statistics.joint(mean, costs) == statistics.joint(costs, mean) == both
 
 
 def test_nothing_is_better_by_one_seed():

@@ -34,8 +34,10 @@ def download(url: str, part: Path, size: int | None, by_hand: str, report: Repor
         if isinstance(error, OSError) and error.errno in REFUSALS and not isinstance(error, urllib.error.URLError):
             error.filename = error.filename or str(part)
             raise
-        if isinstance(error, urllib.error.HTTPError) and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            forget(part)  # another file is published there now, a shorter one
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+            if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+                forget(part)  # another file is published there now, a shorter one
         reason = error.reason if type(error) is urllib.error.URLError else error
         text = " ".join(str(reason).split()) or type(error).__name__
         raise DataError(f"{url} cannot be downloaded: {text}", by_hand) from error

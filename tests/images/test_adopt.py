@@ -148,7 +148,7 @@ WORDS = st.sampled_from([("Images", "Masks"), ("image", "label"), ("img", "label
 
 
 @given(DOMAINS, WORDS, st.sampled_from(["", "disc", "a_b"]))
-@trials(max_examples=15, deadline=None)
+@trials(max_examples=8, deadline=None)
 def test_what_is_adopted_is_what_the_folder_task_reads(tmp_path_factory, domains, words, structure):
     """The same files under the names that FolderTask wants, and under other usual ones."""
     home = tmp_path_factory.mktemp("layouts")

@@ -145,7 +145,8 @@ def _commands(task: Task, source: str, folder: Path, predictions: Path, configur
         which = ["-d", number, "-c", configuration, "-f", "all"]
         yield shlex.join(["nnUNetv2_predict", *which, "-i", str(images), "-o", str(predictions / images.name)])
     stated = ["--stated", f"budget={BUDGET}", "--stated", "pretraining=none"]
-    where = ["--task", task.location, *(["--data", str(task.data.resolve())] if task.data else [])]
+    data = str(task.data.resolve()) if task.data else ""  # of the user's own images it is what the task is found by
+    where = ["--task", task.location, *(["--data", data] if data and data != task.location else [])]
     yield shlex.join(["dgbench", "score", str(predictions), *where, "--source", source, "--seed", "0", *stated])
 
 

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 def card(task: Task) -> dict[str, str]:
     """A task's data card: what a reader of its tables must know about the data."""
-    domains = []
+    domains, lacking = [], []
     for domain in task.domains:
         try:
             count = f"{len(task.case_ids(domain))} cases"
         except DgbenchError as error:
-            count = error.cause
+            expected = task.cases_expected.get(domain)
+            count = f"{expected} cases in the release" if expected else "no list of cases"
+            lacking.append(error.cause)
         role = "" if domain in task.source_domains else ", tested only"
         domains.append(f"{domain} ({count}{role})")
     return {
@@ -40,6 +42,7 @@ def card(task: Task) -> dict[str, str]:
         **({"scored": f"in {task.scored_in} only"} if task.scored_in else {}),
         **_groups(task),
         **({"layout": layout} if (layout := _layout(task)) else {}),
+        **({"lacking": "; ".join(dict.fromkeys(lacking))} if lacking else {}),
         "data": task.download,
     }
 

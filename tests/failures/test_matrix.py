@@ -47,7 +47,7 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         PREPARED: ("a_case_that_cannot_be_used_is_named_and_nothing_is_left", "damaged_arrays_are_noticed"),
     },
-    "a forged header, a picture that would fill the memory": {
+    "a forged header, a small file that would fill the memory": {
         FORMATS: ("a_forged_header_is_refused_before_memory", "a_png_that_would_fill_the_memory_is_refused"),
     },
     "image and mask that do not fit, NaN, spacing 0, unknown values": {

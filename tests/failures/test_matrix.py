@@ -48,12 +48,15 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
         PREPARED: ("a_case_that_cannot_be_used_is_named_and_nothing_is_left", "damaged_arrays_are_noticed"),
     },
     "a forged header, a small file that would fill the memory": {
-        FORMATS: ("a_forged_header_is_refused_before_memory", "a_png_that_would_fill_the_memory_is_refused"),
+        FORMATS: (
+            "a_forged_header_is_refused_before_memory", "a_png_that_would_fill_the_memory_is_refused",
+            "a_stream_of_gigabytes_behind_a_small_header", "pages_of_a_tiff_that_share_their_pixels",
+        ),
     },
-    "image and mask that do not fit, NaN, spacing 0, unknown values": {
+    "image and mask that do not fit, or of which square slices cannot tell; NaN, spacing 0, unknown values": {
         FORMATS: (
             "a_header_or_voxel_that_cannot_be_true_is_refused", "a_mask_of_another_size_is_refused",
-            "a_mask_that_lies_elsewhere_is_refused",
+            "a_mask_that_lies_elsewhere_is_refused", "a_square_mask_without_a_header",
         ),
         FOLDERS: ("verify_says_all_at_once", "values_outside_the_map_are_named"),
         "test_cli.py": ("verify_lists_every_problem_at_once",),

@@ -110,7 +110,8 @@ def _fetch(one: Download, folder: Path, report: Report) -> None:
 
 
 def _compare(one: Download, path: Path, found: str, noted: Any, by_hand: str) -> None:
-    """Raises `DataError`, after deleting the file, if it is not the published one, or not that of before."""
+    """Raises `DataError` for a file that is not the published one, or not that of before; what was downloaded just now
+    is deleted first, a file that somebody put there is left to them."""
     with open(path, "rb") as file:
         head = file.read(64).lstrip().lower()
     before = noted.get("sha256") if isinstance(noted, dict) and noted.get("url") == one.url else None
@@ -124,6 +125,8 @@ def _compare(one: Download, path: Path, found: str, noted: Any, by_hand: str) ->
         remedy = f"ask its publisher what changed; to take it all the same delete {path.parent / NOTED}"
     else:
         return
+    if path.name == one.file:
+        raise DataError(cause, f"move {path} away: dgbench did not download it; then run this again")
     transfer.forget(path)
     raise DataError(cause, remedy)
 
@@ -159,7 +162,8 @@ def unpack(archive: Path, to: Path, inside: str = "", report: Callable[[int], No
             raise DataError(f"{archive} holds no file{f' in {inside}' if inside else ''}", remedy)
         _merge(top, to)
     except (*BROKEN, *UNFIT) as error:
-        raise DataError(f"{archive} cannot be unpacked: {error or type(error).__name__}", remedy) from None
+        told = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")  # tarfile tells all that it tried
+        raise DataError(f"{archive} cannot be unpacked: {told}", remedy) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return names

@@ -161,6 +161,16 @@ def test_a_file_that_was_downloaded_by_hand_is_used(server, release, tmp_path):
     assert lying(tmp_path) == LAID_OUT and server.asked == []
 
 
+def test_a_file_of_somebody_s_own_that_is_another_is_refused_and_not_deleted(server, release, tmp_path):
+    mine = tmp_path / "set.zip"
+    mine.write_bytes(b"hours of downloading, of another version")
+    with pytest.raises(DataError, match=r"cannot be unpacked: file could not be opened successfully\n[^\n]*$"):
+        fetch([release], tmp_path)
+    with pytest.raises(DataError, match=r"is not the published set\.zip") as error:
+        fetch([Download(release.url, release.file, "0" * 64, unpack_to="")], tmp_path)
+    assert error.value.remedy.startswith(f"move {mine} away") and mine.read_bytes().endswith(b"version")
+
+
 @pytest.mark.parametrize("cause", ["404: Not Found", "Connection refused"])
 def test_what_cannot_be_had_is_told_with_how_to_get_it_by_hand(server, tmp_path, cause):
     url = f"{server.url}no.zip" if "404" in cause else "http://127.0.0.1:9/no.zip"

@@ -312,7 +312,7 @@ def test_a_structure_names_a_mask_inside_the_folder_of_predictions(tmp_path, mon
     shutil.copy(next(write_discs(tmp_path / "discs", cases=1).glob("dim/images/*.png")), image)
     method = type("Constant", (), {"uses_target_masks": False})()
     monkeypatch.setattr(predict, "load_run", lambda folder, device: (method, record))
-    monkeypatch.setattr(predict, "_reading", lambda record, task: (lambda pixels: pixels.values, ""))
+    monkeypatch.setattr(predict, "_reading", lambda record, task, domain: (lambda pixels: pixels.values, ""))
     monkeypatch.setattr(predict, "predict_image", lambda method, image: np.ones((1, 1, 48, 48), bool))
     (written,) = predict.predict_files(tmp_path, [image], tmp_path / "a/b/masks", "cpu")
     assert written.resolve().parent == tmp_path / "a/b/masks"

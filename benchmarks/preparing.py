@@ -31,7 +31,8 @@ def write(folder: Path, slices: int, side: int) -> None:
 
 
 def main() -> None:
-    slices, side = (int(a) for a in (*sys.argv[1:], "10000", "384")[:2])
+    given = [int(a) for a in sys.argv[1:]]
+    slices, side = [*given, *(10_000, 384)[len(given) :]]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder / "set", slices, side)

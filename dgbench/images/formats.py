@@ -7,6 +7,7 @@ all slices would be one pixel wide or high is the axis of length 1 that of the s
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import math
@@ -53,6 +54,15 @@ def is_image(path: Path) -> bool:
 def is_raster(path: Path) -> bool:
     """PNG, JPEG, TIFF or BMP by its suffix?"""
     return path.name.lower().endswith(RASTER)
+
+
+def may_have_colours(path: Path) -> bool:
+    """False for a PNG, JPEG, TIFF or BMP whose header says that it is gray; what is saved as colours may be gray."""
+    from PIL import Image  # slow to import
+
+    with contextlib.suppress(Exception), Image.open(path, formats=READ) as file:  # what is wrong with it `read` says
+        return not (file.mode in ("1", "L", "LA", "La", "I", "F") or file.mode.startswith("I;16"))
+    return True
 
 
 def has_spacing(path: Path) -> bool:

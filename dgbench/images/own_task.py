@@ -18,7 +18,17 @@ import numpy as np
 from dgbench import names
 from dgbench.errors import DataError, UsageError, require
 from dgbench.images.file_task import FileTask
-from dgbench.images.formats import by_range, channels_first, has_spacing, is_raster, parts, read, read_case, values_of
+from dgbench.images.formats import (
+    by_range,
+    channels_first,
+    has_spacing,
+    is_raster,
+    may_have_colours,
+    parts,
+    read,
+    read_case,
+    values_of,
+)
 from dgbench.images.pixels import Pixels, Spacing
 from dgbench.images.task_settings import read_settings, windows
 from dgbench.plausibility import Palettes, Told, of_file, of_image
@@ -300,7 +310,8 @@ def _is_jpeg(path: Path) -> bool:
 
 def _is_coloured(path: Path) -> bool:
     try:
-        return is_raster(path) and channels_first(read(path).values).shape[1] == 3
+        coloured = is_raster(path) and may_have_colours(path)
+        return coloured and channels_first(read(path).values).shape[1] == 3
     except DataError:  # said when the case is loaded
         return False
 

@@ -283,6 +283,8 @@ def _lines(what: str) -> Report:
 
     def report(done: int, total: int) -> None:
         nonlocal began, told
+        if not done:  # until the first case all files of the domain are looked at: no measure of how long a case takes
+            return
         now = time.monotonic()
         began = began or (now, done)
         if now - told > PAUSE and began[1] < done < total:

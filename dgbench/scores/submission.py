@@ -33,7 +33,6 @@ from dgbench.scores.ranking import Ranking, rank
 from dgbench.scores.study import Study
 from dgbench.scores.verify import verify
 
-FILES = ("run.json", "cases.csv", "RESULT.json")
 MOST_PACKED, MOST = 1_000_000, 1 << 28  # bytes of an archive, and of what it unpacks to
 MEMBER = re.compile(r"[^/]+/[^/]+/[^/]+/[^/]+-seed\d+/(run\.json|cases\.csv|RESULT\.json)")
 DISCLOSED = {

@@ -17,7 +17,17 @@ from PIL import Image, ImageFile
 from dgbench.errors import DataError
 from dgbench.images import pixels
 from dgbench.images.file_task import FileTask
-from dgbench.images.formats import Pixels, read, read_case, read_image, read_volume, stem, to_unit, values_of
+from dgbench.images.formats import (
+    Pixels,
+    may_have_colours,
+    read,
+    read_case,
+    read_image,
+    read_volume,
+    stem,
+    to_unit,
+    values_of,
+)
 from dgbench.metrics import measure
 from dgbench.task import Case
 
@@ -485,6 +495,19 @@ def test_gray_saved_as_colour_has_one_channel_and_colour_has_three():
     assert to_unit(Pixels(np.repeat(GRAY[None, ..., None], 3, axis=3))).shape == (1, 1, 7, 9)
     unit = to_unit(Pixels(COLOUR[None]))
     assert unit.shape == (1, 3, 7, 9) and unit[0, 2, 4, 5] == np.float32(COLOUR[4, 5, 2] / 255)
+
+
+@pytest.mark.parametrize(
+    ("mode", "may"), [("1", False), ("L", False), ("LA", False), ("I;16", False), ("P", True), ("RGB", True)]
+)
+def test_a_header_that_says_gray_is_enough_and_one_that_says_colours_is_not(tmp_path, mode, may):
+    """The last pixels are cut off: nothing was decoded."""
+    path = tmp_path / "a.png"
+    Image.fromarray(COLOUR if mode == "RGB" else GRAY).convert(mode).save(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert may_have_colours(path) is may
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    assert may_have_colours(tmp_path / "b.png"), "`read` says what is wrong with it"
 
 
 # --- an image with its masks ----------------------------------------------------------------------------------------

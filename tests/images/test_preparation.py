@@ -16,6 +16,7 @@ from PIL import Image
 
 from dgbench import files
 from dgbench.errors import DataError
+from dgbench.images import preparation
 from dgbench.images.folder_task import FolderTask
 from dgbench.images.mock import Sketch, write_png
 from dgbench.images.preparation import (
@@ -450,5 +451,11 @@ def test_how_long_it_takes_is_said_now_and_then(many, capsys, monkeypatch):
     monkeypatch.setattr("dgbench.images.preparation.PAUSE", -1.0)
     prepare(many, "near", 16, jobs=1)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 11 and lines[0].startswith("preparing many/near: 1 of 12 cases, about ")
+    assert len(lines) == 10 and lines[0].startswith("preparing many/near: 2 of 12 cases, about ")
+    clock = iter([0.0, 60.0, 61.0])  # a minute of looking at files, then a second a case
+    monkeypatch.setattr("dgbench.images.preparation.time.monotonic", lambda: next(clock))
+    report = preparation._lines("slow")
+    for done in (0, 1, 2):
+        report(done, 32)
+    assert capsys.readouterr().err == "preparing slow: 2 of 32 cases, about 30 s left\n"
     assert [duration(s) for s in (40, 700, 12600)] == ["40 s", "12 min", "3.5 h"]

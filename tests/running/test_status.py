@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -104,17 +105,21 @@ def test_two_hosts_with_one_folder_share_the_runs(tmp_path, monkeypatch):
     runs = plan.plan(task, ["patient"], results=tmp_path / "results")
     notices = [Path(run.folder) / "status.json" for run in runs]
     dgbench = [sys.executable, "-m", "dgbench"]
-    command = [*dgbench, "run", "--method", "patient", "--plugin", "patient.py", "--task", "discs", "--device", "cpu"]
+    command = [*dgbench, "run", "--method", "patient", "--plugin", "patient.py", "--task", "discs"]
+    command += ["--device", "cpu", "--jobs", "1"]  # with two, a host of two free cores holds both of the first runs
     options = {"cwd": tmp_path, "text": True, "stdout": subprocess.PIPE}
     (tmp_path / "hold").touch()
-    with subprocess.Popen([*HOST, "host-a", *command], **options) as first:
+    with ExitStack() as ended:
+        first = ended.enter_context(subprocess.Popen([*HOST, "host-a", *command], **options))
+        ended.callback((tmp_path / "hold").unlink, missing_ok=True)  # or a fault below would wait for both
         until(notices[0].exists)
-        with subprocess.Popen([*HOST, "host-b", *command], **options) as second:
-            until(notices[1].exists)
-            standings = look(tmp_path / "results")
-            assert [(s.state, s.where) for s in standings[:2]] == [("running", "host-a"), ("running", "host-b")]
-            (tmp_path / "hold").unlink()
-            told = [process.communicate(timeout=300)[0] for process in (first, second)]
+        second = ended.enter_context(subprocess.Popen([*HOST, "host-b", *command], **options))
+        ended.callback((tmp_path / "hold").unlink, missing_ok=True)
+        until(notices[1].exists)
+        standings = look(tmp_path / "results")
+        (tmp_path / "hold").unlink()
+        told = [process.communicate(timeout=300)[0] for process in (first, second)]
+    assert [(s.state, s.where) for s in standings[:2]] == [("running", "host-a"), ("running", "host-b")]
     assert told[1].count("skipped patient bright") == 1 and sum(text.count("done patient") for text in told) == 3
     assert [run.status for run in runs] == ["done"] * 3
     assert not list((tmp_path / "results").glob("*/*/*/.*.old*")), "nothing was made twice"

@@ -220,7 +220,8 @@ def list_(
             told = (row["domains"], cases, row["structures"], access)
             row["paper"] = " | ".join(filter(None, told))
         table.add_row(row[kind[:-1]], escape(row["what"]))
-        if details := "; ".join(filter(None, (needs, row["pretrained"], row["paper"].removeprefix("https://")))):
+        kind_of_idea = ", ".join(filter(None, (row.get("family"), row.get("year"))))
+        if details := "; ".join(filter(None, (kind_of_idea, needs, row["pretrained"], row["paper"].removeprefix("https://")))):
             table.add_row("", escape(details), style="dim")
     console.print(table)
 

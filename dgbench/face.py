@@ -628,7 +628,7 @@ def merge(results: Names, *, to: str | Path) -> list[Path]:
 
 
 def methods(plugin: Names = ()) -> pd.DataFrame:
-    """The methods by name: what each is, what it needs, what it starts from, its paper. Imports none of them.
+    """The methods by name: what each is, family, year, what it needs and starts from, its paper. Imports none of them.
 
     >>> import dgbench
     >>> print(dgbench.methods().loc["erm", "what"])
@@ -659,13 +659,16 @@ def listing(kind: registry.Kind) -> list[dict[str, str]]:
     rows = []
     for plugin in (registry.METHODS if kind == "methods" else registry.TASKS).plugins().values():
         facts = plugin.facts()
+        paper = facts.get("paper", "")
+        said = registry.said(plugin.header(), paper)
         rows.append(
             {
                 registry.WORD[kind]: plugin.name,
                 "what": re.sub(r"^[A-Z][\w-]{1,11}: ", "", plugin.summary()),  # the name stands before it
+                **({"family": said["family"], "year": said["year"]} if kind == "methods" else {}),
                 "needs": "; ".join(words for name, words in registry.NEEDS.items() if name in facts),
                 "pretrained": facts.get("pretrained", ""),
-                "paper": facts.get("paper", ""),
+                "paper": paper,
                 **({} if kind == "methods" else dict.fromkeys(registry.OF_DATA, "") | plugin.data()),
             }
         )

@@ -2,6 +2,7 @@
 
 Ouyang, Chen, Li, Li, Qin, Bai, Rueckert. Causality-inspired Single-source Domain Generalization for Medical Image
 Segmentation. TMI 2022. https://arxiv.org/abs/2111.12525
+Family: augmentation.
 
     g    = a random net of 4 convolutions, leaky ReLUs between, weights and biases ~ N(0, 1), new for each image
     v    = (a g(z) + (1 - a) z) * |z| / |a g(z) + (1 - a) z|     a ~ U(0, 1), z = z-score of x            (GIN)

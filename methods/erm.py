@@ -3,6 +3,7 @@
 Vapnik. Statistical Learning Theory. Wiley 1998 (empirical risk minimization). The network is the U-Net: Ronneberger,
 Fischer, Brox. U-Net: Convolutional Networks for Biomedical Image Segmentation. MICCAI 2015.
 https://arxiv.org/abs/1505.04597
+Family: baseline.
 
     z = (x - mean(x)) / std(x)          loss = (BCE(f(z), y) + Dice loss(f(z), y)) / 2
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from dgbench.errors import UsageError
 from dgbench.images.preparation import side_by_side
 from dgbench.method import Batch, Hparams, Method, Precision, hparams_class, resolve_hparams
+from dgbench.registry import FAMILIES, said
 from dgbench.running import train
 from dgbench.running.device import one_thread
 from dgbench.settings import TYPES, read, spelled
@@ -193,6 +194,20 @@ def settings(subject: _Subject) -> Iterator[str]:
             yield f"per_task['{task}']: {error.cause}"
 
 
+def header(subject: _Subject) -> Iterator[str]:
+    """says in its header what lists of methods show"""
+    cls = subject.cls
+    text, paper = sys.modules[cls.__module__].__doc__ or "", vars(cls).get("paper", "")
+    found = said(text, paper)
+    # A file that is a user's own may leave both out.
+    ours = cls.__module__.startswith("dgbench.methods.") and "+" not in getattr(cls, "name", "")
+    if found["family"] not in FAMILIES and (found["family"] or ours):
+        wrong = f", not '{found['family']}'" if found["family"] else ""
+        yield f"write 'Family: NAME.' under the citation in the file's header, NAME one of {', '.join(FAMILIES)}{wrong}"
+    if ours and paper and not found["year"]:
+        yield f"cite the paper in the header, with its year before the link {paper}: lists of methods show the year"
+
+
 def builds(subject: _Subject) -> Iterator[str]:
     """builds for one structure and for two"""
     before = _global_state()
@@ -359,6 +374,7 @@ def rounded(subject: _Subject) -> Iterator[str]:
 
 CHECKS: tuple[Callable[[_Subject], Iterator[str]], ...] = (
     settings,
+    header,
     builds,
     probabilities,
     augments,

@@ -360,8 +360,10 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
                 "derive a class from both in a file of your own that does what both should do",
             )
     settings, theirs = hparams_class(base), hparams_class(other)
+    baseline = next((c for c in other.__mro__[1:] if not issubclass(ideas[0], c)), Method)
+    beyond = [vars(c) for c in theirs.__mro__ if not issubclass(hparams_class(baseline), c)]
     hints, defaults = typing.get_type_hints(theirs, include_extras=True), theirs()
-    added = [f.name for f in dataclasses.fields(theirs) if f.name in vars(theirs).get("__annotations__", {})]
+    added = [f.name for f in dataclasses.fields(theirs) if any(f.name in c.get("__annotations__", {}) for c in beyond)]
     twice = [n for n in added if n in {f.name for f in dataclasses.fields(settings)}]
     if twice:
         raise UsageError(

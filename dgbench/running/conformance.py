@@ -303,18 +303,27 @@ def learns(subject: _Subject) -> Iterator[str]:
 
 
 def independent(subject: _Subject) -> Iterator[str]:
-    """predicts each image by itself"""
+    """predicts each image by itself, or forgets what the others taught"""
     method, (image, mask) = subject.trained.method, subject.batch()
     state = {n: t.clone() for n, t in method.state_dict().items()}
+    adapts = subject.cls.adapts_in_testing
+    method.forget()
     together = _predict(method, image, mask)
-    if subject.cls.adapts_in_testing:
-        return
     if not all(torch.equal(t, state[n]) for n, t in method.state_dict().items()):
-        yield "predict must not change the method's state; if it adapts to test images, set adapts_in_testing = True"
+        yield "predict must not change the method's state" + (
+            ": keep what test images teach outside of parameters and buffers, and drop it in forget()"
+            if adapts
+            else "; if it adapts to test images, set adapts_in_testing = True"
+        )
         return
+    method.forget()
     if not torch.allclose(_predict(method, image, mask), together, atol=1e-5):
-        yield "predict must give the same answer twice: is dropout still on, or is something drawn at random?"
-    elif not torch.allclose(_predict(method, image[1:2], mask[1:2]), together[1:2], atol=1e-4):
+        yield "predict must give the same answer twice" + (
+            " after forget(), which must drop all that test images have taught"
+            if adapts
+            else ": is dropout still on, or is something drawn at random?"
+        )
+    elif not adapts and not torch.allclose(_predict(method, image[1:2], mask[1:2]), together[1:2], atol=1e-4):
         yield (
             "predict must not depend on the other images of its batch: normalize each image by itself; "
             "if the method needs several, set adapts_in_testing = True"

@@ -103,6 +103,28 @@ def test_a_method_that_says_that_it_needs_several_images_may_look_at_them():
     assert check_method(Adapts) == []
 
 
+def test_what_test_images_teach_is_no_state_and_is_forgotten():
+    class Counts(Good):
+        adapts_in_testing = True
+        seen = 0
+
+        def predict(self, image):
+            self.seen += 1
+            return super().predict(image) / self.seen
+
+    assert any("after forget()" in advice for advice in check_method(Counts))
+
+    class Keeps(Good):
+        adapts_in_testing = True
+
+        def predict(self, image):
+            p = super().predict(image)
+            next(self.parameters()).data += 1
+            return p
+
+    assert any("outside of parameters and buffers" in advice for advice in check_method(Keeps))
+
+
 def test_dropout_at_test_time_is_found():
     class Dropout(Good):
         def predict(self, image):

@@ -88,6 +88,7 @@ def build(task: Task | None, ranking: Ranking, universes: Multiverse | None = No
     domains, no_images = _domains(task, study)
     return fill(
         "report.html.jinja",
+        scripted=True,
         version=dgbench.__version__,
         made_of=_made_of(study),
         ranking=ranking,

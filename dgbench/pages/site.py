@@ -147,7 +147,7 @@ class Site:
 
         def page(address: str, template: str, kind: str, title: str, **values: Any) -> tuple[str, str]:
             told = {"root": "../" * address.count("/"), "here": address, "version": dgbench.__version__}
-            told |= {"frozen": frozen, "date": self.day, "kind": kind, "title": title}
+            told |= {"frozen": frozen, "date": self.day, "kind": kind, "title": title, "scripted": template != "run"}
             return address, fill(f"site_{template}.html.jinja", **told, **values)
 
         boards, methods = tables.boards_table(self.boards), len(self.methods)
@@ -182,6 +182,7 @@ class Site:
             ranking, lambda of: f"../{method_page(of.row.method, name, of.variant)}"
         )
         beside = published.beside(published.load(study.task), study)
+        ours = (f"data/{part(name)}/", f"data/published-{part(study.task)}.")
         counts = {"ranked": len(ranking.ranked), "not ranked": len(ranking.apart), "runs": len(study.records)}
         counts |= {"sources": len({r.source for r in study.records}), "target domains": len(study.targets)}
         return {
@@ -194,7 +195,7 @@ class Site:
             "protocol": study.protocol,
             "rules": study.protocol.rules(),
             "notes": leaderboard.notes(ranking),
-            "files": {a: what for a, (what, _) in self.data.items() if a.startswith(f"data/{part(name)}/")},
+            "files": {a: what for a, (what, _) in self.data.items() if a.startswith(ours)},
         }
 
     def _method(self, method: str) -> dict[str, Any]:
@@ -265,8 +266,10 @@ class Site:
             yield f"{folder}/cells.csv", (f"{name}: a row for each run, target, structure and metric", csv_text(numbers))
             records = [self.records[name][key(r)] for r in study.records]
             yield f"{folder}/runs.json", (f"{name}: the record of every run", _json(told | {"runs": records}))
-            if len(quoted := published.load(study.task)):
-                yield from _both(f"{folder}/published", f"numbers from papers on {study.task}", quoted, told)
+        for task in dict.fromkeys(b.ranking.study.task for b in self.boards.values()):
+            if len(quoted := published.load(task)):
+                what = f"numbers that papers report on {task}"
+                yield from _both(f"data/published-{part(task)}", what, quoted, {"task": task})
         yield from _both("data/boards", "all boards", pd.DataFrame(listed), {})
         for protocol, means in self.means.items():
             if means is not None:
@@ -315,4 +318,5 @@ def _again(run: RunRecord, archive: str) -> Iterator[str]:
         place = "/".join([results, run.task, run.protocol, run.variant, run.path.name])
         where = [] if is_named(run.task) else ["--task", f"PATH/TO/{run.task}"]
         yield shlex.join(["dgbench", "reproduce", place, *where])
+        yield "# or from its settings alone:"
     yield from commands([run], None)

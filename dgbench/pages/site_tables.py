@@ -75,8 +75,7 @@ def boards_table(boards: Mapping[str, Collected]) -> Table:
         best = f"{first.variant} {_with_interval(ranking, first)}" if first else "nothing can be ranked"
         seeds = sorted({len(of.row.seeds) for of in ranking.every})
         texts = (
-            str(len(ranking.ranked)),
-            str(len(ranking.apart)),
+            f"{len(ranking.ranked)} of {len(ranking.every)}",
             "published" if all(r.published for r in study.records) else "here",
             "-".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))),
             f"{len(study.sources)} x {len(study.targets)}",
@@ -84,7 +83,7 @@ def boards_table(boards: Mapping[str, Collected]) -> Table:
             best,
         )
         rows.append([Cell(name, href=board_page(name)), Cell(study.task), Cell(study.protocol.name), *map(Cell, texts)])
-    header = ("board", "task", "protocol", "ranked", "not ranked", "made", "seeds", "domains", "cases", "first by its mean")
+    header = ("board", "task", "protocol", "ranked", "made", "seeds", "domains", "cases", "first by its mean")
     caption = "All boards. domains: sources x targets; cases: of all targets; in brackets a 95 % interval"
     return Table("boards", caption, header, [("", rows)], filters=("task", "protocol", "made"))
 

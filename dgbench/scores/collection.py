@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dgbench import registry
 from dgbench.errors import DgbenchError, UsageError
 from dgbench.running.records import RunRecord, find_runs, read_runs
 from dgbench.scores.boards import every_board
@@ -113,7 +114,14 @@ def _collected(name: str, study: Study, names: dict[Path, Path]) -> Collected:
         with suppress(DgbenchError):  # one that is not finished, or is broken, says nothing
             if not run.published and (found := repetition(run)):
                 again[key(run)] = found
-    return Collected(name, rank(study), archives, again)
+    return Collected(name, _ranked(study), archives, again)
+
+
+def _ranked(study: Study) -> Ranking:
+    """Every row is tested against plain training, where that can be ranked, else against the first one."""
+    with suppress(UsageError):
+        return rank(study, baseline=registry.budget_method().__module__.rpartition(".")[2])
+    return rank(study)
 
 
 def _named(sentence: str, names: dict[Path, Path]) -> str:

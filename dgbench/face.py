@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dgbench.images.nnunet import Exported
+    from dgbench.pages.site import Written
     from dgbench.running.launchers import Outcome
     from dgbench.running.plan import Run
     from dgbench.running.status import Standing
@@ -434,6 +435,23 @@ def report(
     loaded = _task_of(task, data)
     universes = of_folder(board, loaded, Path(results))
     return pages.write(loaded, board, Path(results) / task_name(task) / board.study.protocol.name, universes)
+
+
+def site(*, results: Names = RESULTS, out: str | Path, date: str | None = None) -> Written:
+    """Write a static site: a page for each board, method and run, tables as CSV and JSON, and a copy of the day.
+
+    results: folders, with the archives `scores-*.tar.xz` in them, or archives; published scores are in it, too. out: a
+    new folder, or one that a site was made in; copies of other days stay. date: of this copy, by default today.
+
+    >>> import dgbench
+    >>> written = dgbench.site(results="results", out="site", date="2030-01-31")
+    >>> print(written.start, written.frozen)
+    site/index.html site/frozen/2030-01-31
+    """
+    from dgbench.pages.site import write
+    from dgbench.scores.collection import collect
+
+    return write(collect(_paths(results)), Path(out), date)
 
 
 def import_scores(

@@ -111,7 +111,7 @@ class CCSDG(ERM):
         h = self.hparams
         theirs = [*self.prompt.parameters(), *self.projector.parameters()]
         return (
-            torch.optim.AdamW(self.net.parameters(), lr=h.learning_rate, weight_decay=h.weight_decay),
+            self.followed(torch.optim.AdamW(self.net.parameters(), lr=h.learning_rate, weight_decay=h.weight_decay)),
             torch.optim.SGD(theirs, lr=h.prompt_learning_rate, momentum=h.prompt_momentum, nesterov=True),
         )
 

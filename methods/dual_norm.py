@@ -81,6 +81,7 @@ class DualNormalization(ERM):
         super().__init__(task, hparams)
         if not double(self.net):
             raise UsageError("dual_norm found no batch norm in the network", "leave norm=batch, or change encoder")
+        self.start_average()
 
     def load_pretrained(self) -> dict[str, str]:
         """Both sets of norms start from the loaded ones."""

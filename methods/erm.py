@@ -9,7 +9,8 @@ Family: baseline.
 
 `--set encoder=resnet34 --set initialisation=imagenet` puts a network of timm in the encoder's place. The initialisation
 is a setting, and so in the name of the variant: it can move the scores as much as a method does. z stays the same with
-it, so that nothing else differs.
+it, so that nothing else differs. `norm` and `ema` are settings for the same reason: what a method does to feature
+statistics should be compared with another norm, and what smooths a prediction with averaged weights (`_average`).
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor
 from dgbench.errors import UsageError
 from dgbench.files import sha256
 from dgbench.method import Batch, Hparams, Method
+from dgbench.methods._average import Average
 from dgbench.networks.augmentation import augment
 from dgbench.networks.checkpoints import load_into, load_state, weights_file
 from dgbench.networks.unet import FeatureUNet, Norm, UNet, normalise, published_weights
@@ -38,6 +40,7 @@ class ERMHparams(Hparams):
     width: Annotated[int, Range(1)] = 16  # channels of the (decoder's) shallowest stage, doubled at each deeper one
     norm: Norm = "batch"  # of the U-Net, or of the decoder on timm's encoder
     normalise: Literal["zscore", "imagenet"] = "zscore"  # by the image's own mean and deviation, or ImageNet's
+    ema: Annotated[float, Range(0, 0.99999)] = 0.0  # decay of the averaged weights that predict, as 0.999; 0: the last
     augmentation: Literal["base", "none"] = "base"  # what all see besides their own idea, see networks.augmentation
 
 
@@ -65,6 +68,13 @@ class ERM(Method):
             raise UsageError("the plain U-Net has no ImageNet weights", "choose an encoder: --set encoder=resnet34")
         else:
             self.net = UNet(structures, width=h.width, norm=h.norm)
+        self.average: Average | None = None
+        self.start_average()
+
+    def start_average(self) -> None:
+        """Follow the weights of `net` from here on, with `ema`; to be called again by what changes its modules."""
+        if self.hparams.ema:
+            self.average = Average(self.net, self.hparams.ema)
 
     @classmethod
     def find_pretrained(cls, hparams: ERMHparams) -> list[Path]:
@@ -87,7 +97,20 @@ class ERM(Method):
 
     def logits(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, K, H, W)."""
-        return self.net(normalise(image, self.hparams.normalise))
+        z = normalise(image, self.hparams.normalise)
+        return self.net(z) if self.training or self.average is None else self.average(self.net, z)
+
+    def configure(self) -> torch.optim.Optimizer | tuple[torch.optim.Optimizer, ...]:
+        """One optimizer, after whose steps the averaged weights follow."""
+        optimizer = super().configure()
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return self.followed(optimizer)
+
+    def followed(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The network's optimizer, after each of whose steps the averaged weights follow, if there are any."""
+        if average := self.average:
+            optimizer.register_step_post_hook(lambda *_: average.follow(self.net))
+        return optimizer
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
         """The augmentation that every method on this network sees besides its own idea."""

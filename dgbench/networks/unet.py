@@ -7,6 +7,7 @@ logits, and `insert` puts a layer of a method's own behind a stage, so that no m
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from dgbench.errors import DataError, UsageError
 from dgbench.networks.checkpoints import load_into
 
-Norm = Literal["batch", "instance"]
+Norm = Literal["batch", "instance", "group"]
+GROUP = 16  # channels of a group, as the paper's second setting: Wu & He. Group Normalization. ECCV 2018
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its colours in [0, 1]
 
 
@@ -41,8 +43,16 @@ def normalise(image: Tensor, by: Literal["zscore", "imagenet"]) -> Tensor:
 
 
 def convolutions(inside: int, outside: int, norm: Norm) -> list[nn.Module]:
-    """Two 3x3 convolutions, each with its norm and a ReLU: (N, inside, H, W) -> (N, outside, H, W)."""
-    layer: Any = nn.BatchNorm2d if norm == "batch" else partial(nn.InstanceNorm2d, affine=True)
+    """Two 3x3 convolutions, each with its norm and a ReLU: (N, inside, H, W) -> (N, outside, H, W).
+
+    A group is `GROUP` channels, or as many as divide both it and `outside`.
+    """
+    layers: dict[Norm, Any] = {
+        "batch": nn.BatchNorm2d,
+        "instance": partial(nn.InstanceNorm2d, affine=True),
+        "group": lambda channels: nn.GroupNorm(channels // math.gcd(channels, GROUP), channels),
+    }
+    layer = layers[norm]
     modules: list[nn.Module] = []
     for channels in (inside, outside):
         modules += [nn.Conv2d(channels, outside, 3, padding=1, bias=False), layer(outside), nn.ReLU(inplace=True)]

@@ -61,6 +61,7 @@ class Method(nn.Module):
     uses_target_masks: bool = False  # an oracle: prompted from the reference, never ranked; a variant may set its own
     adapts_in_testing: ClassVar[bool] = False  # it needs several test images at once, or adapts to them
     neighbours: int = 0  # how many slices before and after a slice its image also holds; a variant may set its own
+    foreground_share: float = 0.0  # of a training batch, its last slices, drawn among those that hold a structure
     pretrained: ClassVar[str] = ""  # the weights it starts from, in words, for a list of methods
     sets_budget: ClassVar[bool] = False  # under a protocol of equal compute, all may spend what its training does
 

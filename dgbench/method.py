@@ -62,6 +62,7 @@ class Method(nn.Module):
     adapts_in_testing: ClassVar[bool] = False  # it needs several test images at once, or adapts to them
     whole_case: ClassVar[bool] = False  # `predict` is given all slices of a case at once, not `batch_size` of them
     neighbours: int = 0  # how many slices before and after a slice its image also holds; a variant may set its own
+    foreground_share: float = 0.0  # of a training batch, its last slices, drawn among those that hold a structure
     pretrained: ClassVar[str] = ""  # the weights it starts from, in words, for a list of methods
     sets_budget: ClassVar[bool] = False  # under a protocol of equal compute, all may spend what its training does
 

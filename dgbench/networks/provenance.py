@@ -56,7 +56,7 @@ OF_LITE_MEDSAM = (
     ),
 )
 TAUGHT = tuple(s for s in OF_MEDSAM if s.collection not in {own.collection for own in OF_LITE_MEDSAM})
-SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and what timm publishes as "imagenet"
+SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and of the data of what timm publishes
     "sam_vit_b": OF_SAM,
     "sam_vit_l": OF_SAM,
     "sam_vit_h": OF_SAM,
@@ -64,6 +64,13 @@ SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and 
     "medsam_vit_b": OF_MEDSAM,
     "lite_medsam": (*OF_LITE_MEDSAM, *TAUGHT),  # its encoder imitates MedSAM's
     "imagenet": (Seen("ImageNet", "known", "as timm publishes them: photographs, no medical collection"),),
+    "lvd142m": (
+        Seen("LVD-142M", "known", "Oquab et al., TMLR 2024: curated images of the web, no masks, no medical set named"),
+    ),
+    "lvd1689m": (
+        Seen("LVD-1689M", "known", "Siméoni et al., 2025: curated images of the web, no masks, no medical set named"),
+    ),
+    "sat493m": (Seen("SAT-493M", "known", "Siméoni et al., 2025: satellite images, without masks"),),
 }
 
 
@@ -72,7 +79,12 @@ def started_from(record: Mapping[str, Any]) -> list[str]:
     files = record.get("initialisation", "scratch")
     found = set(files.values()) if isinstance(files, Mapping) else set()
     names = [name for name, known in WEIGHTS.items() if known.sha256 in found]
-    names += ["imagenet"] if record.get("hparams", {}).get("initialisation") == "imagenet" else []
+    hparams = record.get("hparams", {})
+    names += ["imagenet"] if hparams.get("initialisation") == "imagenet" else []
+    if hparams.get("initialisation") == "published":  # a ViT of DINO; the name may say its data
+        encoder = hparams.get("encoder", "")
+        first = "lvd142m" if "dinov2" in encoder else "lvd1689m"
+        names += [next((name for name in ("lvd142m", "lvd1689m", "sat493m") if encoder.endswith(name)), first)]
     stated = re.split(r"\W+", str(record.get("stated", {}).get("pretraining", "")).casefold())  # of a foreign system
     return names + [name for name in SEEN if name in stated]
 

@@ -11,7 +11,7 @@ LITE = {"lite_medsam.pth": WEIGHTS["lite_medsam"].sha256}
 
 
 def test_all_known_weights_say_what_they_were_trained_on_and_who_says_so():
-    assert set(SEEN) == {*WEIGHTS, "imagenet"}
+    assert set(SEEN) == {*WEIGHTS, "imagenet", "lvd142m", "lvd1689m", "sat493m"}
     for name, seen in SEEN.items():
         assert seen and all(s.source and s.certainty in typing.get_args(Certainty) for s in seen), name
         assert len({s.collection for s in seen}) == len(seen), f"{name} names a collection twice"
@@ -30,6 +30,16 @@ def test_weights_are_told_by_their_checksum_whatever_the_file_is_called():
     assert started_from({"initialisation": {"lite_medsam.pth": "another file"}}) == []
     assert started_from({"initialisation": "scratch"}) == started_from({}) == []
     assert started_from({"initialisation": {"m.pth": "0"}, "hparams": {"initialisation": "imagenet"}}) == ["imagenet"]
+
+
+def test_the_data_of_a_published_dino_are_told_by_its_name_or_are_those_of_timms_first():
+    def seen(encoder: str, initialisation: str = "published") -> list[str]:
+        return started_from({"hparams": {"encoder": encoder, "initialisation": initialisation}})
+
+    assert seen("vit_base_patch14_dinov2.lvd142m") == seen("vit_small_patch14_dinov2") == ["lvd142m"]
+    assert seen("vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m") == seen("vit_base_patch16_dinov3") == ["lvd1689m"]
+    assert seen("vit_large_patch16_dinov3.sat493m") == ["sat493m"]
+    assert seen("vit_base_patch14_dinov2.lvd142m", "scratch") == seen("vit_base_patch14_dinov2", "mine.pth") == []
 
 
 def test_lists_meet_whatever_the_spelling_and_a_record_without_a_list_still_reads():

@@ -7,7 +7,8 @@ Family: baseline.
 
     z = (x - mean(x)) / std(x)          loss = (BCE(f(z), y) + Dice loss(f(z), y)) / 2
 
-`--set encoder=resnet34 --set initialisation=imagenet` puts a network of timm in the encoder's place. The initialisation
+`--set encoder=resnet34 --set initialisation=imagenet` puts a network of timm in the encoder's place, `encoder=smp:NAME`
+one of segmentation_models_pytorch. The initialisation
 is a setting, and so in the name of the variant: it can move the scores as much as a method does. z stays the same with
 it, so that nothing else differs. `norm` and `ema` are settings for the same reason: what a method does to feature
 statistics should be compared with another norm, and what smooths a prediction with averaged weights (`_average`).
@@ -35,8 +36,8 @@ from dgbench.task import TaskInfo
 class ERMHparams(Hparams):
     """The network, where it starts from, and the base augmentation."""
 
-    encoder: str = "unet"  # or the name of a network in timm
-    initialisation: str = "scratch"  # or "imagenet", as timm publishes it, or a .safetensors or .pth file
+    encoder: str = "unet"  # or the name of a network in timm, or smp:NAME in segmentation_models_pytorch
+    initialisation: str = "scratch"  # or "imagenet", as it is published, or a .safetensors or .pth file
     width: Annotated[int, Range(1)] = 16  # channels of the (decoder's) shallowest stage, doubled at each deeper one
     norm: Norm = "batch"  # of the U-Net, or of the decoder on timm's encoder
     normalise: Literal["zscore", "imagenet"] = "zscore"  # by the image's own mean and deviation, or ImageNet's
@@ -78,14 +79,14 @@ class ERM(Method):
 
     @classmethod
     def find_pretrained(cls, hparams: ERMHparams) -> list[Path]:
-        """None, timm's published file, or the one that is named."""
+        """None, the published file, or the one that is named."""
         h = hparams
         if h.initialisation == "scratch":
             return []
         return [published_weights(h.encoder) if h.initialisation == "imagenet" else weights_file(h.initialisation)]
 
     def load_pretrained(self) -> dict[str, str]:
-        """A file holds all of the U-Net, by the names of `net`, or all of timm's network; all is trained further."""
+        """A file holds all of the U-Net, by the names of `net`, or all of the encoder; all is trained further."""
         if not (found := self.find_pretrained(self.hparams)):
             return {}
         (path,) = found

@@ -153,9 +153,7 @@ def measure_case(
     return Tested.of(domain, case.id, rows, prediction)
 
 
-def mean_dice(
-    method: Method, domain: PreparedDomain, case_ids: Sequence[str], protocol: Protocol, seed: int
-) -> float:
+def mean_dice(method: Method, domain: PreparedDomain, case_ids: Sequence[str], protocol: Protocol, seed: int) -> float:
     """Dice of some cases of a domain, the mean over structures and then cases; 1 for what is in neither mask."""
     found = []
     for case_id in case_ids:

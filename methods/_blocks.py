@@ -1,9 +1,10 @@
 """The transformer blocks of SAM's image encoders, for methods that put something into them.
 
 A plain ViT has one stage of blocks. A TinyViT has three, each on a grid and of a width of its own; the convolutions
-before them, its stage 0, have no attention and no tokens: nothing is put in there. A block of either kind does
+before them, its stage 0, have no attention and no tokens: nothing is put in there. The Hiera of a SAM 2 has four; the
+first block of each but the first halves the grid and doubles the width. A block of any kind does
 
-    x <- x + attention(x)
+    x <- skip(x) + attention(x)       skip(x) = x, but where a Hiera changes grid and width
     x <- mix(x)                       a convolution of each channel by itself; of a TinyViT only
     x <- x + MLP(h)                   h = LayerNorm(x)
 
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dgbench.networks.sam2 import Block as HieraBlock
+from dgbench.networks.sam2 import HieraEncoder
 from dgbench.networks.tiny_vit import TinyViTEncoder
 
 
@@ -29,6 +32,10 @@ class Stage(NamedTuple):
 
 def stages(encoder: Any) -> list[Stage]:
     """The stages whose blocks have attention, in order."""
+    if isinstance(encoder, HieraEncoder):
+        ends, every = encoder.trunk.stage_ends, list(encoder.trunk.blocks)
+        starts = [0, *(end + 1 for end in ends)]
+        return [Stage(encoder, nn.Identity(), every[a : b + 1]) for a, b in zip(starts, ends, strict=False)]
     if not isinstance(encoder, TinyViTEncoder):
         return [Stage(encoder, nn.Identity(), list(encoder.blocks))]
     convolutions, *others = encoder.stages
@@ -68,6 +75,13 @@ def tokens(encoder: Any, x: Tensor, through: Callable[[Any, Tensor], Tensor]) ->
     return x
 
 
+def embedding(encoder: Any, x: Tensor, through: Callable[[Any, Tensor], Tensor]) -> Tensor:
+    """Normalised image (N, 3, S, S) -> what `encoder(x)` is, by `through(block, tokens)` for each block."""
+    if isinstance(encoder, HieraEncoder):
+        return encoder(x, through)
+    return encoder.neck(tokens(encoder, x, through).permute(0, 3, 1, 2))
+
+
 def features(encoder: Any, x: Tensor, which: Collection[int]) -> list[Tensor]:
     """Normalised image (N, 3, S, S) -> maps (N, C, h, w): what leaves `which` blocks, then what the neck gets."""
     maps: list[Tensor] = []
@@ -82,13 +96,18 @@ def features(encoder: Any, x: Tensor, which: Collection[int]) -> list[Tensor]:
 
 
 def width(block: Any) -> int:
-    """Channels of the block's tokens."""
-    return block.attn.qkv.in_features
+    """Channels of the tokens that leave the block."""
+    return block.attn.proj.out_features
 
 
 def is_tiny(block: Any) -> bool:
     """Whether it is a block of a TinyViT."""
     return hasattr(block, "local_conv")
+
+
+def skip(block: Any, x: Tensor) -> Tensor:
+    """What goes round attention, of the tokens that enter the block."""
+    return block.skip(x) if isinstance(block, HieraBlock) else x
 
 
 def mix(block: Any, x: Tensor) -> Tensor:

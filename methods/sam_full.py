@@ -11,11 +11,13 @@ same gradients.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dgbench.errors import UsageError
+from dgbench.methods import _blocks
 from dgbench.methods._sam import SAMHparams, SAMMethod
 from dgbench.task import TaskInfo
 
@@ -44,10 +46,6 @@ class SAMFull(SAMMethod):
 
     def encode(self, x: Tensor) -> Tensor:
         """The image embedding (N, C, h, w), block by block where memory is to be saved."""
-        encoder = self.image_encoder
         if not (self.hparams.checkpointing and self.training):
-            return encoder(x)
-        x = encoder.patch_embed(x) + encoder.pos_embed
-        for block in encoder.blocks:
-            x = checkpoint(block, x, use_reentrant=False)
-        return encoder.neck(x.permute(0, 3, 1, 2))
+            return self.image_encoder(x)
+        return _blocks.embedding(self.image_encoder, x, partial(checkpoint, use_reentrant=False))

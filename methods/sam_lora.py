@@ -45,14 +45,13 @@ class LoRALinear(nn.Linear):
     def __init__(self, qkv: nn.Linear, rank: int, parts: int):
         super().__init__(qkv.in_features, qkv.out_features)
         self.weight, self.bias, self.parts = qkv.weight, qkv.bias, parts
-        width = qkv.in_features
-        self.lora_a_q, self.lora_a_v = (nn.Linear(width, rank, bias=False) for _ in "qv")
-        self.lora_b_q, self.lora_b_v = (nn.Linear(rank, width, bias=False) for _ in "qv")
+        self.lora_a_q, self.lora_a_v = (nn.Linear(qkv.in_features, rank, bias=False) for _ in "qv")
+        self.lora_b_q, self.lora_b_v = (nn.Linear(rank, qkv.out_features // 3, bias=False) for _ in "qv")
         for change in (self.lora_b_q, self.lora_b_v):
             nn.init.zeros_(change.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., 3 C): queries, keys and values, in `parts`."""
+        """(..., C) -> (..., 3 C'): queries, keys and values, in `parts`."""
         qkv = super().forward(x)
         return _blocks.change(qkv, self.lora_b_q(self.lora_a_q(x)), self.lora_b_v(self.lora_a_v(x)), self.parts)
 

@@ -11,14 +11,15 @@ Segmentation. CVPR 2024. https://arxiv.org/abs/2312.04265 (of DINOv2, CLIP and o
 
 Trained are A, B, W, b, s and the mask decoder, without weight decay on A, B, s and norms. At the start the encoder is
 nearly SAM's own. Differs from the paper: SAM's decoder in the place of Mask2Former, whose queries are made of the
-tokens, too. The stages of a TinyViT differ in width: each has its own W_t, W_d and s. Nothing is frozen on a backbone
-that is trained from scratch.
+tokens, too. The stages of a TinyViT or a Hiera (SAM 2) differ in width: each has its own W_t, W_d and s. Nothing is
+frozen on a backbone that is trained from scratch.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from torch import nn
 
 from dgbench.methods import _blocks
 from dgbench.methods._rein import Reins, attach, spare_decay
@@ -42,7 +43,7 @@ class SAMRein(SAMMethod):
     hparams: SAMReinHparams
     paper = "https://arxiv.org/abs/2312.04265"
     trained = ("mask_decoder.*",)
-    added = ("image_encoder.*reins.*",)
+    added = ("image_encoder.reins.*",)
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         "prostate": {"learning_rate": 1e-4},
         "fundus": {"learning_rate": 1e-4},
@@ -51,10 +52,11 @@ class SAMRein(SAMMethod):
 
     def __init__(self, task: TaskInfo, hparams: SAMReinHparams):
         super().__init__(task, hparams)
+        self.image_encoder.reins = nn.ModuleList()
         for stage in _blocks.stages(self.image_encoder):
             width, h = _blocks.width(stage.blocks[0]), hparams
-            stage.module.reins = Reins(len(stage.blocks), width, h.tokens, h.rank, self.backbone.patch)
-            attach(stage.blocks, stage.module.reins)
+            self.image_encoder.reins.append(Reins(len(stage.blocks), width, h.tokens, h.rank, self.backbone.patch))
+            attach(stage.blocks, self.image_encoder.reins[-1])
 
     def configure(self) -> torch.optim.Optimizer:
         """AdamW without decay of tokens, scale and norms."""

@@ -166,7 +166,7 @@ def make(images: Path, method: Path, results: Path, checkpoint: Path | None = No
     return Path(planned.folder), worker.attempt(order, lambda news: None, lambda: False)
 
 
-CHEAT = '''
+CHEAT = """
 import dgbench.method
 from dgbench.images.find_task import get_task
 from tests.pixels import Pixels
@@ -175,7 +175,7 @@ class Cheat(Pixels):
     def {when}(self, *arguments):
         self.__dict__["stolen"] = {how}
         return super().{when}(*arguments)
-'''
+"""
 
 
 @pytest.mark.parametrize("when", ["__init__", "augment", "predict"])

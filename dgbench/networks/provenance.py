@@ -56,6 +56,15 @@ OF_LITE_MEDSAM = (
     ),
 )
 TAUGHT = tuple(s for s in OF_MEDSAM if s.collection not in {own.collection for own in OF_LITE_MEDSAM})
+OF_SAM2 = (*OF_SAM, Seen("SA-V", "known", "Ravi et al., 2024: videos of everyday scenes, no medical collection"))
+OF_MEDSAM2 = (
+    *OF_SAM2,
+    *(
+        Seen(s.collection, "not known", "public before MedSAM2; the list of its training sets was not looked up")
+        for s in OF_MEDSAM
+        if s not in OF_SAM
+    ),
+)
 SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and of the data of what timm publishes
     "sam_vit_b": OF_SAM,
     "sam_vit_l": OF_SAM,
@@ -63,6 +72,8 @@ SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and 
     "mobile_sam": OF_SAM,
     "medsam_vit_b": OF_MEDSAM,
     "lite_medsam": (*OF_LITE_MEDSAM, *TAUGHT),  # its encoder imitates MedSAM's
+    **dict.fromkeys(("sam2_tiny", "sam2_small", "sam2_base_plus", "sam2_large"), OF_SAM2),
+    "medsam2": OF_MEDSAM2,
     "imagenet": (Seen("ImageNet", "known", "as timm publishes them: photographs, no medical collection"),),
     "lvd142m": (
         Seen("LVD-142M", "known", "Oquab et al., TMLR 2024: curated images of the web, no masks, no medical set named"),

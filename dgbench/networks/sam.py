@@ -24,7 +24,7 @@ from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 
 from dgbench.errors import UsageError, require
 from dgbench.losses import in_float32
-from dgbench.networks import tiny_vit
+from dgbench.networks import sam2, tiny_vit
 from dgbench.networks.unet import normalise
 from dgbench.networks.windows import by_windows
 
@@ -45,6 +45,11 @@ class Backbone:
     global_blocks: tuple[int, ...] = ()  # the blocks that attend to the whole image, the others to windows
     patch: int = 16
     window: int = 14
+    stages: tuple[
+        int, ...
+    ] = ()  # of a SAM 2, whose trunk is a Hiera: blocks of each width, the first of which is `width`
+    windows: tuple[int, ...] = (8, 4, 14, 7)  # of a Hiera, in each stage
+    positions: int = 7  # of a Hiera: side of its grid of position embeddings
     embedding: int = 256  # channels of the image embedding, of the prompts and of the decoder
     weights: str | None = None
     colours: Colours = "sam"  # how its input is normalised, see `normalise_for`
@@ -58,6 +63,11 @@ BACKBONES = {
     "medsam_vit_b": Backbone(12, 768, 12, (2, 5, 8, 11), weights="medsam_vit_b", colours="unit"),
     "mobile_sam": Backbone(0, weights="mobile_sam"),
     "lite_medsam": Backbone(0, patch=4, weights="lite_medsam", colours="unit"),
+    "sam2_tiny": Backbone(12, 96, 1, (5, 7, 9), stages=(1, 2, 7, 2), weights="sam2_tiny"),
+    "sam2_small": Backbone(16, 96, 1, (7, 10, 13), stages=(1, 2, 11, 2), weights="sam2_small"),
+    "sam2_base_plus": Backbone(24, 112, 2, (12, 16, 20), stages=(2, 3, 16, 3), positions=14, weights="sam2_base_plus"),
+    "sam2_large": Backbone(48, 144, 2, (23, 33, 43), stages=(2, 6, 36, 4), windows=(8, 4, 16, 8), weights="sam2_large"),
+    "medsam2": Backbone(12, 96, 1, (5, 7, 9), stages=(1, 2, 7, 2), weights="medsam2"),
 }
 
 
@@ -165,13 +175,21 @@ def _by_offset(table: Tensor) -> Tensor:
 
 
 def image_encoder(backbone: Backbone, image_size: int) -> Any:
-    """(N, 3, S, S) -> (N, embedding, S / patch, S / patch). Raises `UsageError` when the patches do not fill S."""
-    if image_size < backbone.patch or image_size % backbone.patch:
-        near = max(1, round(image_size / backbone.patch)) * backbone.patch
+    """(N, 3, S, S) -> (N, embedding, S / patch, S / patch), of a SAM 2 with three times as many channels behind them.
+
+    Raises `UsageError` when the patches do not fill S.
+    """
+    step = sam2.STEP if backbone.stages else backbone.patch
+    if image_size < step or image_size % step:
+        near = max(1, round(image_size / step)) * step
+        what = "coarsest stride" if backbone.stages else "patch size"
         raise UsageError(
-            f"image_size {image_size} is no multiple of the patch size {backbone.patch}",
+            f"image_size {image_size} is no multiple of the {what} {step}",
             f"choose a multiple of it: --set image_size={near}",
         )
+    if backbone.stages:
+        b = backbone
+        return sam2.HieraEncoder(b.width, b.heads, b.stages, b.global_blocks, b.windows, b.positions, b.embedding)
     if not backbone.depth:
         return tiny_vit.TinyViTEncoder(backbone.patch, backbone.embedding)
     encoder = ImageEncoderViT(
@@ -202,7 +220,8 @@ class Positions(PositionEmbeddingRandom):
 def prompt_encoder(backbone: Backbone, image_size: int) -> PromptEncoder:
     """Points, boxes and masks -> sparse (N, P, embedding) and dense (N, embedding, S / patch, S / patch) prompts."""
     side = image_size // backbone.patch
-    encoder = PromptEncoder(
+    kind: type[PromptEncoder] = sam2.Prompts if backbone.stages else PromptEncoder
+    encoder = kind(
         embed_dim=backbone.embedding,
         image_embedding_size=(side, side),
         input_image_size=(image_size, image_size),
@@ -220,7 +239,8 @@ def position_encoding(backbone: Backbone) -> Positions:
 def mask_decoder(backbone: Backbone, masks: int) -> MaskDecoder:
     """SAM's decoder with one token for each of `masks` masks; call it by `decode`. SAM itself has `RELEASE_MASKS`."""
     width = backbone.embedding
-    return MaskDecoder(
+    kind: type[MaskDecoder] = sam2.Decoder if backbone.stages else MaskDecoder
+    return kind(
         transformer_dim=width,
         transformer=TwoWayTransformer(depth=2, embedding_dim=width, num_heads=8, mlp_dim=8 * width),
         num_multimask_outputs=masks - 1,
@@ -236,17 +256,20 @@ def decode(
 
     Parameters
     ----------
-    embedding: (N, C, h, w), of the images.
+    embedding: (N, C, h, w), of the images; for a SAM 2 all that its encoder gives.
     position: (C, h, w), the encoding of the grid.
     dense: (N, C, h, w), or broadcastable to it, added to the embedding.
     sparse: (N, P, C), points and boxes; None: no such prompt.
     """
-    n, c, _, _ = embedding.shape
+    n, c = len(embedding), decoder.transformer_dim
+    sparse = embedding.new_zeros(n, 0, c) if sparse is None else sparse
+    if isinstance(decoder, sam2.Decoder):
+        return decoder.decode(embedding, position, dense, sparse)
     # The package pairs every image with every prompt; an image of zeros leaves each prompt with its own.
     return decoder.predict_masks(
         image_embeddings=embedding.new_zeros(1, c, 1, 1),
         image_pe=position[None],
-        sparse_prompt_embeddings=embedding.new_zeros(n, 0, c) if sparse is None else sparse,
+        sparse_prompt_embeddings=sparse,
         dense_prompt_embeddings=embedding + dense,
     )
 
@@ -265,9 +288,11 @@ def fit_release(
 
     Positions are interpolated linearly when the grid of patches is another one: the position embedding, and the
     relative positions of the blocks that attend to the whole image. Those of the windowed blocks stay, because the
-    windows do. With `mask_head`, mask k starts from SAM's mask token k modulo 4, its hypernetwork and its row of the
-    IoU head; without it the three are left out and keep their random start.
+    windows do; a Hiera interpolates its own as it goes. With `mask_head`, mask k starts from SAM's mask token k modulo
+    4, its hypernetwork and its row of the IoU head; without it the three are left out and keep their random start.
     """
+    if backbone.stages:
+        return _fit_mask_head(sam2.from_release(state), masks, mask_head)
     side = image_size // backbone.patch
     if not backbone.depth:
         prefix = "image_encoder."

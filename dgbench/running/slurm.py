@@ -215,7 +215,6 @@ def arrays(asking: Sequence[Needs], jobs: int | None, limit: int) -> list[Array]
     return made
 
 
-
 # --- on the login node -----------------------------------------------------------------------------------------------
 
 

@@ -250,7 +250,7 @@ def test_on_sam_the_encoder_without_corrections_is_sams_own(tmp_path, monkeypatc
     image = sam.normalise_for(sam.BACKBONES[NAME], drawn(64).image)
     with torch.no_grad():
         near = method.encode(image)
-        method.image_encoder.reins.scale.zero_()
+        method.image_encoder.reins[0].scale.zero_()
         own = method.encode(image)
         plain = sam.image_encoder(sam.BACKBONES[NAME], 64)
         plain.load_state_dict({k: v for k, v in method.image_encoder.state_dict().items() if "reins" not in k})

@@ -81,12 +81,16 @@ class Decoder(nn.Module):
         )
         self.head = nn.Conv2d(widths[0], structures, 1)
 
-    def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        x = features[-1]
+    def maps(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The encoder's maps, shallow to deep -> the deepest one, and after it what each stage makes, up to the top."""
+        found = [features[-1]]
         for i in reversed(range(len(self.merge))):
-            x = resize(self.narrow[i](x), features[i].shape[-2:])
-            x = self.merge[i](torch.cat((x, features[i]), 1))
-        return resize(self.head(x), size)
+            x = resize(self.narrow[i](found[-1]), features[i].shape[-2:])
+            found.append(self.merge[i](torch.cat((x, features[i]), 1)))
+        return found
+
+    def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        return resize(self.head(self.maps(features)[-1]), size)
 
 
 class SegmentationNet(nn.Module):

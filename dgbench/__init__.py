@@ -1,7 +1,7 @@
 """dgbench: a benchmark suite for single-source domain generalization of medical image segmentation.
 
 `run`, `status`, `leaderboard`, `compare`, `multiverse`, `report`, `score`, `export`, `submit`, `review`, `merge`,
-`methods` and `tasks` do what the commands of these names do, `import_scores` what `dgbench import` does; see
+`site`, `methods` and `tasks` do what the commands of these names do, `import_scores` what `dgbench import` does; see
 `dgbench.face`. Nothing slow is imported before one is called.
 """
 
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 FACE = (
     "compare", "export", "import_scores", "leaderboard", "merge", "methods", "multiverse", "report", "review", "run",
-    "score", "status", "submit", "tasks",
+    "score", "site", "status", "submit", "tasks",
 )  # fmt: skip
 
 # In a checkout methods/ and datasets/ lie beside this package, in a wheel inside it: one import path for both.

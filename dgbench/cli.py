@@ -220,7 +220,8 @@ def list_(
             told = (row["domains"], cases, row["structures"], access)
             row["paper"] = " | ".join(filter(None, told))
         table.add_row(row[kind[:-1]], escape(row["what"]))
-        if details := "; ".join(filter(None, (needs, row["pretrained"], row["paper"].removeprefix("https://")))):
+        kind_of_idea = ", ".join(filter(None, (row.get("family"), row.get("year"))))
+        if details := "; ".join(filter(None, (kind_of_idea, needs, row["pretrained"], row["paper"].removeprefix("https://")))):
             table.add_row("", escape(details), style="dim")
     console.print(table)
 
@@ -349,6 +350,26 @@ def report(
         task, data=data, against=against, protocol=protocol, results=results, beside=beside or (), plugin=plugin or ()
     )
     say(f"wrote {page}")
+
+
+@app.command()
+def site(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site: new, or one that a site was made in.")],
+    results: Annotated[
+        list[Path], typer.Option("--results", help="Folders of results, archives of scores; several allowed.")
+    ] = [face.RESULTS],  # noqa: B006
+    date: Annotated[
+        str | None, typer.Option("--date", help="Of the frozen copy: 2030-12-31.", show_default="today")
+    ] = None,
+) -> None:
+    """Write a static site: every board, method and run, files to download, and a copy of the day that stays.
+
+    Example: dgbench site --results results --out site
+    """
+    written = face.site(results=results, out=out, date=date)
+    kept = "was there already and stays as it is" if written.kept else "the copy of this day"
+    say(f"{written.frozen}: {kept}", f"wrote {written.start} and {written.pages - 1} more pages")
+    _end(written.broken)
 
 
 @app.command("import")

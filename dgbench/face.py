@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dgbench.images.nnunet import Exported
+    from dgbench.pages.site import Written
     from dgbench.running.launchers import Outcome
     from dgbench.running.plan import Run
     from dgbench.running.status import Standing
@@ -436,6 +437,23 @@ def report(
     return pages.write(loaded, board, Path(results) / task_name(task) / board.study.protocol.name, universes)
 
 
+def site(*, results: Names = RESULTS, out: str | Path, date: str | None = None) -> Written:
+    """Write a static site: a page for each board, method and run, tables as CSV and JSON, and a copy of the day.
+
+    results: folders, with the archives `scores-*.tar.xz` in them, or archives; published scores are in it, too. out: a
+    new folder, or one that a site was made in; copies of other days stay. date: of this copy, by default today.
+
+    >>> import dgbench
+    >>> written = dgbench.site(results="results", out="site", date="2030-01-31")
+    >>> print(written.start, written.frozen)
+    site/index.html site/frozen/2030-01-31
+    """
+    from dgbench.pages.site import write
+    from dgbench.scores.collection import collect
+
+    return write(collect(_paths(results)), Path(out), date)
+
+
 def import_scores(
     scores: str | Path,
     task: str | Path,
@@ -628,7 +646,7 @@ def merge(results: Names, *, to: str | Path) -> list[Path]:
 
 
 def methods(plugin: Names = ()) -> pd.DataFrame:
-    """The methods by name: what each is, what it needs, what it starts from, its paper. Imports none of them.
+    """The methods by name: what each is, family, year, what it needs and starts from, its paper. Imports none of them.
 
     >>> import dgbench
     >>> print(dgbench.methods().loc["erm", "what"])
@@ -659,13 +677,16 @@ def listing(kind: registry.Kind) -> list[dict[str, str]]:
     rows = []
     for plugin in (registry.METHODS if kind == "methods" else registry.TASKS).plugins().values():
         facts = plugin.facts()
+        paper = facts.get("paper", "")
+        said = registry.said(plugin.header(), paper)
         rows.append(
             {
                 registry.WORD[kind]: plugin.name,
                 "what": re.sub(r"^[A-Z][\w-]{1,11}: ", "", plugin.summary()),  # the name stands before it
+                **({"family": said["family"], "year": said["year"]} if kind == "methods" else {}),
                 "needs": "; ".join(words for name, words in registry.NEEDS.items() if name in facts),
                 "pretrained": facts.get("pretrained", ""),
-                "paper": facts.get("paper", ""),
+                "paper": paper,
                 **({} if kind == "methods" else dict.fromkeys(registry.OF_DATA, "") | plugin.data()),
             }
         )

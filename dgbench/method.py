@@ -60,7 +60,9 @@ class Method(nn.Module):
     needs_batch: ClassVar[bool] = False  # a training batch of one makes no sense for it
     uses_target_masks: bool = False  # an oracle: prompted from the reference, never ranked; a variant may set its own
     adapts_in_testing: ClassVar[bool] = False  # it needs several test images at once, or adapts to them
+    whole_case: ClassVar[bool] = False  # `predict` is given all slices of a case at once, not `batch_size` of them
     neighbours: int = 0  # how many slices before and after a slice its image also holds; a variant may set its own
+    foreground_share: float = 0.0  # of a training batch, its last slices, drawn among those that hold a structure
     pretrained: ClassVar[str] = ""  # the weights it starts from, in words, for a list of methods
     sets_budget: ClassVar[bool] = False  # under a protocol of equal compute, all may spend what its training does
 
@@ -112,6 +114,9 @@ class Method(nn.Module):
         raise NotImplementedError(
             f"{type(self).__name__} uses target masks: it must write predict_prompted(image, mask)"
         )
+
+    def forget(self) -> None:
+        """Drop all that test images have taught; called before the first case of every domain. Default: nothing."""
 
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
         """The training batch, augmented on its device; draws from `rng`, on the CPU, only. Default: unchanged."""

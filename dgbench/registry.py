@@ -33,6 +33,19 @@ NEEDS = {
     "adapts_in_testing": "test images to adapt to",
 }
 
+# What kind of idea a method is, as the line "Family: NAME." of its header says it, and in words.
+FAMILIES = {
+    "baseline": "what the others are compared with: plain training, and what bounds it from below and above",
+    "augmentation": "training images are changed, the network sees more than the source",
+    "adversarial": "of all changes of a training image the one that hurts most is searched for",
+    "feature statistics": "mean and deviation of feature maps, their style, are mixed or drawn",
+    "representation": "what the network may rely on is split, muted or held to be alike",
+    "normalization": "norms, or the images' own statistics, are chosen or matched",
+    "foundation model": "a network pretrained on very many images is adapted, or asked as it is",
+    "in context": "images of the source are shown with their masks beside the test image; nothing is trained",
+    "test time": "the network adapts to the test images",
+}
+
 OF_DATA = ("domains", "cases", "structures", "access")  # what lists say of a task's data
 
 NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)  # the last two of what is nested too deeply
@@ -63,6 +76,16 @@ class Plugin:
             if _top_level_is_missing(module):
                 return f"broken: it imports {module}, which is not installed"
         return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+    def header(self) -> str:
+        """The file's docstring; "" where it cannot be read."""
+        with suppress(*NO_PYTHON, OSError):
+            return ast.get_docstring(_parsed(self.path.read_bytes())) or "" if self.path else ""
+        return ""
+
+    def derives(self) -> list[str]:
+        """The plug-in files whose classes its own derive from, the nearest first; `_x`: one that is shared."""
+        return list(dict.fromkeys(_bases(self.path))) if self.path else []
 
     def facts(self) -> dict[str, str]:
         """What the file's classes state of themselves in plain values: paper, pretrained, and what they need.
@@ -119,6 +142,37 @@ def _values(path: Path, trusted: bool) -> dict[str, Any]:
 def _parsed(content: bytes) -> ast.Module:
     """A file that others derive from is asked again and again."""
     return ast.parse(content)
+
+
+def said(header: str, paper: str = "") -> dict[str, str]:
+    """What a method's header says of it, "" for what it does not say: family, year and differs.
+
+    year: the last one that stands before the link `paper`. differs: from "Differs" to the end of the paragraph.
+    """
+    family = re.search(r"\bFamily: ([^.\n]*)\.", header)
+    cited, link, _ = header.partition(paper or "\0")
+    years = re.findall(r"\b(?:19|20)\d\d\b", re.sub(r"https?://\S+", "", cited)) if link else []
+    differs = re.search(r"\bDiffers[^:.]*:\s+(.*?)(?:\n\s*\n|\Z)", header, re.DOTALL)
+    return {
+        "family": family[1] if family else "",
+        "year": years[-1] if years else "",
+        "differs": " ".join(differs[1].split()) if differs else "",
+    }
+
+
+def _bases(path: Path, below: frozenset[Path] = frozenset()) -> Iterable[str]:
+    """Of a file, and then of each of these files; the one that asks is no base of its own."""
+    try:
+        nodes = _parsed(path.read_bytes()).body
+    except (*NO_PYTHON, OSError):
+        return
+    names = {b.id for n in nodes if isinstance(n, ast.ClassDef) for b in n.bases if isinstance(b, ast.Name)}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and names & {a.asname or a.name for a in node.names}:
+            file = _plugin_file(node.module or "", path)
+            if file and file not in below | {path}:
+                yield file.stem
+                yield from _bases(file, below | {path})
 
 
 def _stated(path: Path, only: str = "", below: frozenset[tuple[Path, str]] = frozenset()) -> dict[str, str]:
@@ -306,8 +360,10 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
                 "derive a class from both in a file of your own that does what both should do",
             )
     settings, theirs = hparams_class(base), hparams_class(other)
+    baseline = next((c for c in other.__mro__[1:] if not issubclass(ideas[0], c)), Method)
+    beyond = [vars(c) for c in theirs.__mro__ if not issubclass(hparams_class(baseline), c)]
     hints, defaults = typing.get_type_hints(theirs, include_extras=True), theirs()
-    added = [f.name for f in dataclasses.fields(theirs) if f.name in vars(theirs).get("__annotations__", {})]
+    added = [f.name for f in dataclasses.fields(theirs) if any(f.name in c.get("__annotations__", {}) for c in beyond)]
     twice = [n for n in added if n in {f.name for f in dataclasses.fields(settings)}]
     if twice:
         raise UsageError(

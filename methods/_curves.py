@@ -33,6 +33,18 @@ def bezier(x: Tensor, inner: Tensor, inverted: Tensor) -> Tensor:
     return torch.where(values < 1, y, up[:, -1:]).view_as(x)  # a steep end rounds to 1 before it is reached
 
 
+@in_float32
+def through(x: Tensor, curve: Tensor) -> Tensor:
+    """(N, C, H, W) in [0, 1] through a curve for each image and channel, (N, C, L + 1): its values at even steps.
+
+    Linear between them; the gradient reaches the curve.
+    """
+    last = curve.shape[2] - 1
+    position = x.flatten(2) * last
+    left = position.detach().floor().long().clamp(0, last - 1)
+    return torch.lerp(curve.gather(2, left), curve.gather(2, left + 1), position - left).view_as(x)
+
+
 def scale_and_shift(x: Tensor, region: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """(N, C, H, W) in [0, 1] -> x * scale + shift, clamped to [0, 1]; scale and shift are (N,).
 

@@ -1,4 +1,4 @@
-"""Style: the mean and the deviation of each feature channel over an image, which mixstyle, dsu and maxstyle change.
+"""Style: the mean and the deviation of each feature channel over an image, which mixstyle and its like change.
 
 Huang & Belongie. Arbitrary Style Transfer in Real-time with Adaptive
 Instance Normalization. ICCV 2017. https://arxiv.org/abs/1703.06868

@@ -1,6 +1,7 @@
 """Template: one sentence that says the idea; `dgbench list methods` shows it.
 
 Authors. Title. Venue year. https://link
+Family: augmentation.
 
     x' = x^g      g ~ U(1 - spread, 1 + spread), one per image      (the paper's equation; this one bends the contrast)
 

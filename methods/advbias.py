@@ -2,6 +2,7 @@
 
 Chen, Qin, Qiu, Ouyang, Wang, Chen, Tarroni, Bai, Rueckert. Realistic Adversarial Data Augmentation for MR Image
 Segmentation. MICCAI 2020. https://arxiv.org/abs/2006.13322
+Family: adversarial.
 
     x_c  = x exp(B(c))     B: cubic B-spline of control points c half an image apart, log(1 - e) <= c <= log(1 + e)
     D_c  = KL(p(x) || p(x_c)) + 0.5 * mean square difference of their Sobel edges; p(x) is held fixed

@@ -4,6 +4,7 @@ Miyato, Maeda, Koyama, Ishii. Virtual Adversarial Training: A Regularization Met
 Learning. TPAMI 2019. https://arxiv.org/abs/1704.03976
 Chen et al. Enhancing MR Image Segmentation with Realistic Adversarial Data Augmentation. Medical Image Analysis 2022
 (the same for segmentation). https://arxiv.org/abs/2108.03429
+Family: adversarial.
 
     g    = d KL(p(x) || p(x + xi u)) / du      u: a random direction of norm 1; p(x) is held fixed
     loss = L(f(x), y) + L(f(x + e g / |g|), y) + weight * KL(p(x) || p(x + e g / |g|))

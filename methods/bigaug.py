@@ -2,6 +2,7 @@
 
 Zhang, Wang, Yang, Sanford, Harmon, Turkbey, Wood, Roth, Myronenko, Xu, Xu. Generalizing Deep Learning for Medical Image
 Segmentation to Unseen Domains via Deep Stacked Transformation. TMI 2020. https://doi.org/10.1109/TMI.2020.2973595
+Family: augmentation.
 
     space      rotation by up to 20 degrees, size 0.4-1.6, elastic deformation
     sharpen    B + a (B - B_2), B = x blurred by U(0.25, 1.5) pixels, B_2 = B blurred again so, a ~ U(10, 30)

@@ -2,6 +2,7 @@
 
 Hu, Liao, Xia. Devil is in Channels: Contrastive Single Domain Generalization for Medical Image Segmentation. MICCAI
 2023. https://arxiv.org/abs/2306.05254
+Family: representation.
 
     f = first convolution of x        w = softmax(P / 0.1) over two rows, content and style       c = f w_0, s = f w_1
     views: x, FDA (low amplitudes of another image), GLA (a new contrast)       i, j: over pairs of different views
@@ -110,7 +111,7 @@ class CCSDG(ERM):
         h = self.hparams
         theirs = [*self.prompt.parameters(), *self.projector.parameters()]
         return (
-            torch.optim.AdamW(self.net.parameters(), lr=h.learning_rate, weight_decay=h.weight_decay),
+            self.followed(torch.optim.AdamW(self.net.parameters(), lr=h.learning_rate, weight_decay=h.weight_decay)),
             torch.optim.SGD(theirs, lr=h.prompt_learning_rate, momentum=h.prompt_momentum, nesterov=True),
         )
 

@@ -1,5 +1,7 @@
 """Constant: the source's mean mask for every image, the floor of every table.
 
+Family: baseline.
+
 What a method scores above it, it has read from the image. The mask of a structure is the set of those pixels that were
 most often inside it, as many as its mean area; both are taken over the training images that show the structure, since
 one prediction must serve slices with and without it, and over all images it would shrink with each slice that lacks it.

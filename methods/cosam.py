@@ -1,7 +1,7 @@
 """CoSAM (a reading of the paper): SAM guesses without prompts, says where it erred, and prompts itself with that.
 
 Fu, Chen, Ye, Lei, Wang, Xia. CoSAM: Self-Correcting SAM for Domain Generalization in 2D Medical Image Segmentation.
-2024. https://arxiv.org/abs/2411.10136
+2024. https://arxiv.org/abs/2411.10136 Family: foundation model.
 
     y0    = M(E(x), no prompt)                         coarse mask; E the frozen encoder, M SAM's mask decoder
     e     = D([E(x), P(flip(y0))])                     error map; D the error decoder, P SAM's mask encoder;

@@ -2,6 +2,7 @@
 
 Ouyang, Chen, Li, Li, Qin, Bai, Rueckert. Causality-inspired Single-source Domain Generalization for Medical Image
 Segmentation. TMI 2022. https://arxiv.org/abs/2111.12525
+Family: augmentation.
 
     g    = a random net of 4 convolutions, leaky ReLUs between, weights and biases ~ N(0, 1), new for each image
     v    = (a g(z) + (1 - a) z) * |z| / |a g(z) + (1 - a) z|     a ~ U(0, 1), z = z-score of x            (GIN)
@@ -20,13 +21,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dgbench.losses import in_float32
 from dgbench.method import Batch, Method
 from dgbench.methods._consistency import kl, log_outcomes, mixture
 from dgbench.methods._fields import points, spread, unit_range
+from dgbench.methods._gin import gin
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import normalise
 from dgbench.settings import Range
@@ -42,23 +42,6 @@ class CSDGHparams(ERMHparams):
     ipa: bool = True
     blend_spacing: Annotated[float, Range(0.01, 1)] = 0.25  # of the control points, in sides of the image
     consistency: Annotated[float, Range(0)] = 5.0
-
-
-@in_float32
-def gin(z: Tensor, layers: int = 4, channels: int = 2, kernels: tuple[int, ...] = (1, 3)) -> Tensor:
-    """(N, C, H, W) -> the same shape and, for each image, the same Frobenius norm."""
-    n, c, device = len(z), z.shape[1], z.device
-    share = torch.rand(n, device=device)[:, None, None, None]
-    x, width = z.reshape(1, n * c, *z.shape[2:]), c
-    for layer in range(layers):
-        k = kernels[int(torch.randint(len(kernels), ()))]
-        out = channels if layer < layers - 1 else c
-        weight = torch.randn(n * out, width, k, k, device=device)
-        x = F.conv2d(x, weight, torch.randn(n * out, device=device), padding=k // 2, groups=n)
-        x, width = (F.leaky_relu(x) if layer < layers - 1 else x), out
-    mixed = torch.lerp(z, x.view_as(z), share)
-    own, new = (torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True) for v in (z, mixed))
-    return mixed * own / (new + 1e-5)
 
 
 def blending_map(count: int, size: torch.Size, spacing: float, device: torch.device) -> Tensor:

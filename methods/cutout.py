@@ -2,6 +2,7 @@
 
 DeVries, Taylor. Improved Regularization of Convolutional Neural Networks with Cutout. 2017.
 https://arxiv.org/abs/1708.04552
+Family: augmentation.
 
     x' = x outside a square around a random pixel, mean(x) inside
 

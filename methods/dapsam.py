@@ -2,6 +2,7 @@
 
 Wei, Dong, Zhou, Gu, Zhao, Xu. Prompting Segment Anything Model with Domain-Adaptive Prototype for Generalizable
 Medical Image Segmentation. MICCAI 2024. https://arxiv.org/abs/2409.12522
+Family: foundation model.
 
     e    = W f + b                                   low-level prompt, f: patch embedding plus position
     x   <- x + Adapter_i(gate(x / 2 + e))            before block i of the image encoder

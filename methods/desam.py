@@ -2,6 +2,7 @@
 
 Gao, Xia, Hu, Wang, Gao. DeSAM: Decoupled Segment Anything Model for Generalizable Medical Image Segmentation. MICCAI
 2024. https://arxiv.org/abs/2306.00499
+Family: foundation model.
 
     e, iou = PRIM(F, prompt)          SAM's decoder as it is, up to its transformer: mask embedding, predicted IoU
     mask   = PDMM(e, B_1, B_2, B_3)   residual SE blocks from the encoder's global-attention blocks B_i up to F's 4 x

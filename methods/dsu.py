@@ -2,6 +2,7 @@
 
 Li, Dai, Ge, Liu, Shan, Duan. Uncertainty Modeling for Out-of-Distribution Generalization. ICLR 2022.
 https://arxiv.org/abs/2202.03958
+Family: feature statistics.
 
     e, e' ~ N(0, 1), one per image and channel      S(v)^2 = variance of v over the batch + 1e-6
     f' = (s + e' S(s)) (f - m) / s + m + e S(m)                               m, s: `_style.style` of f, with gradient

@@ -2,6 +2,7 @@
 
 Zhou, Qi, Yang, Ni, Shi. Generalizable Cross-modality Medical Image Segmentation via Style Augmentation and Dual
 Normalization. CVPR 2022. https://arxiv.org/abs/2112.11177
+Family: normalization.
 
     similar: x through a rising curve          dissimilar: x through a falling one, its minimum kept
     loss = (L(f_s(similar), y) + L(f_d(dissimilar), y)) / 2      f_s, f_d: one network, each with norms of its own
@@ -80,6 +81,7 @@ class DualNormalization(ERM):
         super().__init__(task, hparams)
         if not double(self.net):
             raise UsageError("dual_norm found no batch norm in the network", "leave norm=batch, or change encoder")
+        self.start_average()
 
     def load_pretrained(self) -> dict[str, str]:
         """Both sets of norms start from the loaded ones."""

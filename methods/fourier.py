@@ -3,6 +3,7 @@
 Xu, Zhang, Zhang, Wang, Tian. A Fourier-based Framework for Domain Generalization. CVPR 2021 (FACT, AmpMix).
 https://arxiv.org/abs/2105.11120
 Yang, Soatto. FDA: Fourier Domain Adaptation for Semantic Segmentation. CVPR 2020. https://arxiv.org/abs/2004.05498
+Family: augmentation.
 
     x' = F^-1[ ((1 - a) |F x| + a |F r|) exp(i phase(F x)) ]      r: another image of the batch, so of the same source
     ampmix: a ~ U(0, 1) at all frequencies      fda: a = 1 where both frequencies are within window * shorter side

@@ -2,6 +2,7 @@
 
 Chen et al. MA-SAM: Modality-agnostic SAM Adaptation for 3D Medical Image Segmentation. Medical Image Analysis, 2024.
 https://arxiv.org/abs/2309.08842. The factors: Jie, Deng. FacT. AAAI 2023. https://arxiv.org/abs/2212.03145
+Family: foundation model.
 
     q = W_q x + V drop(S_q U x)      v = W_v x + V drop(S_v U x)      U, V: of all blocks; S: rank x rank, of each
     x <- x + A(x) before the attention, x <- x + A'(x) before the MLP of each block, with
@@ -20,8 +21,7 @@ ViT-B, which is the authors' number for every backbone. The input has SAM's colo
 each stack. The augmentation is all methods'. For structures that overlap, and for the loss, see SAMed (sam_lora).
 In a TinyViT, which is not theirs, the blocks of a stage share U and V, A works on the grid of each stage, and A' stands
 between a block's convolution and its MLP; the convolutions before the first attention see each slice alone. Trap: an
-idea that is put over it (ma_sam+randconv) takes the slices for colours and may mix them. Nothing is frozen on a
-backbone that is trained from scratch.
+idea put over it (ma_sam+randconv) takes the slices for colours and may mix them. From scratch nothing is frozen.
 """
 
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 Chen, Li, Ouyang, Sinclair, Bai, Rueckert. MaxStyle: Adversarial Style Composition for Robust Medical Image
 Segmentation. MICCAI 2022. https://arxiv.org/abs/2206.01737
+Family: adversarial.
 
     m'   = (1 - l) m_i + l m_j + e S(m)      s' = (1 - l) s_i + l s_j + e' S(s)      f' = s' (f - m_i) / s_i + m'
     l, e <- 5 steps of Adam (0.1) up the segmentation loss of the rebuilt image, from l ~ Beta(0.1, 0.1), e ~ N(0, 1)

@@ -2,6 +2,7 @@
 
 Yoon et al. Med-PerSAM: One-Shot Visual Prompt Tuning for Personalized Segment Anything Model in Medical Domain. 2024.
 https://arxiv.org/abs/2411.16123 (no code is public)
+Family: foundation model.
 
     d = Net(x_r, x)                             a displacement for each pixel of the test image x
     m_0 = y_r warped by d                       (x_r, y_r): the reference, an image of the source and its mask

@@ -2,6 +2,7 @@
 
 Ma et al. Segment Anything in Medical Images. Nature Communications 2024. https://arxiv.org/abs/2304.12306
 Code: https://github.com/bowang-lab/MedSAM
+Family: foundation model.
 
     box=image        mask k = Decoder(Encoder(x), box (0, 0, S - 1, S - 1))         nobody draws anything
     box=reference    mask k = Decoder(Encoder(x), box of reference k)               an oracle, never ranked with others

@@ -1,6 +1,7 @@
 """MixStyle: features get a style between their own and that of another image of the batch.
 
 Zhou, Yang, Qiao, Xiang. Domain Generalization with MixStyle. ICLR 2021. https://arxiv.org/abs/2104.02008
+Family: feature statistics.
 
     l ~ Beta(a, a), one per image            j: the image's partner in a random permutation of the batch
     f' = (l s_i + (1 - l) s_j) (f_i - m_i) / s_i + l m_i + (1 - l) m_j        m, s: `_style.style` of f, no gradient

@@ -1,6 +1,7 @@
 """Mixup: pairs of images are blended, and the prediction is held to both masks by the same shares.
 
 Zhang, Cisse, Dauphin, Lopez-Paz. mixup: Beyond Empirical Risk Minimization. ICLR 2018. https://arxiv.org/abs/1710.09412
+Family: augmentation.
 
     x' = a x_i + (1 - a) x_j      loss = a L(f(x'), y_i) + (1 - a) L(f(x'), y_j)      a ~ Beta(alpha, alpha)
 

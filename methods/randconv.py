@@ -2,6 +2,7 @@
 
 Xu, Liu, Yang, Raffel, Niethammer. Robust and Generalizable Visual Representation Learning via Random Convolutions.
 ICLR 2021. https://arxiv.org/abs/2007.13003
+Family: augmentation.
 
     x'   = a (w * z) + (1 - a) z      z = z-score of x, w ~ N(0, 1 / (C k^2)), k in {1, 3, 5, 7}, a ~ U(0, 1)
     loss = L(f(x'_1), y) + weight * (1/3) sum over i of KL(p_i || (p_1 + p_2 + p_3) / 3)      p_i = prediction of x'_i

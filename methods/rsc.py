@@ -2,6 +2,7 @@
 
 Huang, Wang, Xing, Huang. Self-Challenging Improves Cross-Domain Generalization. ECCV 2020.
 https://arxiv.org/abs/2007.02454
+Family: representation.
 
     g = d(score of the truth) / dz            z: deepest feature map       score of the truth: sum of (2y - 1) logit
     keep = 0 where g, averaged over channels or (each half of the steps) over pixels, is in its upper third, 1 elsewhere

@@ -2,6 +2,7 @@
 
 Wu et al. Medical SAM Adapter: Adapting Segment Anything Model for Medical Image Segmentation. Medical Image Analysis,
 2025. https://arxiv.org/abs/2304.12620
+Family: foundation model.
 
     A(x) = W_2 gelu(W_1 x + b_1) + b_2               W_1: C / 4 x C, one A and one A' for each block
     x   <- x + Attention(x) + A(Attention(x))

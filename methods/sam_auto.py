@@ -1,6 +1,7 @@
 """SAM as released, asked everywhere and without prompts from targets: the source's mean shape chooses the answer.
 
 Kirillov et al. Segment Anything. ICCV 2023. https://arxiv.org/abs/2304.02643
+Family: foundation model.
 
     candidates = three masks for each point of a grid, of which those are kept
                  with predicted IoU u > `predicted_iou`, stability IoU({logit > 1}, {logit > -1}) > `stable`,

@@ -1,6 +1,7 @@
 """SAM prompted with the box of the reference mask: an oracle, which says how far prompts alone can carry.
 
 Kirillov et al. Segment Anything. ICCV 2023. https://arxiv.org/abs/2304.02643
+Family: foundation model.
 
     mask = Decoder(Encoder(x), box of the reference)       one box a structure; no box, no mask
 

@@ -2,6 +2,7 @@
 
 Kirillov et al. Segment Anything. ICCV 2023. https://arxiv.org/abs/2304.02643. Only the decoder is trained in, among
 others, Ma et al. Segment Anything in Medical Images, 2024 (its first version). https://arxiv.org/abs/2304.12306
+Family: foundation model.
 
     mask = Decoder(Encoder(x), "no prompt")          loss = (BCE + Dice loss) / 2, averaged over structures
 

@@ -1,6 +1,7 @@
 """All of SAM trained, without prompts: what fine-tuning with fewer parameters has to beat.
 
 Kirillov et al. Segment Anything. ICCV 2023. https://arxiv.org/abs/2304.02643
+Family: foundation model.
 
     mask = Decoder(Encoder(x), "no prompt")          loss = (BCE + Dice loss) / 2, averaged over structures
 

@@ -1,6 +1,7 @@
 """Low-rank changes of queries and values (LoRA) adapt SAM's frozen encoder; its decoder is trained: SAMed.
 
 Zhang, Liu. Customized Segment Anything Model for Medical Image Segmentation. 2023. https://arxiv.org/abs/2304.13785
+Family: foundation model.
 
     q = W_q x + B_q A_q x        v = W_v x + B_v A_v x        in every block; A: rank x C, drawn, B: C x rank, zero
     mask = Decoder(Encoder(x), "no prompt")      one mask of each structure and one of the background, m_0

@@ -1,6 +1,7 @@
 """SAM prompted with one point inside the reference mask: an oracle, and the least that a person could give.
 
 Kirillov et al. Segment Anything. ICCV 2023. https://arxiv.org/abs/2304.02643
+Family: foundation model.
 
     mask = Decoder(Encoder(x), point of the reference)     one point a structure; no point, no mask
 

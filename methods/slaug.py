@@ -2,6 +2,7 @@
 
 Su, Yao, Yang, Huang, Sun. Rethinking Data Augmentation for Single-Source Domain Generalization in Medical Image
 Segmentation. AAAI 2023. https://arxiv.org/abs/2211.14805
+Family: augmentation.
 
     G    = new contrast of the whole image: a Bezier curve, then scale ~ N(1, 0.1) and shift ~ N(0, 0.5)    (GLA)
     L    = a new contrast in each structure and in the rest by itself                                       (LLA)

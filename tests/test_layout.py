@@ -7,6 +7,7 @@ import csv
 import math
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,15 +134,17 @@ def test_nothing_imports_our_folders_as_modules_of_their_own():
 
 @pytest.mark.parametrize("path", ENGINE, ids=module_of)
 def test_the_engine_knows_no_method_and_no_task_by_name(path: Path):
-    """Neither as a value nor in a name. A protocol may be called as the method it was made for; padding has a mode."""
+    """Neither as a value nor in a name. Protocols and layouts may be called as what they were made for; padding has a
+    mode."""
+    from dgbench.face import Layout
     from dgbench.protocol import PROTOCOLS
 
-    known = {*METHODS.names(), *TASKS.names()}
+    known = {*METHODS.names(), *TASKS.names()} - {*PROTOCOLS, *typing.get_args(Layout)}
     tree = parsed(path)
     modes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "mode"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in modes:
-            assert node.value not in known - set(PROTOCOLS), f"dgbench/{path.name}:{node.lineno} knows '{node.value}'"
+            assert node.value not in known, f"dgbench/{path.name}:{node.lineno} knows '{node.value}'"
         name = node.id if isinstance(node, ast.Name) else node.name if isinstance(node, ast.ClassDef) else ""
         assert name.lower() not in known, f"dgbench/{path.name}:{getattr(node, 'lineno', 0)} knows {name}"
 

@@ -13,7 +13,7 @@ from dgbench.errors import UsageError
 from dgbench.fingerprint import of_code
 from dgbench.images.find_task import get_task
 from dgbench.method import Method
-from dgbench.registry import METHODS, TASKS, Registry, add_plugin, defines, get_method
+from dgbench.registry import FAMILIES, METHODS, TASKS, Registry, add_plugin, defines, get_method, said
 from dgbench.task import Task
 
 METHOD = '''"""A method of my own."""
@@ -249,3 +249,42 @@ def test_what_a_method_needs_is_listed_though_the_method_that_it_derives_from_sa
     assert plugins["mine"].facts()["uses_target_masks"] == "True"
     assert plugins["grandchild"].facts() == {**plugins["mine"].facts(), "paper": "p"}
     assert "uses_target_masks" not in plugins["erm"].facts()
+
+
+HEADER = """Idea: one sentence.
+
+Doe, Roe. Shapes of 1999 in scanners. ICLR 2019; code of 2020: https://example.org/2018/code. https://arxiv.org/abs/1
+Family: augmentation.
+
+    x' = x
+
+As the paper's, but for one thing. Differs from its code of 2021:
+there is no x.
+
+More words.
+"""
+
+
+def test_family_year_and_differences_are_what_the_header_says_of_them():
+    """The year is the one before the link of the paper; a year in another link is none."""
+    told = {"family": "augmentation", "year": "2020", "differs": "there is no x."}
+    assert said(HEADER, "https://arxiv.org/abs/1") == told
+    assert said(HEADER.replace("; code of 2020", "")) == told | {"year": ""}, "no paper is linked"
+    assert said(HEADER.replace("; code of 2020", ""), "https://arxiv.org/abs/1")["year"] == "2019"
+    assert said("Idea: one sentence.", "https://arxiv.org/abs/1") == dict.fromkeys(told, "")
+
+
+def test_every_method_of_ours_states_one_of_the_known_families():
+    found = {n: said(p.header())["family"] for n, p in METHODS.plugins().items() if p.origin == "dgbench"}
+    wrong = [n for n, family in found.items() if family not in FAMILIES]
+    assert not wrong, f"write 'Family: NAME.' under the citation, NAME one of {', '.join(FAMILIES)}: {wrong}"
+
+
+def test_what_a_method_derives_from_is_told_by_its_files(tmp_path: Path):
+    plugins = METHODS.plugins()
+    assert plugins["randconv"].derives() == ["erm"] and plugins["erm"].derives() == []
+    assert plugins["medsam"].derives() == ["_prompts", "_sam", "sam_box"]
+    one = "from dgbench.method import Method\nfrom second import Two\n\nclass One(Two):\n    pass\n"
+    add_plugin(written(tmp_path, "first.py", one))
+    written(tmp_path, "second.py", "from first import One\n\nclass Two(One):\n    pass\n")
+    assert METHODS.plugins()["first"].derives() == ["second"], "files that name each other end"

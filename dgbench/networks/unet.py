@@ -7,6 +7,7 @@ logits, and `insert` puts a layer of a method's own behind a stage, so that no m
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgbench.errors import DataError, UsageError
+from dgbench.networks import smp_encoder
 from dgbench.networks.checkpoints import load_into
 
-Norm = Literal["batch", "instance"]
+Norm = Literal["batch", "instance", "group"]
+GROUP = 16  # channels of a group, as the paper's second setting: Wu & He. Group Normalization. ECCV 2018
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its colours in [0, 1]
 
 
@@ -41,8 +44,16 @@ def normalise(image: Tensor, by: Literal["zscore", "imagenet"]) -> Tensor:
 
 
 def convolutions(inside: int, outside: int, norm: Norm) -> list[nn.Module]:
-    """Two 3x3 convolutions, each with its norm and a ReLU: (N, inside, H, W) -> (N, outside, H, W)."""
-    layer: Any = nn.BatchNorm2d if norm == "batch" else partial(nn.InstanceNorm2d, affine=True)
+    """Two 3x3 convolutions, each with its norm and a ReLU: (N, inside, H, W) -> (N, outside, H, W).
+
+    A group is `GROUP` channels, or as many as divide both it and `outside`.
+    """
+    layers: dict[Norm, Any] = {
+        "batch": nn.BatchNorm2d,
+        "instance": partial(nn.InstanceNorm2d, affine=True),
+        "group": lambda channels: nn.GroupNorm(channels // math.gcd(channels, GROUP), channels),
+    }
+    layer = layers[norm]
     modules: list[nn.Module] = []
     for channels in (inside, outside):
         modules += [nn.Conv2d(channels, outside, 3, padding=1, bias=False), layer(outside), nn.ReLU(inplace=True)]
@@ -155,11 +166,11 @@ class UNet(SegmentationNet):
 
 
 class FeatureUNet(SegmentationNet):
-    """U-Net decoder on a feature network of timm, randomly initialised.
+    """U-Net decoder on a feature network of timm, or on an encoder of segmentation_models_pytorch, with random weights.
 
     Parameters
     ----------
-    encoder: its name in timm.
+    encoder: its name in timm, or `smp:` and its name there; the stages of the latter take no layers.
     width: channels of the decoder at the shallowest feature map; twice as many at each deeper one. The logits are
         computed at the size of the shallowest map, for most networks half of the image's, and enlarged.
     norm: of the decoder.
@@ -193,11 +204,13 @@ class FeatureUNet(SegmentationNet):
         raise UsageError(f"the stages of encoder '{self.name}' are no modules", "choose another, for instance resnet34")
 
     def load_encoder(self, state: dict[str, Tensor], origin: str | Path) -> None:
-        """Take the encoder's weights from the whole network as timm publishes it; its classifier may be missing.
+        """Take the encoder's weights from the whole network as it is published; its classifier may be missing.
 
         An EfficientNet may also come with the names of EfficientNet-PyTorch, which has timm's layers in timm's order.
         Raises `DataError`, which names `origin`, for weights of another network.
         """
+        if isinstance(self.encoder, smp_encoder.SMPEncoder):
+            return self.encoder.load(state, origin)
         import timm
 
         whole: Any = timm.create_model(self.name)
@@ -212,7 +225,9 @@ class FeatureUNet(SegmentationNet):
 
 
 def feature_network(name: str, image_size: int | None = None, **options: Any) -> Any:
-    """timm's network of that name, which gives its feature maps. Raises `UsageError` for a name timm does not know."""
+    """The network of that name, which gives its feature maps. Raises `UsageError` for a name that is not known."""
+    if name.startswith(smp_encoder.PREFIX):
+        return smp_encoder.SMPEncoder(name)
     import dgbench.networks.torchvision_ops  # noqa: F401, I001
     import timm
 
@@ -230,7 +245,7 @@ PATIENCE = 5.0  # seconds that a server has for its first word
 
 
 def published_weights(name: str) -> Path:
-    """The file of a network's weights that timm publishes, fetched from the Hugging Face hub unless it is in its cache.
+    """The file of a network's published weights, fetched from the Hugging Face hub unless it is in its cache.
 
     Raises `DataError`, which says what to download, when it cannot be had, and without a network at once: the hub's
     client tries again for minutes, but for a file that was asked for first.
@@ -239,18 +254,21 @@ def published_weights(name: str) -> Path:
     import huggingface_hub
     import timm
 
-    published = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if not published or not published.hf_hub_id:
-        raise DataError(f"timm publishes no weights of '{name}' on its hub", "--set initialisation=FILE takes others")
-    file = published.hf_hub_filename or "model.safetensors"
+    if name.startswith(smp_encoder.PREFIX):
+        hub, file, revision = smp_encoder.published(name)
+    else:
+        published = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if not published or not published.hf_hub_id:
+            cause = f"timm publishes no weights of '{name}' on its hub"
+            raise DataError(cause, "--set initialisation=FILE takes others")
+        hub, file, revision = published.hf_hub_id, published.hf_hub_filename or "model.safetensors", None
+    url = huggingface_hub.hf_hub_url(hub, file, revision=revision)
     try:
-        if isinstance(cached := huggingface_hub.try_to_load_from_cache(published.hf_hub_id, file), str):
+        if isinstance(cached := huggingface_hub.try_to_load_from_cache(hub, file, revision=revision), str):
             return Path(cached)
-        url = huggingface_hub.hf_hub_url(published.hf_hub_id, file)
         huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE)
-        return Path(huggingface_hub.hf_hub_download(published.hf_hub_id, file, etag_timeout=PATIENCE))
+        return Path(huggingface_hub.hf_hub_download(hub, file, revision=revision, etag_timeout=PATIENCE))
     except Exception as error:  # the hub's client fails in many ways of its own: offline, refused, gone
-        url = f"https://huggingface.co/{published.hf_hub_id}/resolve/main/{file}"
         raise DataError(
             f"the published weights of '{name}' cannot be fetched: {' '.join(str(error).split())[:200]}",
             f"download {url} and give its path: --set initialisation=FILE",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shlex
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,20 +14,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import dgbench
-from dgbench import registry
 from dgbench.errors import DgbenchError
 from dgbench.files import make_folder, write_atomic
 from dgbench.images import preparation
-from dgbench.images.find_task import is_named
 from dgbench.metrics import METRICS
 from dgbench.pages import cards, drawing, figures, leaderboard, pictures, rank_map, score_tables
 from dgbench.pages import multiverse as multiverse_pages
 from dgbench.pages.captions import ORDER_OF_MEANS, heading
+from dgbench.pages.commands import commands
 from dgbench.pages.pictures import Picture
 from dgbench.pages.score_tables import Scale
 from dgbench.pages.table import fill
 from dgbench.plausibility import Doubt
-from dgbench.running.records import RunRecord
 from dgbench.scores import domain_shift, multiverse, published
 from dgbench.scores.domain_shift import Intensities
 from dgbench.scores.multiverse import Multiverse
@@ -92,6 +88,7 @@ def build(task: Task | None, ranking: Ranking, universes: Multiverse | None = No
     domains, no_images = _domains(task, study)
     return fill(
         "report.html.jinja",
+        scripted=True,
         version=dgbench.__version__,
         made_of=_made_of(study),
         ranking=ranking,
@@ -108,7 +105,7 @@ def build(task: Task | None, ranking: Ranking, universes: Multiverse | None = No
         doubts=sum(len(there.prepared.doubts) for there in domains.values() if there.prepared),
         rules=study.protocol.rules(),
         order_of_means=ORDER_OF_MEANS[study.protocol.mean],
-        commands={v: list(_commands(study.runs[v], task)) for v in links if not study.row(v).published},
+        commands={v: list(commands(study.runs[v], task)) for v in links if not study.row(v).published},
         quoted={v: words for v in links if (words := study.row(v).published)},
         papers={r.variant: p for r in study.records if (p := r.record.get("paper", "")).startswith("https://")},
         **_tables(ranking, links, domains),
@@ -264,40 +261,7 @@ def _correlation(by_variant: pd.Series) -> str:
     return f"{found} The pairs share domains and are not independent, so there is no p-value."
 
 
-# --- how to make the runs again --------------------------------------------------------------------------------------
-
-
 def _made_of(study: Study) -> str:
     """sha256 over the runs and what each was made from: two pages with one value tell of the same runs."""
     lines = [f"{r.variant}/{r.source}-seed{r.seed} {r.record['fingerprint']}\n" for r in study.records]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _commands(runs: Sequence[RunRecord], task: Task | None) -> Iterator[str]:
-    """The lines for a shell that make the runs of one variant again."""
-    name = runs[0].task
-    data = str(task.data) if task and task.data else f"PATH/TO/{name}"
-    where = ["--task", name if is_named(name) else data, "--protocol", runs[0].protocol]
-    for r in (r for r in runs if r.external):
-        words = ["dgbench", "score", "PATH/TO/PREDICTIONS", "--method", r.method, *where, "--source", r.source]
-        yield shlex.join([*words, "--seed", str(r.seed)])
-    sources: dict[tuple[str, tuple, str | None], dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for r in (r for r in runs if not r.external):
-        settings = tuple(sorted(r.record.get("settings", {}).items()))
-        sources[r.method, settings, r.record.get("checkpoint")][r.seed].append(r.source)
-    for (method, settings, checkpoint), by_seed in sources.items():
-        for these in dict.fromkeys(map(tuple, by_seed.values())):
-            seeds = ",".join(str(seed) for seed, of in by_seed.items() if tuple(of) == these)
-            words = ["dgbench", "run", "--method", method, *where, "--seed", seeds]
-            if set(these) != set(runs[0].record.get("sources", ())):
-                words += [w for source in these for w in ("--source", source)]
-            words += [w for key, value in settings for w in ("--set", f"{key}={value}")]
-            words += ["--checkpoint", checkpoint] if checkpoint else []
-            yield shlex.join([*words, *(w for p in _plugins(method) for w in ("--plugin", p))])
-
-
-def _plugins(method: str) -> list[str]:
-    """The files of a method, or of the methods joined in it by "+", that do not come with dgbench."""
-    known = registry.METHODS.plugins()
-    parts = {part: known.get(part) for part in method.split("+")}
-    return [str(p.path) if p else f"{part}.py" for part, p in parts.items() if p is None or p.origin == str(p.path)]

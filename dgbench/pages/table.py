@@ -6,8 +6,8 @@ import base64
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -40,13 +40,15 @@ class Cell(NamedTuple):
     """One entry of a table.
 
     kind: "", "best" (of its column) or "home" (the source's own cases). level: how strong its colour is, in [0, 1];
-    None for no colour. href: where it leads on an HTML page.
+    None for no colour. href: where it leads on an HTML page. span: what is drawn there beside the text, a point and its
+    interval (low, at, high), each in [0, 1] along the column; `kind` "home" draws it hollow.
     """
 
     text: str
     kind: str = ""
     level: float | None = None
     href: str = ""
+    span: tuple[float, float, float] | None = None
 
 
 Group = tuple[str, Sequence[Sequence[Cell]]]
@@ -57,7 +59,8 @@ class Table:
     """A table before any format. Its first column names the rows; they stand in groups, each under a title or "".
 
     name: for references to it in LaTeX. total: the last row is a mean or sum, under a rule. foot: a note below.
-    hue: of coloured cells, "blue" or "orange".
+    hue: of coloured cells, "blue" or "orange". axis: what 0 and 1 of the drawn intervals are, by the column that holds
+    them. filters: columns by which a reader of a page may choose rows.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Table:
     total: bool = False
     foot: str = ""
     hue: str = "blue"
+    axis: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    filters: Sequence[str] = ()
 
     @property
     def rows(self) -> list[Sequence[Cell]]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from dgbench.errors import UsageError
 from dgbench.images.preparation import side_by_side
 from dgbench.method import Batch, Hparams, Method, Precision, hparams_class, resolve_hparams
+from dgbench.registry import FAMILIES, said
 from dgbench.running import train
 from dgbench.running.device import one_thread
 from dgbench.settings import TYPES, read, spelled
@@ -193,6 +194,20 @@ def settings(subject: _Subject) -> Iterator[str]:
             yield f"per_task['{task}']: {error.cause}"
 
 
+def header(subject: _Subject) -> Iterator[str]:
+    """says in its header what lists of methods show"""
+    cls = subject.cls
+    text, paper = sys.modules[cls.__module__].__doc__ or "", vars(cls).get("paper", "")
+    found = said(text, paper)
+    # A file that is a user's own may leave both out.
+    ours = cls.__module__.startswith("dgbench.methods.") and "+" not in getattr(cls, "name", "")
+    if found["family"] not in FAMILIES and (found["family"] or ours):
+        wrong = f", not '{found['family']}'" if found["family"] else ""
+        yield f"write 'Family: NAME.' under the citation in the file's header, NAME one of {', '.join(FAMILIES)}{wrong}"
+    if ours and paper and not found["year"]:
+        yield f"cite the paper in the header, with its year before the link {paper}: lists of methods show the year"
+
+
 def builds(subject: _Subject) -> Iterator[str]:
     """builds for one structure and for two"""
     before = _global_state()
@@ -288,18 +303,27 @@ def learns(subject: _Subject) -> Iterator[str]:
 
 
 def independent(subject: _Subject) -> Iterator[str]:
-    """predicts each image by itself"""
+    """predicts each image by itself, or forgets what the others taught"""
     method, (image, mask) = subject.trained.method, subject.batch()
     state = {n: t.clone() for n, t in method.state_dict().items()}
+    adapts = subject.cls.adapts_in_testing
+    method.forget()
     together = _predict(method, image, mask)
-    if subject.cls.adapts_in_testing:
-        return
     if not all(torch.equal(t, state[n]) for n, t in method.state_dict().items()):
-        yield "predict must not change the method's state; if it adapts to test images, set adapts_in_testing = True"
+        yield "predict must not change the method's state" + (
+            ": keep what test images teach outside of parameters and buffers, and drop it in forget()"
+            if adapts
+            else "; if it adapts to test images, set adapts_in_testing = True"
+        )
         return
+    method.forget()
     if not torch.allclose(_predict(method, image, mask), together, atol=1e-5):
-        yield "predict must give the same answer twice: is dropout still on, or is something drawn at random?"
-    elif not torch.allclose(_predict(method, image[1:2], mask[1:2]), together[1:2], atol=1e-4):
+        yield "predict must give the same answer twice" + (
+            " after forget(), which must drop all that test images have taught"
+            if adapts
+            else ": is dropout still on, or is something drawn at random?"
+        )
+    elif not adapts and not torch.allclose(_predict(method, image[1:2], mask[1:2]), together[1:2], atol=1e-4):
         yield (
             "predict must not depend on the other images of its batch: normalize each image by itself; "
             "if the method needs several, set adapts_in_testing = True"
@@ -359,6 +383,7 @@ def rounded(subject: _Subject) -> Iterator[str]:
 
 CHECKS: tuple[Callable[[_Subject], Iterator[str]], ...] = (
     settings,
+    header,
     builds,
     probabilities,
     augments,

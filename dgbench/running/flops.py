@@ -121,9 +121,17 @@ def _count(count: Callable[[str], int], pixels: int) -> int:
 def _counted(call: Callable[[], object], t: int) -> int:
     """FLOPs of a call, whose draws are those of step t."""
     torch.manual_seed(key(0, "step", t))
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _WholeStep()  # type: ignore[assignment]
+    with sdpa_kernel(SDPBackend.MATH), counter:
         call()
     return counter.get_total_flops()
+
+
+class _WholeStep(contextlib.nullcontext[None]):
+    """In the place of torch's tracker of modules, whose hooks refuse a gradient that a step takes of a leaf."""
+
+    parents = ("Global",)
 
 
 def _built(cls: type[Method], info: TaskInfo, hparams: Hparams, device: str, pretrained: bool) -> Method:

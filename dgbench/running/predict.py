@@ -28,7 +28,7 @@ from dgbench.running import train
 from dgbench.running.device import choose_device
 from dgbench.running.plan import safe
 from dgbench.running.records import RunRecord, broken_files, read_run
-from dgbench.running.test import predict_slices
+from dgbench.running.test import predict_slices, slices_at_once
 from dgbench.seeding import key
 from dgbench.settings import fields, read, spelled
 from dgbench.task import Task, TaskInfo
@@ -152,7 +152,7 @@ def predict_image(method: Method, image: np.ndarray) -> np.ndarray:
     inputs = torch.from_numpy(preparation.restored(preparation.stored(image, method.image_size)))
     if method.neighbours:
         inputs = preparation.with_neighbours(inputs, method.neighbours)
-    parts = (part.to(device) for part in inputs.split(method.hparams.batch_size))
+    parts = (part.to(device) for part in inputs.split(slices_at_once(method, len(inputs))))
     batches = (Batch(part.expand(-1, max(3, part.shape[1]), -1, -1), torch.empty(0)) for part in parts)
     masks = predict_slices(method, batches, image.shape[2:])
     assert masks is not None, "an image has at least one slice"

@@ -59,8 +59,8 @@ class Tested:
 def predict_slices(method: Method, batches: Iterable[Batch], size: tuple[int, int] | None) -> np.ndarray | None:
     """The masks of slices in order, bool (D, K, height, width), at `size` or at the network's; None without slices.
 
-    Batches hold `batch_size` slices of one case from its first on, so the result depends on the case alone. Raises
-    `RunError` for a prediction of another shape or with NaN.
+    Batches hold `batch_size` slices of one case from its first on, or all, so the result depends on the case alone.
+    Raises `RunError` for a prediction of another shape or with NaN.
     """
     method.eval()
     masks = []
@@ -80,13 +80,19 @@ def predict_slices(method: Method, batches: Iterable[Batch], size: tuple[int, in
     return np.concatenate(masks) if masks else None
 
 
+def slices_at_once(method: Method, slices: int) -> int:
+    """How many slices of a case, of so many, a method is given in one batch."""
+    return max(1, slices) if method.whole_case else method.hparams.batch_size
+
+
 def predict_case(
     method: Method, domain: PreparedDomain, case: PreparedCase, protocol: Protocol, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(prediction, reference) of one case, bool (D, K, H, W), as the protocol compares them."""
-    device, count = device_of(method), method.hparams.batch_size
+    device = device_of(method)
     kept = np.array(case.foreground) if protocol.slices == "foreground" else np.ones(case.shape[0], dtype=bool)
     indices = np.array(case.slices)[kept]
+    count = slices_at_once(method, len(indices))
     parts = (indices[start : start + count] for start in range(0, len(indices), count))
     batches = (domain.batch(part, device, method.neighbours) for part in parts)
     torch.manual_seed(key(seed, "predict", domain.name, case.id))
@@ -120,6 +126,7 @@ def measure_domain(
 
     Raises `RunError` that names the case.
     """
+    method.forget()
     for case_id, group in cases.items():
         case = domain.cases[case_id]
         try:
@@ -156,6 +163,7 @@ def measure_case(
 def mean_dice(method: Method, domain: PreparedDomain, case_ids: Sequence[str], protocol: Protocol, seed: int) -> float:
     """Dice of some cases of a domain, the mean over structures and then cases; 1 for what is in neither mask."""
     found = []
+    method.forget()
     for case_id in case_ids:
         prediction, reference = predict_case(method, domain, domain.cases[case_id], protocol, seed)
         of_case = [metrics.dice(prediction[:, k], reference[:, k]) for k in range(prediction.shape[1])]

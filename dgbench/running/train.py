@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -40,14 +42,29 @@ class TrainingSlices:
 
     domain: PreparedDomain
     indices: Any  # int64 (n,)
+    foreground_share: float = 0.0  # of a batch, see `Method`
 
     def batch(self, seed: int, step: int, batch_size: int, device: torch.device, neighbours: int = 0) -> Batch:
         """The batch of a step, on a device; see `PreparedDomain.batch`."""
         return self.domain.batch(self.indices[self.positions(seed, step, batch_size)], device, neighbours)
 
     def positions(self, seed: int, step: int, batch_size: int) -> Any:
-        """Which of the slices make up the batch of a step, (batch_size,)."""
-        return batch_indices(seed, step, batch_size, len(self.indices))
+        """Which of the slices make up the batch of a step, (batch_size,).
+
+        The last ones, as many as the share of foreground asks for, come from shuffled passes of their own over the
+        slices that hold a structure, if any does.
+        """
+        chosen = batch_indices(seed, step, batch_size, len(self.indices))
+        forced = batch_size - round(batch_size * (1 - self.foreground_share))
+        if forced and len(self.holding):
+            chosen[-forced:] = self.holding[batch_indices(key(seed, "foreground"), step, forced, len(self.holding))]
+        return chosen
+
+    @functools.cached_property
+    def holding(self) -> Any:
+        """Which of the slices hold a structure."""
+        holding = self.domain.slice_indices(list(self.domain.cases), foreground=True)
+        return np.flatnonzero(np.isin(self.indices, holding))
 
 
 def keep_on_gpu(slices: TrainingSlices, device: torch.device) -> None:

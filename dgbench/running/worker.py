@@ -278,7 +278,8 @@ def _train(order: Order, method: Method, task: Task, source: PreparedDomain, wat
     selection = None
     if protocol.selection == "best-on-source":
         selection = BestOnSource(protocol.every, lambda m: mean_dice(m, source, validation, protocol, run.seed))
-    return train.fit(method, train.TrainingSlices(source, indices), run.seed, Path(run.folder), watch, selection)
+    slices = train.TrainingSlices(source, indices, method.foreground_share)
+    return train.fit(method, slices, run.seed, Path(run.folder), watch, selection)
 
 
 def _test(

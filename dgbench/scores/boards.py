@@ -162,8 +162,8 @@ def shown_protocol(results: Path, task: str) -> tuple[str, str]:
     return name, why
 
 
-def every_board(results: Path, task: str) -> list[Board]:
-    """The boards of a task, under any protocol. Raises `DataError` for one by a newer dgbench."""
+def every_board(results: Path, task: str = "*") -> list[Board]:
+    """The boards of a task, by default of all, under any protocol. Raises `DataError` for one by a newer dgbench."""
     places = [*published_folder().glob("*.json"), *Path(results).glob(f"{task}/*/published/*.json")]
     found = [Board(path, read_json(path) or {}) for path in sorted(places)]
     for board in found:
@@ -172,7 +172,7 @@ def every_board(results: Path, task: str) -> list[Board]:
         if wrong := misfits(board.told, OF_BOARD):
             lacks = f"it lacks {', '.join(wrong)}, or says what cannot be"
             raise DataError(f"{board.path} describes no board: {lacks}", "import the scores again, or delete it")
-    return sorted((b for b in found if b.told["task"] == task), key=lambda b: b.told["protocol"])
+    return sorted((b for b in found if task in ("*", b.told["task"])), key=lambda b: b.told["protocol"])
 
 
 def published_runs(found: Sequence[Board]) -> list[RunRecord]:

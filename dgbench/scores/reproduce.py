@@ -15,7 +15,7 @@ from dgbench.errors import RunError, UsageError
 from dgbench.files import read_json
 from dgbench.images.find_task import get_task, is_named
 from dgbench.protocol import get_protocol
-from dgbench.running.records import RunRecord, read_run
+from dgbench.running.records import RunRecord, find_runs, read_run
 from dgbench.scores.study import charged, run_scores
 
 if TYPE_CHECKING:
@@ -89,9 +89,7 @@ def reproduce(
     then = read_run(folder)
     if then.external:
         raise UsageError(f"{folder} was not trained here", "score the predictions again: `dgbench score`")
-    given = _Given(
-        out or folder.resolve().parent / f".{folder.resolve().name}.again", task or then.task, data, checkpoint
-    )
+    given = _Given(out or _again(folder), task or then.task, data, checkpoint)
     loaded, run = _planned(folder, then, given)
     environment = then.record["environment"]
     options = launchers.Options(
@@ -104,6 +102,17 @@ def reproduce(
     if outcome.status != "done":
         raise RunError(f"the repetition {outcome.status}: {outcome.message}", outcome.remedy)
     return compare(then, read_run(Path(run.folder)))
+
+
+def _again(folder: Path) -> Path:
+    """Where a run is made again, as results of its own that no table reads."""
+    return folder.resolve().parent / f".{folder.resolve().name}.again"
+
+
+def repetition(run: RunRecord) -> Reproduction | None:
+    """What came of making a run again, where that was done beside it and is finished; else None."""
+    found = find_runs(_again(run.path))
+    return compare(run, read_run(found[0])) if found else None
 
 
 class _Given(NamedTuple):

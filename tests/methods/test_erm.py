@@ -9,10 +9,12 @@ from torch import Tensor
 
 from dgbench.errors import DataError, UsageError
 from dgbench.files import sha256
-from dgbench.method import Batch, Hparams, resolve_hparams
+from dgbench.method import Batch, Hparams, hparams_class, resolve_hparams
+from dgbench.methods._average import Average
 from dgbench.methods.constant import Constant
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import FeatureUNet, UNet
+from dgbench.registry import METHODS, get_method
 from dgbench.running import train
 from dgbench.task import TaskInfo
 
@@ -108,6 +110,63 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_the_plain_u_net_has_no_imagenet_weights():
     with pytest.raises(UsageError, match="no ImageNet weights"):
         erm(initialisation="imagenet")
+
+
+# Averaged weights
+
+
+def test_the_average_follows_by_the_steps_taken_until_its_decay_is_reached():
+    """d is 0, 1/10, 2/11 and then 1/5: 1, 0.1 + 1.8 = 1.9, 2 (1.9) / 11 + 3 (9) / 11 = 2.8, 0.56 + 3.2 = 3.76."""
+    net, seen = torch.nn.Linear(1, 1), []
+    average = Average(net, 0.2)
+    for value in (1.0, 2.0, 3.0, 4.0):
+        torch.nn.init.constant_(net.weight, value)
+        average.follow(net)
+        seen.append(average.get_buffer("weight").item())
+    assert seen == pytest.approx([1, 1.9, 2 * 1.9 / 11 + 27 / 11, 0.2 * (2 * 1.9 / 11 + 27 / 11) + 3.2])
+
+
+def stepped(cls=ERM, **values):
+    """After three steps, by the same seed."""
+    method, _ = train.build(cls, info(), hparams_class(cls)(**{"width": 4} | values), seed=0)
+    train.configure(method)
+    mask = torch.stack([LEFT, WIDE]).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    for t in range(3):
+        train.step(method.train(), Batch(image(2), mask), seed=0, t=t)
+    return method
+
+
+def test_averaged_weights_predict_and_the_last_ones_are_trained():
+    """Training is not changed by a bit, and the prediction is that of a network with the averaged weights."""
+    plain, averaged = stepped(), stepped(ema=0.9)
+    state = averaged.state_dict()
+    assert all(torch.equal(t, state[name]) for name, t in plain.state_dict().items())
+    average = {n.removeprefix("average.").replace("/", "."): t for n, t in state.items() if n.startswith("average.")}
+    assert average.pop("steps") == 3 and "net.0.weight" not in average
+    plain.net.load_state_dict(average, strict=False)
+    assert torch.equal(averaged.eval().predict(image()), plain.eval().predict(image()))
+    assert not torch.equal(averaged.predict(image()), stepped().eval().predict(image()))
+
+
+def test_the_average_begins_with_the_first_step_not_with_what_it_started_from():
+    method, _ = train.build(ERM, info(), ERMHparams(width=4, ema=0.999), seed=0)
+    train.configure(method)
+    train.step(method.train(), Batch(image(2), image(2)[:, :1].round()), seed=0, t=0)
+    average = method.state_dict()
+    assert torch.equal(average["average.decoder/head/weight"], method.net.decoder.head.weight)
+
+
+OWN_NORM = ("dual_norm",)  # which has two of each
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS.names() if issubclass(METHODS.get(n), ERM)])
+def test_the_average_and_group_norm_are_settings_of_all_that_derives_from_erm(name):
+    method = stepped(get_method(name), ema=0.9, norm="batch" if name in OWN_NORM else "group")
+    assert method.average.steps == (9 if name == "ccsdg" else 3)  # of the network's optimizer
+    assert (name in OWN_NORM) != any(isinstance(m, torch.nn.GroupNorm) for m in method.net.modules())
+    p = method.eval().predict(image())
+    method.average = None
+    assert not torch.equal(p, method.predict(image()))
 
 
 # Constant

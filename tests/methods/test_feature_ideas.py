@@ -1,4 +1,6 @@
-"""What mixstyle, dsu and rsc do to features, each against the equations, hand-derived cases and its public code."""
+"""What mixstyle and its like, and rsc, do to features: equations, hand-derived cases, and public code."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,9 +13,12 @@ from dgbench.method import Batch, Method
 from dgbench.methods._batchnorm import untracked
 from dgbench.methods._style import style
 from dgbench.methods.dsu import DSU, DSUHparams, UncertainStyle, shifted
+from dgbench.methods.efdmix import DistributionMix, EFDMix, EFDMixHparams, matched
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.methods.mixstyle import MixStyle, MixStyleHparams, StyleMix, mixed
+from dgbench.methods.padain import PAdaIN, PAdaINHparams, StyleSwap, swapped
 from dgbench.methods.rsc import RSC, RSCHparams, keep
+from dgbench.methods.trid import RandomStyle, TriD, TriDHparams, randomised
 from dgbench.running import train
 from dgbench.task import TaskInfo
 
@@ -131,10 +136,127 @@ def test_dsu_equals_its_public_code():
     assert scalars(shifted(feature(), noise)) == pytest.approx(public, abs=2e-5)
 
 
-# Both as layers
+# TriD
 
 
-@pytest.mark.parametrize("layer", [StyleMix(1.0, 0.1), UncertainStyle(1.0, 1.0)])
+def test_trid_gives_chosen_channels_exactly_the_drawn_style_and_leaves_the_others():
+    x, rng = feature(), torch.Generator().manual_seed(0)
+    chosen, drawn = torch.rand(3, 4, 1, 1, generator=rng) < 0.5, list(torch.rand(2, 3, 4, 1, 1, generator=rng))
+    assert 0 < chosen.sum() < 12
+    y = randomised(x, chosen, drawn)
+    for new, old, u in zip(style(y), style(x), drawn, strict=True):
+        torch.testing.assert_close(new, torch.where(chosen, u, old), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.where(chosen, x, y), x, atol=1e-5, rtol=0)
+
+
+def test_trid_by_hand():
+    """1 and 3 have mean 2 and deviation 2^0.5: with mean 0.5 and deviation 0.25 they are 0.5 -+ 0.25 / 2^0.5."""
+    x = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
+    y = randomised(x, torch.ones(1, 1, 1, 1, dtype=torch.bool), [torch.tensor(0.5), torch.tensor(0.25)])
+    assert y.flatten().tolist() == pytest.approx([0.5 - 0.25 / 2**0.5, 0.5 + 0.25 / 2**0.5], abs=1e-5)
+
+
+def test_trid_draws_a_style_for_one_image_and_for_each_channel_by_itself():
+    layer = RandomStyle(1.0, 1.0)
+    torch.manual_seed(0)
+    mean, deviation = style(layer(feature()[:1].repeat(1, 100, 1, 1)))
+    for drawn in (mean, deviation):  # 400 even draws
+        assert drawn.unique().numel() == 400 and drawn.min() > -1e-4 and drawn.max() < 1 + 1e-4
+        assert drawn.mean().item() == pytest.approx(0.5, abs=0.06)
+
+
+def test_about_half_of_trids_channels_keep_their_own_style():
+    torch.manual_seed(0)
+    x = feature().repeat(1, 100, 1, 1)
+    same = (RandomStyle(1.0, 0.5)(x) - x).abs().amax((2, 3)) < 1e-4
+    assert same.float().mean().item() == pytest.approx(0.5, abs=0.06)
+
+
+# EFDMix
+
+
+def rank_by_rank(x: Tensor, share: list[float], partner: list[int]) -> Tensor:
+    """EFDMix value by value in plain Python."""
+    result = x.clone()
+    for i, (own, j) in enumerate(zip(share, partner, strict=True)):
+        for c in range(x.shape[1]):
+            mine, theirs = x[i, c].flatten().tolist(), sorted(x[j, c].flatten().tolist())
+            ranked = sorted(range(len(mine)), key=mine.__getitem__)
+            for rank, place in enumerate(ranked):
+                result[i, c].view(-1)[place] = own * mine[place] + (1 - own) * theirs[rank]
+    return result
+
+
+def test_efdmix_equals_the_same_done_value_by_value():
+    share, partner = [0.25, 0.9, 0.0], [2, 0, 1]
+    y = matched(feature(), torch.tensor(share).view(3, 1, 1, 1), torch.tensor(partner))
+    torch.testing.assert_close(y, rank_by_rank(feature(), share, partner), atol=1e-6, rtol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6))
+def test_efdmix_mixes_sorted_values_and_keeps_ranks(seed, n):
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 2, 4, 4, generator=rng) * torch.rand(n, 2, 1, 1, generator=rng).exp()
+    partner, share = torch.randperm(n, generator=rng), torch.rand(n, 1, 1, 1, generator=rng)
+    y, own = matched(x, share, partner).flatten(2), x.flatten(2)
+    values = own.sort(2).values
+    expected = torch.lerp(values[partner], values, share.flatten(2))
+    torch.testing.assert_close(y.sort(2).values, expected, atol=1e-5, rtol=1e-5)
+    assert (y.gather(2, own.argsort(2)).diff(dim=2) >= -1e-6).all()
+
+
+def test_efdmix_of_equal_values_ranks_them_by_place():
+    x = torch.tensor([[0.0, 0.0, 1.0], [3.0, 5.0, 4.0]]).view(2, 1, 1, 3)
+    y = matched(x, torch.zeros(2, 1, 1, 1), torch.tensor([1, 0]))
+    assert y.view(2, 3).tolist() == [[3, 4, 5], [0, 1, 0]]
+
+
+# pAdaIN
+
+
+def test_padain_swaps_mean_and_deviation_exactly():
+    x, partner = feature(), torch.tensor([2, 0, 1])
+    for new, old in zip(style(swapped(x, partner)), style(x), strict=True):
+        torch.testing.assert_close(new, old[partner], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(swapped(x, partner), mixed(x, torch.zeros(3, 1, 1, 1), partner), atol=1e-5, rtol=0)
+
+
+def test_padain_by_hand():
+    """1 and 3 lie one 2^-0.5 th of their deviation off their mean, as 0 and 8 do: they change places."""
+    x = torch.tensor([[1.0, 3.0], [0.0, 8.0]]).view(2, 1, 1, 2)
+    y = swapped(x, torch.tensor([1, 0]))
+    torch.testing.assert_close(y.flatten(), torch.tensor([0.0, 8.0, 1.0, 3.0]), atol=1e-4, rtol=0)
+
+
+def gradient(of: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
+    """Of the weighed sum of image 0 alone."""
+    x = feature().requires_grad_()
+    return torch.autograd.grad((of(x)[0] * weight).sum(), x)[0]
+
+
+def test_where_gradients_go_through_the_new_styles():
+    """An image's own gradient is the layer's scale alone where statistics are held, and loses its mean where not."""
+    partner, share = torch.tensor([2, 0, 1]), torch.zeros(3, 1, 1, 1)
+    weight = torch.cos(torch.arange(120.0)).view(4, 5, 6) + 1
+    held = gradient(
+        lambda x: randomised(x, torch.ones(3, 4, 1, 1, dtype=torch.bool), [torch.ones(3, 4, 1, 1)] * 2), weight
+    )
+    torch.testing.assert_close(held[0], weight / style(feature())[1][0])
+    assert torch.equal(gradient(lambda x: matched(x, share, partner), weight)[0], weight)
+    through = gradient(lambda x: swapped(x, partner), weight)
+    assert through[0].abs().max() > 0.1 and through[0].sum((1, 2)).abs().max() < 1e-4
+    for g in (held, gradient(lambda x: matched(x, share, partner), weight), through):
+        assert not g[1:].any()
+
+
+# All as layers
+
+
+LAYERS = [StyleMix(1.0, 0.1), UncertainStyle(1.0, 1.0), DistributionMix(1.0, 0.1), StyleSwap(1.0)]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
 def test_a_single_image_or_a_single_pixel_has_no_style_to_compare(layer):
     for x in (feature()[:1], feature()[:, :, :1, :1]):
         assert layer(x) is x
@@ -142,7 +264,7 @@ def test_a_single_image_or_a_single_pixel_has_no_style_to_compare(layer):
     assert not torch.equal(layer(feature()), feature())
 
 
-@pytest.mark.parametrize("layer", [StyleMix(1.0, 0.1), UncertainStyle(1.0, 1.0)])
+@pytest.mark.parametrize("layer", [*LAYERS, RandomStyle(1.0, 1.0)])
 def test_an_even_channel_stays_finite_and_so_does_its_gradient(layer):
     x = torch.ones(3, 2, 4, 4, requires_grad=True)
     y = layer(x)
@@ -150,7 +272,7 @@ def test_an_even_channel_stays_finite_and_so_does_its_gradient(layer):
     assert y.isfinite().all() and x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("layer", [StyleMix(1.0, 0.1), UncertainStyle(1.0, 1.0)])
+@pytest.mark.parametrize("layer", [*LAYERS, RandomStyle(1.0, 1.0)])
 def test_nothing_is_restyled_in_a_prediction(layer):
     x = feature()
     layer.eval()
@@ -163,16 +285,26 @@ def test_nothing_is_restyled_in_a_prediction(layer):
     [
         (MixStyle, MixStyleHparams(width=4, p_style=0), MixStyleHparams(width=4, p_style=1)),
         (DSU, DSUHparams(width=4, p_uncertain=0), DSUHparams(width=4, p_uncertain=1)),
+        (EFDMix, EFDMixHparams(width=4, p_style=0), EFDMixHparams(width=4, p_style=1)),
+        (PAdaIN, PAdaINHparams(width=4, p_swap=0), PAdaINHparams(width=4, p_swap=1)),
         (RSC, RSCHparams(width=4, batch_share=0), RSCHparams(width=4)),
     ],
 )
 def test_without_its_idea_it_is_erm_and_for_a_batch_of_one_as_well(cls, never, always):
     assert loss(cls, never) == loss(ERM, ERM_LOSS)
-    assert loss(cls, always) != pytest.approx(loss(ERM, ERM_LOSS), abs=1e-4)
+    assert loss(cls, always) != pytest.approx(loss(ERM, ERM_LOSS), abs=1e-5)
     assert loss(cls, always, 1) == loss(ERM, ERM_LOSS, 1)
 
 
-def test_both_have_a_layer_behind_the_stages_they_are_told():
+def test_trid_without_its_idea_is_erm_and_has_its_idea_for_a_batch_of_one_as_well():
+    assert loss(TriD, TriDHparams(width=4, p_random=0)) == loss(ERM, ERM_LOSS)
+    assert loss(TriD, TriDHparams(width=4, p_random=1), 1) != pytest.approx(loss(ERM, ERM_LOSS, 1), abs=1e-4)
+
+
+def test_they_have_a_layer_behind_the_stages_they_are_told():
+    assert list(start(TriD, TriDHparams(width=4)).net.inserted) == ["2", "3"]
+    assert list(start(EFDMix, EFDMixHparams(width=4)).net.inserted) == ["1", "2", "3"]
+    assert list(start(PAdaIN, PAdaINHparams(width=4)).net.inserted) == ["0", "1", "2", "3", "4"]
     assert list(start(MixStyle, MixStyleHparams(width=4)).net.inserted) == ["1", "2", "3"]
     assert list(start(DSU, DSUHparams(width=4)).net.inserted) == ["0", "1", "2", "3", "4"]
     assert list(start(DSU, DSUHparams(width=4, stages=(2,))).net.inserted) == ["2"]

@@ -42,9 +42,11 @@ def test_one_step_has_a_finite_loss_and_gives_probabilities(name: str):
 READ_BACK = {  # what needs a number from the device in the midst of a step, and so waits for it
     "cosam": "the largest region of a mask is found on the processor",
     "med_persam": "whether a batch holds a better reference decides what comes next",
+    "nnunet": "where a patch lies hangs on where the structure does",
     "sam_auto": "only masks that are not empty are asked for",
     "sam_box": "only masks that are not empty are asked for",
     "sam_point": "only masks that are not empty are asked for",
+    "efdmix": "torch draws from Beta on real devices only",
     "mixstyle": "torch draws from Beta on real devices only",
     "maxstyle": "torch draws from Beta on real devices only",
 }

@@ -26,11 +26,27 @@ def network(name: str, structures: int = 1) -> unet.SegmentationNet:
 
 @pytest.mark.parametrize(
     ("norm", "size"),
-    [("batch", (64, 64)), ("batch", (37, 51)), ("batch", (1, 3)), ("instance", (37, 51)), ("instance", (17, 1))],
+    [
+        ("batch", (64, 64)),
+        ("batch", (37, 51)),
+        ("batch", (1, 3)),
+        ("instance", (37, 51)),
+        ("instance", (17, 1)),
+        ("group", (1, 3)),
+    ],
 )
 def test_a_u_net_takes_any_size(size, norm):
     net = UNet(2, width=4, norm=norm).eval()
     assert net(image(1, *size)).shape == (1, 2, *size)
+
+
+def test_group_norm_has_groups_of_16_channels_or_of_as_many_as_divide_both():
+    norms = [m for m in UNet(1, width=24, norm="group").modules() if isinstance(m, nn.GroupNorm)]
+    assert {n.num_channels: n.num_channels // n.num_groups for n in norms} == {24: 8, 48: 16, 96: 16, 192: 16, 384: 16}
+    x = torch.rand(2, 32, 4, 5, generator=torch.Generator().manual_seed(0))
+    seen = unet.convolutions(3, 32, "group")[1](x).view(2, 2, -1)  # two groups, each with mean 0 and deviation 1
+    torch.testing.assert_close(seen.mean(2), torch.zeros(2, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen.std(2, correction=0), torch.ones(2, 2), atol=1e-3, rtol=0)
 
 
 def test_a_u_net_takes_any_number_of_channels_and_any_depth():

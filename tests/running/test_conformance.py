@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -98,6 +101,28 @@ def test_a_method_that_says_that_it_needs_several_images_may_look_at_them():
             return super().predict(image - image.mean() + 0.5)
 
     assert check_method(Adapts) == []
+
+
+def test_what_test_images_teach_is_no_state_and_is_forgotten():
+    class Counts(Good):
+        adapts_in_testing = True
+        seen = 0
+
+        def predict(self, image):
+            self.seen += 1
+            return super().predict(image) / self.seen
+
+    assert any("after forget()" in advice for advice in check_method(Counts))
+
+    class Keeps(Good):
+        adapts_in_testing = True
+
+        def predict(self, image):
+            p = super().predict(image)
+            next(self.parameters()).data += 1
+            return p
+
+    assert any("outside of parameters and buffers" in advice for advice in check_method(Keeps))
 
 
 def test_dropout_at_test_time_is_found():
@@ -330,6 +355,27 @@ def test_settings_that_the_engine_cannot_read_are_found(tmp_path: Path, decorato
     found = check_method(get_method("own"))
     assert any(advice in sentence for sentence in found)
     assert not any("built" in sentence for sentence in found)  # it is not even built
+
+
+@pytest.mark.parametrize(
+    ("family", "paper", "advice"),
+    [
+        ("", "", "write 'Family: NAME.' under the citation in the file's header, NAME one of baseline, augmentation,"),
+        ("Family: magic.", "", "test time, not 'magic'"),
+        ("Family: augmentation.", "https://example.org", "with its year before the link https://example.org"),
+    ],
+)
+def test_a_header_without_family_or_year_is_found(monkeypatch, family: str, paper: str, advice: str):
+    """Of a method of ours; a user's own file may leave them out, but not name a family that there is not."""
+    name = "dgbench.methods.drawn"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name, f"Drawn.\n\n{family} {paper}"))
+    of = type("Drawn", (Good,), {"__module__": name, "paper": paper})
+    *_, found = islice(run_checks(of), 2)
+    assert advice in found.advice
+    theirs = type("Drawn", (Good,), {"__module__": "drawn"})
+    monkeypatch.setitem(sys.modules, "drawn", ModuleType("drawn", f"Drawn.\n\n{family}"))
+    *_, found = islice(run_checks(theirs), 2)
+    assert found.ok == ("magic" not in family)
 
 
 @pytest.fixture(autouse=True)

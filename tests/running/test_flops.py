@@ -183,6 +183,20 @@ def test_a_count_is_kept_and_a_damaged_one_made_again(tmp_path: Path):
     assert flops.train_step(Counted, INFO, Wide(batch_size=N)) == first[0] and Counted.built == 3
 
 
+class Inner(Convolutions):
+    """Adds a gradient of the second convolution's output by its input, a leaf of the graph."""
+
+    def logits(self, image: Tensor) -> Tensor:
+        middle = self.first(image).detach().requires_grad_()
+        return self.second(middle + torch.autograd.grad(self.second(middle).sum(), middle)[0])
+
+
+def test_a_step_that_takes_a_gradient_of_a_leaf_is_counted():
+    """Second convolution: forward, its input's gradient, forward again, and both gradients."""
+    first, second = (2 * PIXELS * 9 * channels for channels in (3 * 4, 4 * 2))
+    assert flops.train_step(Inner, INFO, Hparams(batch_size=N)) == first + 5 * second
+
+
 def test_plain_training_sets_the_budget():
     assert budget_method() is get_method("erm")
 

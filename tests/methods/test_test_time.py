@@ -1,0 +1,333 @@
+"""Methods that adapt to test images change nothing but what they predict, and forget when they are told to.
+
+The numbers called public were computed once by the public repositories named beside them, on the inputs made by `wave`.
+"""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dgbench.errors import UsageError
+from dgbench.method import Batch, Method, resolve_hparams
+from dgbench.methods import _test_time
+from dgbench.methods.erm import ERM
+from dgbench.registry import get_method
+from dgbench.running import train
+from dgbench.task import TaskInfo
+
+IDEAS = ("adabn", "tent")
+LEARNING = tuple(name for name in IDEAS if name not in ("adabn", "intent"))
+SIZE = 32
+INFO = TaskInfo("drawn", ("disc",), SIZE, steps=10)
+
+
+def wave(*shape: int, start: int = 0) -> Tensor:
+    """A fixed uneven image in [0, 1], by a formula."""
+    i = torch.arange(start, start + math.prod(shape), dtype=torch.float64)
+    return ((torch.sin(0.37 * i) + torch.sin(0.011 * i**1.1)) / 4 + 0.5).float().view(shape)
+
+
+def images(n: int, start: int = 0) -> Tensor:
+    """Gray, as the engine gives them; each `start` has another contrast."""
+    return (wave(n, 1, SIZE, SIZE, start=start) ** (1 + start / 1000)).expand(-1, 3, -1, -1)
+
+
+@cache
+def weights(base: str, structures: int, settings: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+    """What a few steps on the source teach a method: its norms have statistics then that are not 0 and 1."""
+    method = start(base, structures, dict(settings))
+    train.configure(method)
+    for t in range(4):
+        image = images(4, start=t)
+        train.step(method.train(), Batch(image, (image[:, :structures] > 0.5).float()), seed=0, t=t)
+    return method.state_dict()
+
+
+def start(name: str, structures: int = 1, settings: dict[str, str] | None = None) -> Method:
+    cls = get_method(name)
+    info = TaskInfo("drawn", ("disc", "cup")[:structures], SIZE, steps=10)
+    hparams = resolve_hparams(cls, "drawn", {"width": "4"} | (settings or {}))
+    return train.build(cls, info, hparams, seed=0)[0]
+
+
+def trained(name: str, structures: int = 1, of_network: dict[str, str] | None = None, **settings: object) -> Method:
+    """`erm+tent` and the like on trained weights, ready to predict."""
+    own = of_network or {}
+    method = start(name, structures, own | {key: str(value) for key, value in settings.items()})
+    base = name.rpartition("+")[0] or "erm"
+    method.load_state_dict(weights(base, structures, tuple(own.items())))
+    return method.eval()
+
+
+def by_formula(method: Method) -> Method:
+    """Weights and statistics that are the same everywhere, as of a trained network: no norm is at 0 and 1."""
+    for i, (name, value) in enumerate(sorted(method.state_dict().items())):
+        if value.is_floating_point():
+            values = 2 * wave(*value.shape, start=1000 * i) - 1
+            fan_in = value[0].numel() if value.dim() > 1 else 1
+            value.copy_(1 + 0.4 * values if name.endswith(("var", "weight")) and fan_in == 1 else values / fan_in**0.5)
+    return method.eval()
+
+
+def probe(x: Tensor) -> list[float]:
+    """Five numbers that tell any two predictions apart: mean, deviation, a projection, the first pixel and the last."""
+    x = x.double()
+    projection = (x * torch.cos(0.7 * torch.arange(x.numel(), dtype=torch.float64)).view(x.shape)).sum()
+    return [float(v) for v in (x.mean(), x.std(correction=0), projection, x.flatten()[0], x.flatten()[-1])]
+
+
+def predict(method: Method, image: Tensor) -> Tensor:
+    with torch.no_grad():
+        return method.predict(image)
+
+
+def still(idea: str) -> dict[str, object]:
+    """The settings by which nothing is adapted."""
+    rate = {"test_learning_rate": 0} if idea in LEARNING else {}
+    return rate | ({"blends": "0"} if idea == "intent" else {"blend": 0})
+
+
+# All of them
+
+
+@pytest.mark.parametrize("adaptation", ["episodic", "online"])
+@pytest.mark.parametrize("base", ["erm", "ccsdg"])
+@pytest.mark.parametrize("idea", IDEAS)
+def test_with_the_sources_statistics_and_without_learning_it_is_the_method_below_to_the_bit(idea, base, adaptation):
+    adapted, plain = trained(f"{base}+{idea}", 2, adaptation=adaptation, **still(idea)), trained(base + "+cutout", 2)
+    for begin in (0, 700):
+        image = images(3, begin)
+        assert torch.equal(predict(adapted, image), predict(plain, image))
+
+
+@pytest.mark.parametrize("idea", IDEAS)
+def test_it_does_adapt(idea):
+    adapted, plain = (predict(trained(f"erm+{other}"), images(3, 700)) for other in (idea, "cutout"))
+    assert not torch.allclose(adapted, plain)
+
+
+@pytest.mark.parametrize("idea", IDEAS)
+def test_timms_norms_that_activate_too_are_adapted(idea):
+    network = {"encoder": "efficientnet_lite0"}
+    adapted, plain = trained(f"erm+{idea}", of_network=network), trained("erm+cutout", of_network=network)
+    unmoved = trained(f"erm+{idea}", of_network=network, **still(idea))
+    image = images(2, 700)
+    assert torch.equal(predict(unmoved, image), predict(plain, image))
+    assert not torch.allclose(predict(adapted, image), predict(plain, image))
+
+
+@pytest.mark.parametrize("idea", IDEAS)
+def test_an_episode_depends_on_its_case_alone_and_a_stream_on_those_before(idea):
+    first, second = images(3), images(2, 700)
+    for adaptation in ("episodic", "online"):
+        method = trained(f"erm+{idea}", adaptation=adaptation)
+        alone = predict(method, second)
+        method.forget()
+        predict(method, first)
+        after = predict(method, second)
+        assert torch.equal(after, alone) == (adaptation == "episodic")
+        method.forget()
+        assert torch.equal(predict(method, second), alone), "a new domain begins as the first did"
+
+
+@pytest.mark.parametrize("adaptation", ["episodic", "online"])
+@pytest.mark.parametrize("idea", IDEAS)
+def test_nothing_that_is_learned_from_test_images_is_in_a_checkpoint(idea, adaptation):
+    method = trained(f"erm+{idea}", adaptation=adaptation)
+    before = {n: t.clone() for n, t in method.state_dict().items()}
+    parameters = [id(p) for p in method.parameters()]
+    for begin in (0, 500, 900):
+        predict(method, images(2, begin))
+    after = method.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+    assert [id(p) for p in method.parameters()] == parameters and all(p.grad is None for p in method.parameters())
+    assert not any(m._forward_pre_hooks for m in method.modules())
+
+
+@pytest.mark.parametrize("idea", IDEAS)
+def test_an_error_in_the_midst_leaves_the_network_as_it_was(idea, monkeypatch):
+    method = trained(f"erm+{idea}")
+    before, given = {n: id(p) for n, p in method.named_parameters()}, images(2)
+    monkeypatch.setattr(ERM, "logits", lambda self, image: self.net(image[:, :2]))
+    with pytest.raises(RuntimeError):
+        predict(method, given)
+    assert {n: id(p) for n, p in method.named_parameters()} == before
+    assert not any(m._forward_pre_hooks for m in method.modules()) and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("idea", IDEAS)
+def test_training_is_that_of_the_method_below_to_the_bit(idea):
+    states = []
+    for name in ("erm", f"erm+{idea}", idea):
+        method = start(name)
+        train.configure(method)
+        image = images(4)
+        for t in range(2):
+            train.step(method.train(), Batch(image, (image[:, :1] > 0.5).float()), seed=0, t=t)
+        states.append(method.state_dict())
+    for state in states[1:]:
+        assert state.keys() == states[0].keys() and all(torch.equal(t, states[0][n]) for n, t in state.items())
+
+
+@pytest.mark.parametrize("idea", IDEAS)
+def test_a_network_without_batch_norm_is_refused(idea):
+    with pytest.raises(UsageError, match="batch norms, and this network has none") as caught:
+        start(f"erm+{idea}", settings={"norm": "instance"})
+    assert "norm=batch" in caught.value.remedy
+
+
+def test_an_oracle_adapts_to_nothing():
+    cls = get_method("sam_box+tent")
+    with pytest.raises(UsageError, match="oracle"):
+        train.build(cls, INFO, resolve_hparams(cls, "check"), seed=0)
+
+
+def test_two_ways_of_adapting_do_not_lie_over_one_another():
+    with pytest.raises(UsageError, match="both have a setting named"):
+        get_method("erm+adabn+tent")
+
+
+@pytest.mark.parametrize("idea", IDEAS)
+def test_an_idea_about_training_lies_beneath(idea):
+    method = trained(f"erm+randconv+{idea}")
+    assert method.name == f"erm+randconv+{idea}" and predict(method, images(2)).shape == (2, 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("idea", IDEAS)
+def test_a_long_volume_is_parted_evenly_and_a_slice_alone_is_a_batch(idea):
+    cls, sizes = get_method(f"erm+{idea}"), []
+
+    class Counts(cls):  # type: ignore[misc, valid-type]
+        def adapt(self, image):
+            sizes.append(len(image))
+            return super().adapt(image)
+
+    hparams = resolve_hparams(cls, "drawn", {"width": "4", "slices_at_once": "4"})
+    method, _ = train.build(Counts, INFO, hparams, seed=0)
+    assert predict(method.eval(), images(9)).shape == (9, 1, SIZE, SIZE) and predict(method, images(1)).isfinite().all()
+    assert sizes == [3, 3, 3, 1]
+
+
+# Statistics
+
+
+@given(
+    st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=9),
+    st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=9),
+)
+def test_moments_of_two_sets_are_those_of_all_their_values(first: list[float], second: list[float]):
+    (a, b), both = (torch.tensor(v, dtype=torch.float64) for v in (first, second)), np.array(first + second)
+    mean, variance = _test_time.pooled(
+        (a.mean(), a.var(correction=0)), (b.mean(), b.var(correction=0)), len(second) / len(both)
+    )
+    assert [float(mean), float(variance)] == pytest.approx([both.mean(), both.var()], abs=1e-9)
+
+
+def test_a_norm_by_blended_statistics_by_hand():
+    """The source has mean 1 and variance 4, the batch 3 and 1; in the midst 2 and 2.5, and 4 becomes 2 / sqrt(2.5)."""
+    norm = nn.BatchNorm2d(1, eps=0).eval()
+    norm.running_mean, norm.running_var = torch.tensor([1.0]), torch.tensor([4.0])
+    x = torch.tensor([2.0, 4.0]).view(1, 1, 1, 2)
+    with _test_time.normalised_by([norm], lambda i, test: _test_time.blended(norm, test, 0.5)):
+        torch.testing.assert_close(norm(x).flatten(), torch.tensor([0.0, 2.0]) / math.sqrt(2.5))
+    torch.testing.assert_close(norm(x).flatten(), torch.tensor([0.5, 1.5]))
+
+
+def by_batch(net: nn.Module) -> nn.Module:
+    """A copy in which torch's own batch norm normalises by its batch."""
+    net = deepcopy(net)
+    for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.train().track_running_stats = False
+        norm.running_mean = norm.running_var = None
+    return net
+
+
+def test_adabn_is_batch_norm_as_in_training():
+    method, image = trained("erm+adabn"), images(3, 700)
+    other = trained("erm+cutout")
+    other.net = by_batch(other.net)
+    torch.testing.assert_close(predict(method, image), predict(other, image), atol=1e-5, rtol=1e-5)
+
+
+def test_adabn_online_pools_the_statistics_of_the_domains_cases():
+    method, parts = trained("erm+adabn", adaptation="online"), [images(3), images(2, 700)]
+    for part in parts:
+        predict(method, part)
+    seen = torch.cat([method.net.stages[0][0](zscore(part)) for part in parts])
+    count, (mean, variance) = method.stream[0]
+    assert count == 5
+    torch.testing.assert_close(mean, seen.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, seen.var((0, 2, 3), correction=0))
+
+
+def zscore(image: Tensor) -> Tensor:
+    mean, std = image.mean((2, 3), keepdim=True), image.var((2, 3), correction=0, keepdim=True).add(1e-8).sqrt()
+    return (image - mean) / std
+
+
+# TENT
+
+
+def binary_entropy(logits: Tensor) -> Tensor:
+    """As a softmax over outside and inside has it."""
+    both = torch.stack([torch.zeros_like(logits), logits])
+    return -(both.softmax(0) * both.log_softmax(0)).sum(0)
+
+
+def affine(net: nn.Module) -> list[nn.Parameter]:
+    return [p for m in net.modules() if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
+
+
+def test_tent_is_adam_on_the_entropy_by_scale_and_shift():
+    """Written again: torch's own batch statistics, entropy from logits, and Adam's formula."""
+    batches, rate = [images(3), images(2, 700), images(3, 300)], 1e-2
+    method = trained("erm+tent", 2, adaptation="online", test_learning_rate=rate)
+    net = by_batch(trained("erm+cutout", 2).net)
+    moments: Sequence[list[Tensor]] = [[torch.zeros_like(p) for p in affine(net)] for _ in range(2)]
+    for t, image in enumerate(batches, 1):
+        logits = net(zscore(image))
+        torch.testing.assert_close(predict(method, image), logits.sigmoid().detach(), atol=2e-5, rtol=1e-4)
+        net.zero_grad()
+        binary_entropy(logits).mean().backward()
+        for p, first, second in zip(affine(net), *moments, strict=True):
+            g = p.grad if p.grad is not None else torch.zeros_like(p)
+            first.mul_(0.9).add_(0.1 * g)
+            second.mul_(0.999).add_(0.001 * g * g)
+            p.data -= rate * first / (1 - 0.9**t) / ((second / (1 - 0.999**t)).sqrt() + 1e-8)
+
+
+def test_tent_makes_predictions_more_certain():
+    image = images(3, 700)
+    before = predict(trained("erm+tent", test_learning_rate=0), image)
+    after = predict(trained("erm+tent", test_learning_rate=1e-3), image)
+    assert _test_time.entropy(after).mean() < _test_time.entropy(before).mean()
+    assert torch.equal(before, predict(trained("erm+adabn"), image))
+
+
+def test_entropy_is_in_nats_and_finite_at_the_ends():
+    p = torch.tensor([0.0, 0.5, 1.0, 0.25])
+    expected = [0, math.log(2), 0, -0.25 * math.log(0.25) - 0.75 * math.log(0.75)]
+    torch.testing.assert_close(_test_time.entropy(p), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_tent_equals_the_public_code():
+    """Public: DequanWang/tent@e9e926a, `Tent` over this U-Net with logits (0, z), Adam 1e-2, three batches in order."""
+    settings = {"adaptation": "online", "test_learning_rate": "1e-2"}
+    method = by_formula(start("erm+tent", settings=settings))
+    public = [
+        [0.491952321, 0.032627890, 1.086487980, 0.550685644, 0.540687501],
+        [0.490884280, 0.033056327, 0.920654220, 0.546944678, 0.537906766],
+        [0.490072519, 0.033012772, 1.052564049, 0.522498131, 0.538739920],
+    ]
+    for image, expected in zip((images(3), images(2, 700), images(3, 300)), public, strict=True):
+        assert probe(predict(method, image)) == pytest.approx(expected, abs=2e-5)
+    method.forget()
+    assert probe(predict(method, images(2, 700))) != pytest.approx(public[1], abs=2e-4)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dgbench.method import Batch
 from dgbench.methods._sam import SAMHparams, SAMMethod
-from dgbench.networks import sam
+from dgbench.networks import sam, sam2
 from dgbench.networks.unet import resize
 from dgbench.settings import Range
 
@@ -92,12 +92,16 @@ class PromptedSAM(SAMMethod):
         seeds = [torch.initial_seed() ^ zlib.crc32(m.cpu().contiguous().numpy().data) for m in mask]
         return torch.stack([torch.rand(4, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(mask.device)
 
+    def settled(self, logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+        """Answers (M, 4, h, w) and predicted IoU (M, 4); SAM 2 exchanges an unstable first one in testing."""
+        return sam2.settled(logits, iou) if self.backbone.stages and not self.training else (logits, iou)
+
     def answers(self, image: Tensor, mask: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (M, T, S, S) and predicted IoU (M, T) of the M present ones of the N x K structures."""
         structures = mask.shape[1]
         embedding = self.embed(image).repeat_interleave(structures, 0)[present]
         asked = mask.flatten(0, 1)[present]
-        logits, iou = self.decode(embedding, self.no_prompt(), self.prompt(asked, self.draws(asked)))
+        logits, iou = self.settled(*self.decode(embedding, self.no_prompt(), self.prompt(asked, self.draws(asked))))
         return resize(logits[:, self.tokens], image.shape[-2:]), iou[:, self.tokens]
 
     def predict_prompted(self, image: Tensor, mask: Tensor) -> Tensor:

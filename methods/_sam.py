@@ -38,6 +38,7 @@ class SAMMethod(Method):
     pretrained = "SAM by --set backbone"
     trained: ClassVar[tuple[str, ...]] = ()  # patterns of the parameters that are trained though they were pretrained
     added: ClassVar[tuple[str, ...]] = ()  # patterns of what SAM does not have: it starts at random and is trained
+    takes_sam2: ClassVar[bool] = True  # whether it can do with a SAM 2, whose blocks differ in width and grid
     load_mask_head: ClassVar[bool] = True  # start the mask tokens and what belongs to them from SAM's, too
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         "prostate": {"backbone": "vit_b", "image_size": 384},
@@ -46,7 +47,7 @@ class SAMMethod(Method):
 
     def __init__(self, task: TaskInfo, hparams: SAMHparams):
         super().__init__(task, hparams)
-        self.backbone = sam.find_backbone(hparams.backbone)
+        self.backbone = sam.find_backbone(hparams.backbone, self.takes_sam2)
         self.image_encoder = sam.image_encoder(self.backbone, self.image_size)
         self.prompt_encoder = sam.prompt_encoder(self.backbone, self.image_size)
         self.mask_decoder = sam.mask_decoder(self.backbone, self.mask_tokens)
@@ -60,7 +61,7 @@ class SAMMethod(Method):
     @classmethod
     def find_pretrained(cls, hparams: SAMHparams) -> list[Path]:
         """The backbone's release, where it has one."""
-        name = sam.find_backbone(hparams.backbone).weights
+        name = sam.find_backbone(hparams.backbone, cls.takes_sam2).weights
         return [weights.find(name)] if name else []
 
     def load_pretrained(self) -> dict[str, str]:
@@ -93,7 +94,10 @@ class SAMMethod(Method):
         return self
 
     def encode(self, x: Tensor) -> Tensor:
-        """Normalised image (N, 3, S, S) -> image embedding (N, C, S / patch, S / patch)."""
+        """Normalised image (N, 3, S, S) -> image embedding (N, C, S / patch, S / patch).
+
+        That of a SAM 2 has three times as many channels behind these: its finer features, folded.
+        """
         return self.image_encoder(x)
 
     def embed(self, image: Tensor) -> Tensor:

@@ -90,7 +90,8 @@ class CoSAM(SAMMethod):
     def error(self, embedding: Tensor, mask: Tensor) -> Tensor:
         """Logits that masks (N K, H, W) in {0, 1} are wrong, for the embedding of each row: (N K, H, W)."""
         seen = self.prompt_encoder(points=None, boxes=None, masks=mask[:, None])[1]
-        return self.own(self.error_decoder(torch.cat((embedding, seen), 1))).float()
+        coarse = embedding[:, : self.backbone.embedding]  # without the finer features of a SAM 2
+        return self.own(self.error_decoder(torch.cat((coarse, seen), 1))).float()
 
     def prompted(self, embedding: Tensor, logits: Tensor, place: Tensor) -> Tensor:
         """Logits of masks prompted from `logits` (N K, H, W): pixels `place` (N K, P), the box, and the mask itself."""

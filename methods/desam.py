@@ -66,6 +66,7 @@ class DeSAM(SAMMethod):
     hparams: DeSAMHparams
     cache: EmbeddingCache | None
     paper = "https://arxiv.org/abs/2306.00499"
+    takes_sam2 = False
     trained = ("mask_decoder.*",)
     added = ("pdmm.*",)
     per_task: ClassVar[dict[str, dict[str, Any]]] = {

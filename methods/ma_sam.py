@@ -102,6 +102,7 @@ class MASAM(SAMedMethod):
 
     hparams: MASAMHparams
     paper = "https://arxiv.org/abs/2309.08842"
+    takes_sam2 = False
     added = (
         "image_encoder.*shared_*",
         "image_encoder.*.fact_*",

@@ -7,7 +7,8 @@ Family: foundation model.
     box=image        mask k = Decoder(Encoder(x), box (0, 0, S - 1, S - 1))         nobody draws anything
     box=reference    mask k = Decoder(Encoder(x), box of reference k)               an oracle, never ranked with others
 
-SAM with weights of MedSAM ("medsam_vit_b", or "lite_medsam", which is small enough for a CPU). A box of the reference
+SAM with weights of MedSAM ("medsam_vit_b", or "lite_medsam", which is small enough for a CPU), or SAM 2 with those of
+MedSAM2 ("medsam2": Ma et al., 2025, https://arxiv.org/abs/2504.03600). A box of the reference
 is moved outwards by up to `jitter` on each side, theirs 20 of 1024 pixels. Nothing pretrained is trained unless
 `fine_tune`: then encoder and decoder are, and the prompt encoder is not, as MedSAM itself was trained from SAM; their
 learning rate and weight decay are the defaults on prostate and fundus.
@@ -16,7 +17,7 @@ A whole image does not say which structure is meant: without training all struct
 for a clear prompt. With training, structure k is read from mask token k.
 Differs: the loss is the mean of cross-entropy and Dice loss, theirs their sum with squares in Dice's denominator; an
 oracle's predicted IoU is trained, too; logits are resized before the sigmoid, not after it; the image is resized by
-the engine. Trap: MedSAM was trained at one size (1024; LiteMedSAM 256); others are interpolated and less good.
+the engine. Trap: each was trained at one size (MedSAM 1024, LiteMedSAM 256, MedSAM2 512); others are less good.
 """
 
 from dataclasses import dataclass
@@ -76,10 +77,10 @@ class MedSAM(SAMBox):
         structures, last = len(self.task.structures), self.image_size - 1.0
         box = torch.tensor([[0.0, 0.0, last, last]], device=image.device).expand(len(image), -1)
         sparse, dense = self.prompt_encoder(points=None, boxes=box, masks=None)
-        logits = self.decode(self.embed(image), dense, sparse)[0]
+        logits, iou = self.decode(self.embed(image), dense, sparse)
         if self.token_of_structure:
             return logits[:, :structures]
-        return logits[:, self.tokens].expand(-1, structures, -1, -1)
+        return self.settled(logits, iou)[0][:, self.tokens].expand(-1, structures, -1, -1)
 
     def loss(self, batch: Batch) -> Tensor:
         """An oracle's, or the criterion of the whole image's answer."""

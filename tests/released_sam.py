@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from dgbench.method import Method
-from dgbench.networks import checkpoints, sam, tiny_vit, weights
+from dgbench.networks import checkpoints, sam, sam2, tiny_vit, weights
 from dgbench.task import TaskInfo
 
 NAME = "narrow"
 NARROW = sam.Backbone(3, 32, 2, (1, 2), embedding=32, window=4, weights=NAME)
 TINY = sam.Backbone(0, embedding=32, weights=NAME)
+HIERA = sam.Backbone(8, 16, 1, (4,), embedding=32, stages=(1, 2, 3, 2), weights=NAME)
+SAM2 = Path(__file__).parent / "golden" / "sam2.npz"
 MOBILE_SAM = Path(__file__).parent / "golden" / "tiny_vit_mobile_sam.npz"
 
 
@@ -47,8 +49,9 @@ def drawn(backbone: sam.Backbone) -> tuple[bytes, str]:
     states = {name: part.state_dict() for name, part in parts.items()}
     if not backbone.depth:
         states["image_encoder"] = with_mobile_sams_keys(states["image_encoder"])
+    whole = {f"{name}.{key}": value for name, part in states.items() for key, value in part.items()}
     content = io.BytesIO()
-    torch.save({f"{name}.{key}": value for name, part in states.items() for key, value in part.items()}, content)
+    torch.save({"model": with_sam2s_keys(whole)} if backbone.stages else whole, content)
     return content.getvalue(), hashlib.sha256(content.getvalue()).hexdigest()
 
 
@@ -59,6 +62,16 @@ def with_mobile_sams_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
         kept = list(tiny_vit.from_release({name: torch.empty(0)}))
         given[name] = state[kept[0]] if kept else torch.zeros(json.loads(shape))
     return given
+
+
+def with_sam2s_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A SAM 2's state dict -> the same values under the keys of a release, with zeros for what is for videos only."""
+    names = np.load(SAM2)["state_names"].tolist()
+    place = {ours: int(i) for ours, i in sam2.from_release({n: torch.tensor([i]) for i, n in enumerate(names)}).items()}
+    assert place.keys() == state.keys()
+    given = dict.fromkeys(names, torch.zeros(1))
+    given |= {names[i]: state[ours] for ours, i in place.items()}
+    return given | {"no_mem_embed": state["image_encoder.no_memory"].reshape(1, 1, -1)}
 
 
 def info(structures: int = 1, image_size: int = 64) -> TaskInfo:

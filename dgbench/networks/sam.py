@@ -71,9 +71,15 @@ BACKBONES = {
 }
 
 
-def find_backbone(name: str) -> Backbone:
-    """The backbone of that name. Raises `UsageError` for an unknown one."""
-    return BACKBONES[require(name, list(BACKBONES), "backbone")]
+def find_backbone(name: str, sam2: bool = True) -> Backbone:
+    """The backbone of that name. Raises `UsageError` for an unknown one, and for a SAM 2 where that cannot be taken."""
+    found = BACKBONES[require(name, list(BACKBONES), "backbone")]
+    if found.stages and not sam2:
+        raise UsageError(
+            f"backbone '{name}' is a SAM 2, which works on features of several sizes; this method reads one",
+            f"choose another: {', '.join(n for n, b in BACKBONES.items() if not b.stages)}",
+        )
+    return found
 
 
 def normalise_for(backbone: Backbone, image: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ Ravi et al. SAM 2: Segment Anything in Images and Videos. 2024. https://arxiv.or
 
 The trunk is timm's, with the same function; what is of our own is the way through it block by block, so that methods
 can put something in. Beside SAM: V_k count as encoder here, so that what a frozen encoder gives can be kept; the
-predicted IoU passes a sigmoid; a box has a third token, of "no point". Memory, object pointers and all else for videos
-is left out, and so is the score of the object, whose parameters are kept, and the rule that replaces an unstable mask.
+predicted IoU passes a sigmoid; a box has a third token, of "no point"; see also `settled`. Memory, object pointers and
+all else for videos is left out, and so is the score of the object, whose parameters are kept.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from dgbench.networks import torchvision_ops  # noqa: F401  # isort: skip - timm
 from segment_anything.modeling import MaskDecoder, PromptEncoder
 from segment_anything.modeling.mask_decoder import MLP
 from timm.models import hieradet_sam2 as package
+
+from dgbench.losses import in_float32
 
 STEP = 32  # stride of the coarsest level, which the image's side is a multiple of
 Through = Callable[[Any, Tensor], Tensor]
@@ -95,11 +97,8 @@ class HieraEncoder(nn.Module):
 
     def patches(self, x: Tensor) -> Tensor:
         """Image (N, 3, S, S) -> embedded patches with their positions, (N, S / 4, S / 4, width)."""
-        x, trunk = self.trunk.patch_embed(x), self.trunk
-        rows, columns = (_bicubic(trunk.pos_embed, side) for side in x.shape[1:3])
-        places = torch.einsum("yi,ncij,xj->nyxc", rows, trunk.pos_embed, columns)
-        window = trunk.pos_embed_window.permute(0, 2, 3, 1)
-        return x + places + window.tile(1, x.shape[1] // window.shape[1], x.shape[2] // window.shape[2], 1)
+        x = self.trunk.patch_embed(x)
+        return x + _positions(self.trunk.pos_embed, self.trunk.pos_embed_window, *x.shape[1:3])
 
     def forward(self, x: Tensor, through: Through = lambda block, x: block(x)) -> Tensor:
         """By `through(block, tokens)` for each block of the trunk."""
@@ -114,14 +113,17 @@ class HieraEncoder(nn.Module):
         return torch.cat((embedding, *fine), 1)
 
 
-def _bicubic(like: Tensor, side: int) -> Tensor:
-    """(side, n): the weights by which bicubic interpolation makes `side` values of n, its last side.
+@in_float32
+def _positions(image: Tensor, window: Tensor, height: int, width: int) -> Tensor:
+    """One for each token of an image, (1, C, n, n), enlarged, plus one for each of a window, (1, C, m, m), repeated.
 
-    The interpolation is this matrix along each axis; as a product of matrices it has one gradient on every device.
+    Bicubic interpolation is a matrix along each axis; as a product of matrices it has one gradient on every device.
     """
-    n = like.shape[-1]
-    eye = torch.eye(n, device=like.device)[None, None]
-    return F.interpolate(eye, (side, n), mode="bicubic", align_corners=False)[0, 0]
+    eye = torch.eye(image.shape[-1], device=image.device)[None, None]
+    rows, columns = (F.interpolate(eye, (side, len(eye[0, 0])), mode="bicubic")[0, 0] for side in (height, width))
+    enlarged = torch.einsum("yi,ncij,xj->nyxc", rows, image, columns)
+    again = height // window.shape[2], width // window.shape[3]
+    return enlarged + window.permute(0, 2, 3, 1).tile(1, *again, 1)
 
 
 class Prompts(PromptEncoder):
@@ -155,6 +157,19 @@ class Decoder(MaskDecoder):
         weights = torch.stack([f(tokens[:, 2 + k]) for k, f in enumerate(self.output_hypernetworks_mlps)], 1)
         logits = (weights @ pixels.flatten(2)).unflatten(2, pixels.shape[2:])
         return logits, self.iou_prediction_head(tokens[:, 1]).sigmoid()
+
+
+def settled(logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+    """Answers (N, M, h, w) and their predicted IoU (N, M), the first exchanged for the best of the others if unstable.
+
+    That is where fewer than 98 of 100 pixels with a logit above -0.05 have one above 0.05.
+    """
+    inside, around = ((logits[:, 0] > limit).sum((1, 2)) for limit in (0.05, -0.05))
+    unstable = (inside < 0.98 * around)[:, None]
+    rows, best = torch.arange(len(iou), device=iou.device), 1 + iou[:, 1:].argmax(1)
+    first = torch.where(unstable[..., None, None], logits[rows, best][:, None], logits[:, :1])
+    rated = torch.where(unstable, iou[rows, best][:, None], iou[:, :1])
+    return torch.cat((first, logits[:, 1:]), 1), torch.cat((rated, iou[:, 1:]), 1)
 
 
 VIDEO = (  # what a release has for videos only

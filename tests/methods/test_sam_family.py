@@ -1,4 +1,4 @@
-"""Every way of using SAM on every kind of backbone: from scratch, a pretrained ViT, a pretrained TinyViT."""
+"""Every way of using SAM on every kind of backbone: from scratch, a pretrained ViT, TinyViT or Hiera (SAM 2)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,18 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from dgbench.errors import UsageError
 from dgbench.method import Method, resolve_hparams
 from dgbench.methods._sam import SAMMethod
 from dgbench.registry import METHODS, get_method
 from dgbench.running import train
 from dgbench.running.conformance import check_method
-from tests.released_sam import NAME, TINY, info, release
+from tests.released_sam import HIERA, NAME, TINY, info, release
 
 SIDE = 32
 FAMILY = [n for n in METHODS.names() if "backbone" in {f for f in vars(resolve_hparams(get_method(n), "check"))}]
-KINDS = pytest.mark.parametrize(
-    "name, backbone", [(n, kind) for kind in ("vit", "tiny") for n in FAMILY], indirect=["backbone"]
-)
+PLAIN = ("dapsam", "desam", "ma_sam")  # these cannot take a SAM 2
+KINDS = [(n, kind) for kind in ("vit", "tiny", "hiera") for n in FAMILY if kind != "hiera" or n not in PLAIN]
+SHOWN = ("sam_lora", "sam_adapter")  # on a Hiera; what the others do with it is seen in a step of each
+RELEASES = {"vit": (), "tiny": (TINY,), "hiera": (HIERA,)}
 AS_MEDSAM = ("sam_box", "sam_point", "sam_auto")  # other prompts to the same frozen encoder: a TinyViT is slow to check
 
 
@@ -30,7 +32,7 @@ def on(name: str, backbone: str) -> type[Method]:
 
 @pytest.fixture
 def backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
-    release(tmp_path, monkeypatch, *([TINY] if request.param == "tiny" else []))
+    release(tmp_path, monkeypatch, *RELEASES[request.param])
     yield NAME
 
 
@@ -38,16 +40,30 @@ def test_the_family_is_there():
     assert len(FAMILY) >= 12 and "erm" not in FAMILY
 
 
-@KINDS
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_needs_a_plain_vit_refuses_a_sam_2_before_it_looks_for_weights(name: str):
+    cls = get_method(name)
+    hparams = resolve_hparams(cls, "drawn", {"backbone": "sam2_tiny"})
+    for ask in (lambda: cls.find_pretrained(hparams), lambda: cls(info(), hparams)):
+        with pytest.raises(UsageError, match=r"backbone 'sam2_tiny' is a SAM 2(?s:.*)choose another: vit_b, ") as told:
+            ask()
+        assert "medsam2" not in told.value.remedy
+
+
+@pytest.mark.parametrize(
+    "name, backbone",
+    [pytest.param(n, k, marks=[pytest.mark.thorough] * (k == "hiera" and n not in SHOWN)) for n, k in KINDS],
+    indirect=["backbone"],
+)
 def test_on_a_pretrained_backbone_it_passes_the_checks(name: str, backbone: str, request: pytest.FixtureRequest):
-    if request.node.callspec.params["backbone"] == "tiny" and name in AS_MEDSAM:
+    if request.node.callspec.params["backbone"] != "vit" and name in AS_MEDSAM:
         pytest.skip("medsam shows it")
     if request.node.callspec.id == "ma_sam-tiny":
         pytest.skip("20 steps are too few on a TinyViT drawn at random: test_sam_on_tiny_vit.py takes LiteMedSAM's")
     assert check_method(on(name, backbone)) == []
 
 
-@KINDS
+@pytest.mark.parametrize("name, backbone", KINDS, indirect=["backbone"])
 def test_a_step_leaves_what_is_frozen_as_the_release_has_it(name: str, backbone: str):
     cls = on(name, backbone)
     method, files = train.build(cls, info(), resolve_hparams(cls, "check", {"batch_size": "2"}), seed=0)

@@ -229,15 +229,16 @@ def quartiles(study: Study, metric: str, links: Mapping[str, str]) -> Table:
     return Table("quartiles", caption, ("variant", *targets), [("", rows)])
 
 
-def hardest(study: Study, variants: Sequence[str]) -> Table:
-    """The target cases with the lowest Dice on average over all variants."""
-    wide, number = study.case_means().unstack("variant"), METRICS["dice"].number
-    overall = wide.mean(axis=1, skipna=False).sort_values(kind="stable").head(HARDEST)
+def hardest(study: Study, variants: Sequence[str], metric: str = "dice") -> Table:
+    """The target cases on which all variants do worst on average."""
+    wide, rule = study.case_means(metric).unstack("variant"), METRICS[metric]
+    number, average = rule.number, wide.mean(axis=1, skipna=False)
+    overall = average.sort_values(kind="stable", ascending=rule.higher_is_better).head(HARDEST)
     rows = []
     for (domain, case), mean in overall.items():
         values = [float(v) for v in (mean, *wide.loc[(domain, case), list(variants[:COLUMNS])])]
         rows.append([Cell(f"{domain}, {case}"), *(Cell(number(v), "", None if math.isnan(v) else v) for v in values)])
-    caption = f"Dice (%) of the {len(rows)} target cases that are hardest on average over all variants"
+    caption = f"{measured(study, metric)} of the {len(rows)} target cases that are hardest on average over all variants"
     caption += f"; the first {COLUMNS} variants are shown" if len(variants) > COLUMNS else ""
     return Table("hardest", caption, ("case", "mean of all", *variants[:COLUMNS]), [("", rows)])
 

@@ -828,9 +828,18 @@ def initialisation(records: Iterable[RunRecord]) -> str:
     return ", ".join(sorted({name for names in started for name in ([names] if isinstance(names, str) else names)}))
 
 
+def numbered(rows: pd.DataFrame) -> tuple[np.ndarray, pd.MultiIndex]:
+    """The number of each row's case; and the cases, (domain, case), sorted."""
+    domain, domains = pd.factorize(rows["domain"], sort=True)
+    case, cases = pd.factorize(rows["case"], sort=True)
+    known, number = np.unique(domain * len(cases) + case, return_inverse=True)
+    names = [domains[known // len(cases)], cases[known % len(cases)]] if len(known) else [[], []]
+    return number, pd.MultiIndex.from_arrays(names, names=["domain", "case"])
+
+
 def _target_cases(study: Study, metric: str) -> TargetCases:
     frame = study.cases[study.cases["role"] == "target"]
-    column, cases = pd.factorize(pd.MultiIndex.from_frame(frame[["domain", "case"]]), sort=True)
+    column, cases = numbered(frame)
     frame = frame.assign(column=column)
     values, costs = (of(frame, metric, study.protocol) for of in (scored, charged))
     counts = np.bincount(frame.loc[values.index, "column"], minlength=len(cases)) > 0

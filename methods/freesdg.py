@@ -97,7 +97,7 @@ class FreeSDG(ERM):
         super().__init__(task, hparams)
         widths = [m.out_channels for m in self.net.decoder.narrow]
         structures = len(task.structures)
-        self.net.decoder = TwoDecoders(self.net.channels, widths, structures, hparams.norm)  # type: ignore[assignment]
+        self.net.decoder = TwoDecoders(self.net.channels, widths, structures, hparams.norm)
         self.start_average()
 
     def logits(self, image: Tensor) -> Tensor:

@@ -92,9 +92,9 @@ class StackingIdea(Method):
         finally:
             hook.remove()
         loss = torch.stack([self.criterion(z, mask) for z in logits]).sum()
-        differ = apart(*logits, weight=rarity(mask))
+        differ = apart(logits[0], logits[1], rarity(mask))
         if len(ends) == 2:  # not where a frozen encoder's embedding was kept
-            differ = differ + apart(*(end[:, None] for end in ends))
+            differ = differ + apart(ends[0][:, None], ends[1][:, None])
         return loss + self.hparams.stacking * differ
 
 

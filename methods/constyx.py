@@ -2,6 +2,7 @@
 
 Chen et al. ConStyX: Content Style Augmentation for Generalizable Medical Image Segmentation. MICCAI 2025.
 https://arxiv.org/abs/2506.10675
+Family: feature statistics.
 
     f' = f + n v_c + s          f: the features before the last convolution, (N, C, h, w); n ~ N(0, 1)
     v_c: variance of f over all pixels so far of the pixel's class c        s ~ U(0, 0.5) in a fifth of the channels of

@@ -2,6 +2,7 @@
 
 Zhao, Dong, Yu, Zhao, Du, Xu. MoreStyle: Relax Low-frequency Constraint of Fourier-based Image Reconstruction in
 Generalizable Medical Image Segmentation. MICCAI 2024. https://arxiv.org/abs/2403.11689
+Family: adversarial.
 
     x' = F^-1(phase of F(x), its amplitude but at low frequencies that of F(G(x, N(n))))      n ~ N(0, 1), F: Fourier
     G  : a second decoder; behind its last two stages `_style.composed` with l, e and e' that N makes, of each channel

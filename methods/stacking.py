@@ -2,6 +2,7 @@
 
 Pan, Zhang, Gernand, Goldstein, Wang. S2S2: Semantic Stacking for Robust Semantic Segmentation in Medical Imaging. AAAI
 2025. https://arxiv.org/abs/2412.13156
+Family: representation.
 
     loss = L(f(x), y) + L(f(v), y) + weight * ((1 - cos(e(x), e(v))) + (1 - cos_w(f(x), f(v))))      v: the view of x
     cos_w: cosine of two maps whose pixels weigh 1 - the share of their class in the batch       e: encoder's last map

@@ -1,7 +1,8 @@
-"""ConStyX: the last features are moved, by noise as wide as their class is and where the loss asks for more.
+"""ConStyX: the last features are moved, by noise as wide as their class is and in the channels the loss wants larger.
 
 Chen et al. ConStyX: Content Style Augmentation for Generalizable Medical Image Segmentation. MICCAI 2025.
 https://arxiv.org/abs/2506.10675
+Family: feature statistics.
 
     f' = f + n v_c + s          f: the features before the last convolution, (N, C, h, w); n ~ N(0, 1)
     v_c: variance of f over all pixels so far of the pixel's class c        s ~ U(0, 0.5) in a fifth of the channels of
@@ -9,8 +10,9 @@ https://arxiv.org/abs/2506.10675
     loss = L(h(f), y) + L_w(h(f'), y)     w = exp(1 - H) - 1 where cos(f, f') < 0.6, else 1
 
 H is the entropy of the prediction h(f'), for each structure, scaled to [0, 1] in each image: where content and style
-moved far, what is uncertain counts less than what is sure. All values are the authors'; v_c is not its root, as in
-their code, and the classes are the structures and the rest.
+moved far, what is uncertain counts less than what is sure. All values are the authors'. As in their code v_c is not its
+root, s makes the loss smaller, not larger, a pixel without any feature counts as moved far, and the classes are the
+structures and the rest.
 Differs: their code computes f twice, which is the same f; here once, so that a step costs what ERM's does. w weighs the
 cross-entropy, not the Dice loss; which is not to be seen in what they released. A pixel in several structures belongs
 to the last of them. Their network is a ResNet-34 U-Net with 32 last features (`encoder`, `width`), with SGD.

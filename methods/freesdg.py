@@ -2,6 +2,7 @@
 
 Li, Li, Zhao, Fu, Su, Hu, Liu. Frequency-mixed Single-source Domain Generalization for Medical Image Segmentation.
 MICCAI 2023. https://arxiv.org/abs/2307.09005
+Family: representation.
 
     h_i(x) = 4 (x - G_i * x), cut to [-1, 1]        x in [-1, 1]; G_i: Gaussian of sigma 2 + i, 5 + 2 i wide, i < 20
     v      = h_i(x), a random rectangle of it from h_j(x)                                  i, j and rectangle: at random
@@ -97,7 +98,7 @@ class FreeSDG(ERM):
         super().__init__(task, hparams)
         widths = [m.out_channels for m in self.net.decoder.narrow]
         structures = len(task.structures)
-        self.net.decoder = TwoDecoders(self.net.channels, widths, structures, hparams.norm)  # type: ignore[assignment]
+        self.net.decoder = TwoDecoders(self.net.channels, widths, structures, hparams.norm)
         self.start_average()
 
     def logits(self, image: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 Pan, Zhang, Gernand, Goldstein, Wang. S2S2: Semantic Stacking for Robust Semantic Segmentation in Medical Imaging. AAAI
 2025. https://arxiv.org/abs/2412.13156
+Family: representation.
 
     loss = L(f(x), y) + L(f(v), y) + weight * ((1 - cos(e(x), e(v))) + (1 - cos_w(f(x), f(v))))      v: the view of x
     cos_w: cosine of two maps whose pixels weigh 1 - the share of their class in the batch       e: encoder's last map
@@ -92,9 +93,9 @@ class StackingIdea(Method):
         finally:
             hook.remove()
         loss = torch.stack([self.criterion(z, mask) for z in logits]).sum()
-        differ = apart(*logits, weight=rarity(mask))
+        differ = apart(logits[0], logits[1], rarity(mask))
         if len(ends) == 2:  # not where a frozen encoder's embedding was kept
-            differ = differ + apart(*(end[:, None] for end in ends))
+            differ = differ + apart(ends[0][:, None], ends[1][:, None])
         return loss + self.hparams.stacking * differ
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dgbench.errors import UsageError
 from dgbench.method import Batch, Method, resolve_hparams
-from dgbench.methods import adverin, constyx, freesdg, srcsm, stacking
+from dgbench.methods import adverin, constyx, freesdg, morestyle, srcsm, stacking
 from dgbench.methods._curves import through
 from dgbench.methods._gin import gin
 from dgbench.networks.unet import normalise
@@ -344,7 +344,7 @@ def test_what_moved_far_counts_by_how_sure_it_is():
     assert constyx.trust(torch.zeros(1, 1, 2, 2), far[..., :2], 0.6).isfinite().all()
 
 
-def test_constyx_without_noise_and_style_is_twice_erm_and_with_them_more():
+def test_constyx_without_noise_and_style_is_twice_erm_and_style_lowers_the_loss():
     batch = drawn(3, 2)
     erm, method = build("erm", 2), build("constyx", 2, style_step=0, similarity=-1)
     method.remember = lambda f, inside: None  # no pixel seen, no content moved
@@ -354,7 +354,9 @@ def test_constyx_without_noise_and_style_is_twice_erm_and_with_them_more():
     plain.backward()
     for (name, a), b in zip(method.named_parameters(), erm.parameters(), strict=True):
         torch.testing.assert_close(a.grad, 2 * b.grad, atol=1e-5, rtol=1e-3, msg=name)
-    assert loss_of(build("constyx", 2, style_step=50), batch) > both + 0.1
+    styled = build("constyx", 2, style_step=0.5, similarity=-1)
+    styled.remember = lambda f, inside: None
+    assert loss_of(styled, batch) < both - 1e-3
 
 
 def test_the_second_loss_of_constyx_equals_its_equation_step_by_step():
@@ -456,3 +458,98 @@ def test_freesdg_predicts_from_the_high_frequencies_alone():
     method = build("freesdg").eval()
     image = 0.5 * drawn(2).image + 0.1
     torch.testing.assert_close(method.predict(image + 0.3), method.predict(image), atol=1e-4, rtol=0)
+
+
+# MoreStyle
+
+
+def parts(method: Method, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+    """What `recomposed` takes: of a batch, with noise and partners by a seed."""
+    n = len(batch.image)
+    noise = torch.randn(n, morestyle.NOISES, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return batch.image[:, :1], method.net.encode(normalise(batch.image, "zscore")), noise, torch.arange(n).roll(1)
+
+
+def test_a_recomposed_image_keeps_phase_and_high_frequencies_and_takes_low_amplitudes():
+    """Looked at before it is cut to [0, 1], with numpy's transform."""
+    method, batch = build("morestyle", cutoff=0.1), drawn(3)
+    gray, features, noise, partner = parts(method, batch)
+    gray = 0.4 + 0.2 * gray  # so that nothing is cut
+    rebuilt, exchanged = [], morestyle.mix_amplitudes
+    morestyle.mix_amplitudes = lambda own, other, *rest: (rebuilt.append(other), exchanged(own, other, *rest))[1]
+    try:
+        with torch.no_grad():
+            seen = method.recomposed(gray, features, noise, partner)
+    finally:
+        morestyle.mix_amplitudes = exchanged
+    assert seen.min() > 0 and seen.max() < 1
+    before, after, other = (np.fft.fft2(x[:, 0].double().numpy()) for x in (gray, seen, rebuilt[0]))
+    frequency = np.abs(np.fft.fftfreq(SIZE) * SIZE).round()
+    low = (frequency[:, None] <= 3) & (frequency <= 3)  # a tenth of 32 pixels
+    assert 0 < low.sum() < SIZE**2
+    np.testing.assert_allclose(after[:, ~low], before[:, ~low], atol=2e-4)
+    np.testing.assert_allclose(np.abs(after[:, low]), np.abs(other[:, low]), atol=2e-3)
+    np.testing.assert_allclose(
+        after[:, low] / np.abs(after[:, low]), before[:, low] / np.abs(before[:, low]), atol=0.01
+    )
+
+
+def test_the_noise_encoder_composes_styles_and_climbs_the_loss():
+    method, batch = build("morestyle", augmentation="none", norm="instance"), drawn(4)
+    powers = torch.tensor([0.3, 1.0, 2.0, 4.0]).view(4, 1, 1, 1)  # four styles
+    batch = Batch((batch.image[:, :1] ** powers).expand(-1, 3, -1, -1), batch.mask)
+    for t in range(6):
+        train.step(method, batch, seed=0, t=t)
+    gray, features, noise, partner = parts(method, batch)
+
+    def hardness() -> Tensor:
+        image = method.recomposed(gray, features, noise, partner).expand_as(batch.image)
+        return method.criterion(method.logits(image), batch.mask)
+
+    climber = torch.optim.SGD(method.noise_encoder.parameters(), lr=10.0, maximize=True)  # gradients are of 0.006
+    before = hardness().item()
+    for _ in range(10):
+        climber.zero_grad()
+        hardness().backward()
+        climber.step()
+    assert hardness().item() > before + 1e-3
+    other = method.recomposed(gray, features, noise.flip(0), partner)
+    assert (other - method.recomposed(gray, features, noise, partner)).abs().max() > 1e-3
+
+
+def test_low_frequencies_weigh_a_tenth_in_rebuilding():
+    image = torch.full((1, 1, 16, 16), 0.4)
+    brighter = image + 0.1  # of frequency 0 alone: 0.1 * 16 in the orthonormal transform, one of 16 * 9 entries
+    assert morestyle.spectral_loss(brighter, image, 0.1).item() == pytest.approx(0.1 * 1.6 / 144, rel=1e-5)
+    waves = image + 0.1 * torch.tensor([1.0, -1.0]).repeat(8)  # of the highest
+    assert morestyle.spectral_loss(waves, image, 0.1).item() == pytest.approx(1.6 / 144, rel=1e-5)
+
+
+def test_only_what_the_style_made_wrong_weighs_more():
+    """Four pixels inside: both right, only the styled wrong, only the plain wrong, both wrong; the mean is unsure."""
+    plain, styled = (torch.tensor(z).view(1, 1, 1, 4) for z in ([2.0, 2, -2, -2], [2.0, -2, 2, -2]))
+    mask, mean = torch.ones(1, 1, 1, 4), torch.full((1, 1, 1, 4), 0.5)
+    assert morestyle.pixel_weight(plain, styled, mean, mask, 0.2).flatten().tolist() == pytest.approx([1, 1.2, 0.8, 1])
+    sure = morestyle.pixel_weight(plain, styled, torch.ones_like(mean), mask, 0.2)
+    torch.testing.assert_close(sure, torch.ones_like(sure))
+    quarter = morestyle.pixel_weight(plain, styled, mean / 2, mask, 0.2).flatten()[1].item()
+    assert quarter == pytest.approx(1 + 0.2 * 0.8112781, abs=1e-5)  # the entropy of 1/4 in bits
+
+
+def test_each_optimizer_of_morestyle_moves_its_own_part():
+    method, batch = build("morestyle"), drawn(3)
+    kinds = ("net", "image_decoder", "noise_encoder")
+    for moved, optimizer in zip(kinds, method.optimizers, strict=True):
+        state = {k: [p.clone() for p in getattr(method, k).parameters()] for k in kinds}
+        others = [o for o in method.optimizers if o is not optimizer]
+        for other in others:
+            for group in other.param_groups:
+                group["lr"], group["weight_decay"] = 0.0, 0.0
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+        torch.manual_seed(0)
+        method.update(batch)
+        for k in kinds:
+            after = list(getattr(method, k).parameters())
+            assert any(not torch.equal(a, b) for a, b in zip(after, state[k], strict=True)) == (k == moved), (k, moved)

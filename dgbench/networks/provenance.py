@@ -55,6 +55,10 @@ OF_LITE_MEDSAM = (
         f"{CHALLENGE} holds other PET, autoPET, and does not name this collection",
     ),
 )
+OF_SAM_MED2D = tuple(
+    s._replace(certainty="not known", source="the collections in SA-Med2D-20M are not named one by one in its release")
+    for s in OF_MEDSAM[len(OF_SAM) :]
+)
 TAUGHT = tuple(s for s in OF_MEDSAM if s.collection not in {own.collection for own in OF_LITE_MEDSAM})
 SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and what timm publishes as "imagenet"
     "sam_vit_b": OF_SAM,
@@ -63,15 +67,20 @@ SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and 
     "mobile_sam": OF_SAM,
     "medsam_vit_b": OF_MEDSAM,
     "lite_medsam": (*OF_LITE_MEDSAM, *TAUGHT),  # its encoder imitates MedSAM's
+    "sam_med2d_b": (*OF_SAM, *OF_SAM_MED2D),
     "imagenet": (Seen("ImageNet", "known", "as timm publishes them: photographs, no medical collection"),),
 }
 
 
 def started_from(record: Mapping[str, Any]) -> list[str]:
-    """The names in `SEEN` of all that a run started from, by its record: weights are told by their checksum."""
+    """The names in `SEEN` of all that a run started from, by its record: weights are told by their checksum.
+
+    Those whose checksum is not known are told by the name of their file.
+    """
     files = record.get("initialisation", "scratch")
     found = set(files.values()) if isinstance(files, Mapping) else set()
-    names = [name for name, known in WEIGHTS.items() if known.sha256 in found]
+    called = set(files) if isinstance(files, Mapping) else set()
+    names = [n for n, known in WEIGHTS.items() if known.sha256 in found or (not known.sha256 and known.file in called)]
     names += ["imagenet"] if record.get("hparams", {}).get("initialisation") == "imagenet" else []
     stated = re.split(r"\W+", str(record.get("stated", {}).get("pretraining", "")).casefold())  # of a foreign system
     return names + [name for name in SEEN if name in stated]

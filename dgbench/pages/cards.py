@@ -77,8 +77,8 @@ def weights_card(name: str) -> dict[str, str]:
     return {
         "weights": name,
         "is": f"{weights.presence(name)}: {weights.place(name)}",
-        "size": f"{known.size:,} bytes",
-        "sha256": known.sha256,
+        "size": f"{known.size:,} bytes" if known.size else "not known",
+        "sha256": known.sha256 or "not known: bring the file by hand",
         "licence": known.licence,
         "from": brought + known.url,
         "trained on": seen or "not known",

@@ -356,8 +356,9 @@ def report(
 def site(
     out: Annotated[Path, typer.Option("--out", help="Folder of the site: new, or one that a site was made in.")],
     results: Annotated[
-        list[Path], typer.Option("--results", help="Folders of results, archives of scores; several allowed.")
-    ] = [face.RESULTS],  # noqa: B006
+        list[Path] | None,
+        typer.Option("--results", help="Folder of results, or archive of scores; several.", show_default="results"),
+    ] = None,
     date: Annotated[
         str | None, typer.Option("--date", help="Of the frozen copy: 2030-12-31.", show_default="today")
     ] = None,
@@ -366,7 +367,7 @@ def site(
 
     Example: dgbench site --results results --out site
     """
-    written = face.site(results=results, out=out, date=date)
+    written = face.site(results=results or face.RESULTS, out=out, date=date)
     kept = "was there already and stays as it is" if written.kept else "the copy of this day"
     say(f"{written.frozen}: {kept}", f"wrote {written.start} and {written.pages - 1} more pages")
     _end(written.broken)

@@ -198,8 +198,13 @@ def list_(
     kind: Annotated[Literal["methods", "tasks", "runs", "weights"], typer.Argument(help="What to list.")],
     results: Results = face.RESULTS,
     plugin: Plugins = None,
+    long: Annotated[
+        bool, typer.Option("--long", help="Methods: also cost, lineage, what papers report and what was measured.")
+    ] = False,
 ) -> None:
     """List methods, tasks, finished runs or pretrained weights. Imports no method and no task."""
+    if long and kind != "methods":
+        raise UsageError(f"--long is for methods, not for {kind}", f"leave it out: dgbench list {kind}")
     if kind == "weights":
         return weights_list()
     if kind == "runs":
@@ -209,6 +214,14 @@ def list_(
     from rich.table import Table
 
     face.add_plugins(plugin or ())
+    if long:
+        from dgbench.pages.cards import method_card
+
+        for name in registry.METHODS.names():
+            card = method_card(name)
+            say(card.pop("method"), style="bold")
+            say(*(f"  {what:12} {value}" for what, value in card.items() if value))
+        return
     table = Table(box=None, pad_edge=False)
     table.add_column(kind[:-1], style="bold", no_wrap=True)
     table.add_column("what it is")
@@ -221,7 +234,9 @@ def list_(
             row["paper"] = " | ".join(filter(None, told))
         table.add_row(row[kind[:-1]], escape(row["what"]))
         kind_of_idea = ", ".join(filter(None, (row.get("family"), row.get("year"))))
-        if details := "; ".join(filter(None, (kind_of_idea, needs, row["pretrained"], row["paper"].removeprefix("https://")))):
+        if details := "; ".join(
+            filter(None, (kind_of_idea, needs, row["pretrained"], row["paper"].removeprefix("https://")))
+        ):
             table.add_row("", escape(details), style="dim")
     console.print(table)
 

@@ -645,14 +645,26 @@ def merge(results: Names, *, to: str | Path) -> list[Path]:
 # --- what there is ---------------------------------------------------------------------------------------------------
 
 
-def methods(plugin: Names = ()) -> pd.DataFrame:
+def methods(plugin: Names = (), *, long: bool = False) -> pd.DataFrame:
     """The methods by name: what each is, family, year, what it needs and starts from, its paper. Imports none of them.
+
+    long: also the cost of a training step beside plain training's, what it derives from and how it differs from its
+    paper, what papers report, and what was measured on the boards that come with dgbench.
 
     >>> import dgbench
     >>> print(dgbench.methods().loc["erm", "what"])
     plain training on the source, what every other method is compared with.
+    >>> print(dgbench.methods(long=True).loc["dual_norm", "cost"])
+    2 x erm
     """
-    return _listed("methods", plugin)
+    if not long:
+        return _listed("methods", plugin)
+    import pandas as pd
+
+    from dgbench.pages.cards import method_card
+
+    add_plugins(plugin)
+    return pd.DataFrame([method_card(name) for name in registry.METHODS.names()]).set_index("method")
 
 
 def tasks(plugin: Names = ()) -> pd.DataFrame:

@@ -38,9 +38,26 @@ def explain(topic: str) -> Group:
 
     Raises `UsageError` for a topic that there is no page on.
     """
-    page = fill("glossary.txt.jinja", topic=require(topic, TOPICS, "topic"), **_measured())
-    title, *parts = page.strip().split("\n\n")
-    return Group(Text(title, "bold"), *(piece for part in parts for piece in (Text(), _shown(part.strip()))))
+    title, *parts = _page(require(topic, TOPICS, "topic"))
+    return Group(Text(title, "bold"), *(piece for part in parts for piece in (Text(), _shown(part))))
+
+
+def pages() -> str:
+    """docs/glossary.md: the words of the field, and every page of `explain`."""
+    explained = [(topic, title, map(_markdown, parts)) for topic in TOPICS for title, *parts in [_page(topic)]]
+    return fill("glossary.md.jinja", explained=explained)
+
+
+def _page(topic: str) -> list[str]:
+    """Its title and its parts."""
+    page = fill("glossary.txt.jinja", topic=topic, **_measured())
+    return [part.strip() for part in page.strip().split("\n\n")]
+
+
+def _markdown(part: str) -> str:
+    if part.startswith("."):
+        return f"```text\n{part}\n```"
+    return f"| definition | gives | who |\n|---|---:|---|\n{part}" if part.startswith("|") else " ".join(part.split())
 
 
 def _shown(part: str) -> Text | Table:

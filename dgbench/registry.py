@@ -322,11 +322,16 @@ def unfit(name: str, kind: Kind) -> str:
     return problem(name, WORD[kind])
 
 
-def published_folder() -> Path:
-    """Where the numbers quoted from papers lie: results/published, wherever dgbench is installed."""
+def results_folder() -> Path:
+    """Where the boards and scores that come with dgbench lie: results/ beside the package; of a wheel inside it."""
     package = Path(__file__).resolve().parent
-    inside = package / "published"
-    return inside if inside.is_dir() else package.parent / "results" / "published"
+    inside = package / "results"
+    return inside if inside.is_dir() else package.parent / "results"
+
+
+def published_folder() -> Path:
+    """Where the numbers quoted from papers lie."""
+    return results_folder() / "published"
 
 
 def published_files() -> list[Path]:

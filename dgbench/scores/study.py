@@ -24,6 +24,7 @@ from dgbench.networks.provenance import Seen, overlap
 from dgbench.protocol import Protocol, get_protocol
 from dgbench.registry import NEEDS
 from dgbench.running.records import RunRecord, read_all_cases, read_runs
+from dgbench.scores.archives import brought_of, folder_of, located
 from dgbench.scores.boards import boards, every_board, published_runs, shown_protocol
 from dgbench.scores.statistics import CaseScores
 
@@ -301,8 +302,8 @@ class Study:
         those that were published under the same protocol. Without one, see `boards.shown_protocol`.
 
         Runs on other images, domains or structures, or by other metrics, are left out and named. beside: folders of
-        results that others made; a variant is taken from the first folder that has it. Raises `UsageError` when there
-        is none.
+        results that others made, or archives of them; a variant is taken from the first that has it. Where there is
+        none at all, the runs that come with dgbench are shown, and said to be so. Raises `UsageError` when none do.
         """
         protocol, why = (protocol, "") if protocol else shown_protocol(results, task)
         published = boards(results, task, protocol)
@@ -310,14 +311,17 @@ class Study:
         found, left_out = read_runs(results, task, protocol)
         left_out = [why, *left_out] if why else left_out
         twice: list[RunRecord] = []
-        for folder in beside:
-            theirs, problems = read_runs(folder, task, protocol)
+        for place in beside:
+            theirs, problems = read_runs(folder_of(located(place)), task, protocol)
             ours = {r.variant for r in found}
             found, left_out = [*found, *(r for r in theirs if r.variant not in ours)], [*left_out, *problems]
             twice += [r for r in theirs if r.variant in ours]
         found += published_runs(published)
+        where = f"no finished run of task {task} under protocol {protocol} in {results}"
+        if not found and (archive := brought_of(task)):
+            found, problems = read_runs(folder_of(archive), task, protocol)
+            left_out = [*left_out, *problems, f"{where[0].upper()}{where[1:]}: these come with dgbench."]
         if not found:
-            where = f"no finished run of task {task} under protocol {protocol} in {results}"
             elsewhere = dict.fromkeys(f"--protocol {b.told['protocol']}" for b in every_board(results, task))
             told = f"; scores that others published: {', '.join(elsewhere)}" if elsewhere else ""
             raise UsageError(where, f"make some: dgbench run --task {task} --method ..., or give --results{told}")

@@ -50,7 +50,7 @@ Mock = Annotated[bool, typer.Option("--mock", help="Small drawn images instead o
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
 Protocol = Annotated[
     str,
-    typer.Option("--protocol", help="sdg, dapsam (as the paper's code), or audit; with -compute: equal compute."),
+    typer.Option("--protocol", help="sdg, in_domain, dapsam (as the paper's code), audit; -compute: equal."),
 ]
 Shown = Annotated[
     str | None,
@@ -569,7 +569,7 @@ def reproduce(
 
 @app.command()
 def explain(
-    topic: Annotated[str, typer.Argument(help="asd, assd, hd95, dice, mean, missed, oracle, gap; or a method.")],
+    topic: Annotated[str, typer.Argument(help="asd, assd, hd95, dice, mean, missed, oracle, gap, in_domain; METHOD.")],
     plugin: Plugins = None,
 ) -> None:
     """What a word means here and elsewhere, on one pair of masks; or a method's settings and what each may be."""

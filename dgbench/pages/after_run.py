@@ -64,6 +64,8 @@ def show(task: Task, planned: Sequence[Run], results: Path, console: Console) ->
     if not done:
         return []
     protocol = planned[0].protocol
+    if not any(r.record.get("fold", 0) in (0, r.record.get("folds")) for r in done):
+        return []  # no fold of any domain
     score_tables.print_study(console, Study(done, get_protocol(protocol)))
     folder = Path(results) / task.name / protocol
     everything = Study.load(results, task.name, protocol, like=done[0])

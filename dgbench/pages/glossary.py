@@ -19,7 +19,7 @@ from dgbench.errors import require
 from dgbench.metrics import Mask
 from dgbench.pages.table import fill
 
-TOPICS = ("asd", "assd", "hd95", "dice", "mean", "missed", "oracle", "gap")
+TOPICS = ("asd", "assd", "hd95", "dice", "mean", "missed", "oracle", "gap", "in_domain")
 SPACING = (3.0, 0.5, 0.5)  # mm between slices, rows and columns: thick slices, as most MRI
 VOXELS = (1.0, 1.0, 1.0)
 TARGETS = {"A": (30, 0.9), "B": (13, 0.9), "C": (43, 0.6)}  # cases and the Dice of each

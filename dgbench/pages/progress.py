@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import TextColumn
 
 from dgbench.running.launchers import News, Outcome
+from dgbench.running.plan import run_place
 
 
 class _Lines:
@@ -67,7 +68,7 @@ class Progress(_Lines):
         """Show what a run tells, or what is said of all."""
         if isinstance(news, str):
             return self.say(escape(news))
-        name = f"{news.run.variant} {news.run.source}-seed{news.run.seed}"
+        name = f"{news.run.variant} {run_place(news.run.source, news.run.seed, news.run.held_out)}"
         if isinstance(news, Outcome):
             self.remove(news.run)
             if news.status != "kept":

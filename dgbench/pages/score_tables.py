@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 HARDEST, COLUMNS = 12, 8  # rows and variants of the table of hardest cases
-ORACLES = "oracles, not ranked"
 COSTS = ("initialisation", "needs", "parameters", "trained", "train s", "test s", "peak MB")
 FLOPS = {  # by the head of the column: what of a row, and the FLOPs of one unit
     "train TFLOP": ("train_flops", 1e12),
@@ -121,7 +120,7 @@ def sources_table(study: Study, metric: str, structure: str | None = None, name:
     """Variant x source: each number is the mean over the targets of that source."""
     matrices, rule = [study.matrix(v, metric, structure) for v in study.variants], METRICS[metric]
     apart = math.isinf(rule.limits[1])
-    ranked = sum(not study.row(v).oracle for v in study.variants)  # these come first
+    ranked = sum(not study.row(v).knows_targets for v in study.variants)  # these come first
     columns = [*study.sources, "mean"]
     winners = [rule.best([m.values.iloc[c, -1] for m in matrices[:ranked]]) for c in range(len(columns))]
     rows = []
@@ -136,7 +135,12 @@ def sources_table(study: Study, metric: str, structure: str | None = None, name:
     note = f"{heading(study, metric, structure)}. Columns are sources; a number is the mean over the targets of that "
     note += "source, ± the standard deviation over seeds. " if any(m.seeds.max() > 1 for m in matrices) else "source. "
     note += "found: the mean without missed structures. " if apart else ""
-    return Table(name, note + context(study, structure=structure), header, groups(rows, ranked, ORACLES))
+    return Table(name, note + context(study, structure=structure), header, groups(rows, ranked, _apart(study)))
+
+
+def _apart(study: Study) -> str:
+    """What heads the rows that know targets."""
+    return "oracles and bounds, not ranked" if any(r.bound for r in study.records) else "oracles, not ranked"
 
 
 # --- one row per variant ---------------------------------------------------------------------------------------------
@@ -185,7 +189,7 @@ def summary_tables(study: Study, metrics: Sequence[str], name: str = "", caption
     """What each variant reaches in some metrics, and what it costs."""
     rows = {m: [study.row(v, m) for v in study.variants] for m in metrics}
     dice, main = METRICS["dice"], [study.row(v) for v in study.variants]
-    ranked = sum(not row.oracle for row in main)  # these come first
+    ranked = sum(not row.knows_targets for row in main)  # these come first
     best = {m: METRICS[m].best([row.mean for row in of[:ranked]]) for m, of in rows.items()}
     best["worst"] = dice.best([row.worst_value for row in main[:ranked]])
     distance = next((m for m in metrics if math.isinf(METRICS[m].limits[1])), None)
@@ -206,8 +210,8 @@ def summary_tables(study: Study, metrics: Sequence[str], name: str = "", caption
     note = "Costs of a run: parameters in millions, mean seconds, highest peak memory."
     note += f" {FOOT_OF_FLOPS}" if len(spent) > len(COSTS) else ""
     return (
-        Table(f"{name}-results", caption, header, groups(results, ranked, ORACLES)),
-        Table(f"{name}-costs", note, ("variant", *spent), groups(costs, ranked, ORACLES)),
+        Table(f"{name}-results", caption, header, groups(results, ranked, _apart(study))),
+        Table(f"{name}-costs", note, ("variant", *spent), groups(costs, ranked, _apart(study))),
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dgbench.errors import UsageError
 from dgbench.method import Batch, Method, resolve_hparams
-from dgbench.methods import _test_time
+from dgbench.methods import _batchnorm, _test_time
 from dgbench.methods.erm import ERM
 from dgbench.registry import get_method
 from dgbench.running import train
@@ -225,7 +225,7 @@ def test_a_long_volume_is_parted_evenly_and_a_slice_alone_is_a_batch(idea):
 )
 def test_moments_of_two_sets_are_those_of_all_their_values(first: list[float], second: list[float]):
     (a, b), both = (torch.tensor(v, dtype=torch.float64) for v in (first, second)), np.array(first + second)
-    mean, variance = _test_time.pooled(
+    mean, variance = _batchnorm.pooled(
         (a.mean(), a.var(correction=0)), (b.mean(), b.var(correction=0)), len(second) / len(both)
     )
     assert [float(mean), float(variance)] == pytest.approx([both.mean(), both.var()], abs=1e-9)
@@ -236,7 +236,7 @@ def test_a_norm_by_blended_statistics_by_hand():
     norm = nn.BatchNorm2d(1, eps=0).eval()
     norm.running_mean, norm.running_var = torch.tensor([1.0]), torch.tensor([4.0])
     x = torch.tensor([2.0, 4.0]).view(1, 1, 1, 2)
-    with _test_time.normalised_by([norm], lambda i, test: _test_time.blended(norm, test, 0.5)):
+    with _batchnorm.normalised_by([norm], lambda i, test: _batchnorm.blended(norm, test, 0.5)):
         torch.testing.assert_close(norm(x).flatten(), torch.tensor([0.0, 2.0]) / math.sqrt(2.5))
     torch.testing.assert_close(norm(x).flatten(), torch.tensor([0.5, 1.5]))
 

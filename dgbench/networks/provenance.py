@@ -55,9 +55,14 @@ OF_LITE_MEDSAM = (
         f"{CHALLENGE} holds other PET, autoPET, and does not name this collection",
     ),
 )
+PUBLIC = OF_MEDSAM[len(OF_SAM) :]
 OF_SAM_MED2D = tuple(
     s._replace(certainty="not known", source="the collections in SA-Med2D-20M are not named one by one in its release")
-    for s in OF_MEDSAM[len(OF_SAM) :]
+    for s in PUBLIC
+)
+OF_UNIVERSEG = tuple(
+    s._replace(certainty="not known", source="MegaMedical joins 53 public collections; the paper's list was not read")
+    for s in PUBLIC
 )
 TAUGHT = tuple(s for s in OF_MEDSAM if s.collection not in {own.collection for own in OF_LITE_MEDSAM})
 SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and what timm publishes as "imagenet"
@@ -68,6 +73,7 @@ SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and 
     "medsam_vit_b": OF_MEDSAM,
     "lite_medsam": (*OF_LITE_MEDSAM, *TAUGHT),  # its encoder imitates MedSAM's
     "sam_med2d_b": (*OF_SAM, *OF_SAM_MED2D),
+    "universeg_v1": OF_UNIVERSEG,
     "imagenet": (Seen("ImageNet", "known", "as timm publishes them: photographs, no medical collection"),),
 }
 

@@ -46,6 +46,7 @@ READ_BACK = {  # what needs a number from the device in the midst of a step, and
     "sam_auto": "only masks that are not empty are asked for",
     "sam_box": "only masks that are not empty are asked for",
     "sam_point": "only masks that are not empty are asked for",
+    "universeg": "only slices that are not gathered yet are kept",
     "mixstyle": "torch draws from Beta on real devices only",
     "maxstyle": "torch draws from Beta on real devices only",
 }

@@ -55,9 +55,14 @@ OF_LITE_MEDSAM = (
         f"{CHALLENGE} holds other PET, autoPET, and does not name this collection",
     ),
 )
+PUBLIC = OF_MEDSAM[len(OF_SAM) :]
 OF_SAM_MED2D = tuple(
     s._replace(certainty="not known", source="the collections in SA-Med2D-20M are not named one by one in its release")
-    for s in OF_MEDSAM[len(OF_SAM) :]
+    for s in PUBLIC
+)
+OF_UNIVERSEG = tuple(
+    s._replace(certainty="not known", source="MegaMedical joins 53 public collections; the paper's list was not read")
+    for s in PUBLIC
 )
 TAUGHT = tuple(s for s in OF_MEDSAM if s.collection not in {own.collection for own in OF_LITE_MEDSAM})
 OF_SAM2 = (*OF_SAM, Seen("SA-V", "known", "Ravi et al., 2024: videos of everyday scenes, no medical collection"))
@@ -79,6 +84,7 @@ SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and 
     **dict.fromkeys(("sam2_tiny", "sam2_small", "sam2_base_plus", "sam2_large"), OF_SAM2),
     "medsam2": OF_MEDSAM2,
     "sam_med2d_b": (*OF_SAM, *OF_SAM_MED2D),
+    "universeg_v1": OF_UNIVERSEG,
     "imagenet": (Seen("ImageNet", "known", "as timm publishes them: photographs, no medical collection"),),
     "lvd142m": (
         Seen("LVD-142M", "known", "Oquab et al., TMLR 2024: curated images of the web, no masks, no medical set named"),

@@ -91,6 +91,13 @@ WEIGHTS = {
         size=0,
         licence="Apache-2.0",
     ),
+    "universeg_v1": Weights(
+        "universeg_v1_nf64_ss64_STA.pt",
+        "https://github.com/JJGO/UniverSeg/releases/download/weights/universeg_v1_nf64_ss64_STA.pt",
+        sha256="",
+        size=0,
+        licence="OpenRAIL++-M: research only",
+    ),
 }
 
 

@@ -148,7 +148,7 @@ class DAPSAM(Method):
     def __init__(self, task: TaskInfo, hparams: DAPSAMHparams):
         super().__init__(task, hparams)
         h = hparams
-        self.backbone = sam.find_backbone(h.backbone, sam2=False)
+        self.backbone = sam.find_backbone(h.backbone, takes_sam2=False)
         if self.backbone.weights is None and (h.load_mask_head or h.position_encoding == "sam"):
             raise UsageError(
                 f"backbone '{h.backbone}' is trained from scratch: it has no mask head or position encoding to load",
@@ -170,7 +170,7 @@ class DAPSAM(Method):
     @classmethod
     def find_pretrained(cls, hparams: DAPSAMHparams) -> list[Path]:
         """The backbone's release, where it has one."""
-        name = sam.find_backbone(hparams.backbone, sam2=False).weights
+        name = sam.find_backbone(hparams.backbone, takes_sam2=False).weights
         return [weights.find(name)] if name else []
 
     def load_pretrained(self) -> dict[str, str]:

@@ -72,10 +72,10 @@ BACKBONES = {
 }
 
 
-def find_backbone(name: str, sam2: bool = True) -> Backbone:
+def find_backbone(name: str, takes_sam2: bool = True) -> Backbone:
     """The backbone of that name. Raises `UsageError` for an unknown one, and for a SAM 2 where that cannot be taken."""
     found = BACKBONES[require(name, list(BACKBONES), "backbone")]
-    if found.stages and not sam2:
+    if found.stages and not takes_sam2:
         raise UsageError(
             f"backbone '{name}' is a SAM 2, which works on features of several sizes; this method reads one",
             f"choose another: {', '.join(n for n, b in BACKBONES.items() if not b.stages)}",

@@ -36,6 +36,8 @@ Through = Callable[[Any, Tensor], Tensor]
 class Block(package.MultiScaleBlock):
     """timm's block of Hiera, whose attention and what goes round it can be had apart."""
 
+    pool: Any
+
     def attend(self, x: Tensor) -> Tensor:
         """What attention adds: tokens (N, H, W, C) -> (N, H', W', C'), half the size where a stage begins."""
         x, window = self.norm1(x), self.window_size[0]
@@ -102,7 +104,8 @@ class HieraEncoder(nn.Module):
 
     def forward(self, x: Tensor, through: Through = lambda block, x: block(x)) -> Tensor:
         """By `through(block, tokens)` for each block of the trunk."""
-        x, levels = self.patches(x), []
+        levels: list[Tensor] = []
+        x = self.patches(x)
         for i, block in enumerate(self.trunk.blocks):
             x = through(block, x)
             if i in self.trunk.stage_ends:

@@ -11,7 +11,9 @@ from dgbench.errors import UsageError
 from dgbench.networks import sam
 
 NARROW = {  # the depths and the global blocks of the releases, at a width that is cheap
-    name: sam.Backbone(b.depth, 32, 2, b.global_blocks) for name, b in sam.BACKBONES.items() if b.weights and b.depth
+    name: sam.Backbone(b.depth, 32, 2, b.global_blocks)
+    for name, b in sam.BACKBONES.items()
+    if b.weights and b.depth and not b.stages
 }
 
 

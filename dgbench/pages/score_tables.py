@@ -34,6 +34,7 @@ FOOT_OF_FLOPS = (
     "train TFLOP, step GFLOP, image GFLOP: of all steps, of one, and of one predicted image, in matrix products, "
     "convolutions and attention."
 )
+NOTES = "[source]: its own validation cases, in no average; found: the mean without missed structures. "
 
 
 # --- source x target -------------------------------------------------------------------------------------------------
@@ -310,8 +311,7 @@ def print_study(console: Console, study: Study, metrics: Sequence[str] = ("dice"
         console.print(Text("\nall variants", "bold"))
         console.print(on_terminal(results, padding=0, leave_out="found"))
         console.print(on_terminal(costs, padding=0, leave_out="parameters"))
-    notes = "[source]: its own validation cases, in no average; found: the mean without missed structures. "
-    console.print(Text(notes + context(study), "dim"))
+    console.print(Text(NOTES + context(study), "dim"))
 
 
 def matrix_frame(matrices: Iterable[Matrix], unit: str) -> pd.DataFrame:

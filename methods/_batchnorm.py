@@ -52,18 +52,24 @@ def blended(norm: nn.Module, test: Moments, share: float) -> Moments:
 
 
 @in_float32
-def restyle(x: Tensor, norm: Any, rule: Callable[[Moments], Moments]) -> Tensor:
+def restyle(x: Tensor, norm: Any, rule: Callable[[Moments], Moments | None]) -> Tensor:
     """(N, C, H, W) shifted and scaled so that the norm, by its running statistics, gives what `rule`'s would give."""
     variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-    mean, variance = rule((mean, variance))
+    moments = rule((mean, variance))
+    if moments is None:
+        return x
+    mean, variance = moments
     scale = ((norm.running_var + norm.eps) / (variance + norm.eps)).sqrt()
     shift = norm.running_mean - mean * scale
     return x * scale[:, None, None] + shift[:, None, None]
 
 
 @contextmanager
-def normalised_by(norms: Sequence[nn.Module], rule: Callable[[int, Moments], Moments]) -> Iterator[None]:
-    """Inside, batch norms in eval mode normalise by `rule(index, moments of their input)`; gradients flow through."""
+def normalised_by(norms: Sequence[nn.Module], rule: Callable[[int, Moments], Moments | None]) -> Iterator[None]:
+    """Inside, batch norms in eval mode normalise by `rule(index, moments of their input)`; gradients flow through.
+
+    Where the rule gives None a norm is left alone.
+    """
 
     def before(index: int, norm: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         return restyle(inputs[0], norm, partial(rule, index)).to(inputs[0].dtype)

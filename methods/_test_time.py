@@ -127,17 +127,3 @@ def entropy(probability: Tensor) -> Tensor:
     """Of what a pixel is, inside or outside of a structure, in nats: (N, K, H, W) -> the same, from 0 to ln 2."""
     p = probability.clamp(1e-7, 1 - 1e-7)
     return -(p * p.log() + (1 - p) * (1 - p).log())
-
-
-def gradients(loss: Tensor, learned: Sequence[Tensor]) -> list[Tensor]:
-    """Of a loss, 0 for what it does not hang on; nothing else gets one."""
-    found = torch.autograd.grad(loss, learned, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(learned, found, strict=True)]
-
-
-def step(optimizer: torch.optim.Optimizer, learned: Sequence[nn.Parameter], along: Sequence[Tensor]) -> None:
-    """One step of an optimizer with these gradients."""
-    for parameter, gradient in zip(learned, along, strict=True):
-        parameter.grad = gradient
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)

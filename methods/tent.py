@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.methods._test_time import AtTestTime, LearningHparams, entropy, gradients, step
+from dgbench.methods._gradients import gradients, step
+from dgbench.methods._test_time import AtTestTime, LearningHparams, entropy
 from dgbench.methods.erm import ERM, ERMHparams
 
 

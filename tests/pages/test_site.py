@@ -156,6 +156,7 @@ def test_a_copy_stays_as_it_is_when_the_site_is_made_again_and_pages_that_are_go
     ]
     assert "60.0" in (first.frozen / "boards/toy-sdg.html").read_text()
     assert "90.0" in (second.frozen / "boards/toy-sdg.html").read_text()
+    assert "Copies to cite" in start and "Copies to cite" not in page_of(first.frozen, "index.html")
     assert "A copy of 2030-01-01 that does not change." in page_of(first.frozen, "boards/toy-sdg.html")
     assert "does not change" not in page_of(tmp_path / "out", "boards/toy-sdg.html")
 

@@ -129,8 +129,13 @@ def test_a_run_that_fails_stops_no_other_and_is_told(here: Path):
     good = dgbench.run("pixels,constant", "discs", jobs=2, **how)
     assert good.frame["status"].tolist() == ["done", "done"]
     assert list(good.study.runs) == ["constant", "pixels"] and all(path.is_file() for path in good.files)
+    assert good.figures.keys() == {path.stem for path in good.files if path.suffix == ".png"}
+    shown = good._repr_html_()
+    assert all(text in shown for text in ("pixels: Dice (%) of disc", "constant: ASD", "All variants", "protocol sdg"))
+    assert "not done" not in shown
     bad = dgbench.run("pixels", Path("discs"), settings={"fail_at": 1}, **how)
     (row,) = bad.frame.itertuples()
+    assert "Runs that are not done" in (shown := bad._repr_html_()) and "nan at step 1" in shown
     assert (row.variant, row.status) == ("pixels[fail_at=1]", "failed") and "nan at step 1" in row.message
     with pytest.raises(UsageError, match="none of these runs is finished"):
         bad.study  # noqa: B018

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import dgbench
 from dgbench import face, registry
 from dgbench.cli import app
+from dgbench.errors import UsageError
 from dgbench.images.find_task import get_task
 from dgbench.pages import cards, glossary
 
@@ -111,6 +113,8 @@ def test_a_card_says_what_is_known_of_a_method():
     of_audit = cards.method_card("bigaug")["published"]
     assert "mean of 6 sources (U-Net from scratch), sdg_audit_2026" in of_audit and "its own" not in of_audit
     assert "sam_box 52.21 on phantom, an oracle" in cards.method_card("sam_box")["measured"]
+    refused = CliRunner().invoke(app, ["list", "tasks", "--long"]).exception
+    assert isinstance(refused, UsageError) and refused.remedy == "leave it out: dgbench list tasks"
 
 
 # --- what it shows ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import dgbench
 from dgbench import registry
-from dgbench.errors import DgbenchError
+from dgbench.errors import DgbenchError, require
 from dgbench.settings import fields, spelled
 from dgbench.task import Task
 
@@ -115,7 +115,7 @@ def _measured(name: str) -> list[str]:
             told.append(
                 f"{row['variant']} {metric.number(float(row['mean']))} on {path.stem.partition('-')[2]}, "
                 f"{row['not_ranked'] or place}"
-                + (f", against {row['baseline']} {row['verdict']}" if row["verdict"] else "")
+                + (f", against {row['baseline']}: {row['verdict']}" if row["verdict"] else "")
             )
     return told
 
@@ -130,7 +130,7 @@ def gallery() -> str:
             card, parts = method_card(name), plugin.header().split("\n\n")
             equations = [part for part in parts if part.startswith("    ")]
             cited = re.sub(r"\s*Family: [^.]*\.", "", parts[1] if card["paper"] else "")
-            families[card["family"]].append(
+            families[require(card["family"], list(families), f"family in the header of {plugin.path}:")].append(
                 card | {"equations": "\n\n".join(equations), "cited": " ".join(cited.split())}
             )
     return fill("methods.md.jinja", families=families, meaning=registry.FAMILIES, costed=COSTED)

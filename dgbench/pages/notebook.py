@@ -104,15 +104,17 @@ def of_universes(found: Multiverse) -> str:
 class Bars:
     """Bars of what is being done, in one output of a notebook's cell that is drawn anew and empty in the end."""
 
-    def __init__(self, pause: float = 0.5):
+    PAUSE = 0.5  # seconds at least between two drawings
+
+    def __init__(self) -> None:
         from IPython.display import HTML, display
 
-        self.pause, self.last, self.html = pause, 0.0, HTML
+        self.last, self.html = -self.PAUSE, HTML
         self.shown: Any = display(HTML(""), display_id=True)
 
     def draw(self, bars: Iterable[Any]) -> None:
-        """bars: tasks of `rich.progress`; at most every `pause` seconds."""
-        if time.monotonic() - self.last > self.pause:
+        """bars: tasks of `rich.progress`."""
+        if time.monotonic() - self.last > self.PAUSE:
             self.last = time.monotonic()
             self.shown.update(self.html(fill("progress.html.jinja", bars=list(bars))))
 

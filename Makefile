@@ -5,8 +5,8 @@
 # Each sets up what it needs in .venv first, and again only when pyproject.toml or constraints.txt changed.
 
 SHELL := /bin/bash
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
-	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	&& echo $$p && break; done)
 BIN := .venv/bin
 # Runs and tests share a machine as processes of one thread each.
@@ -37,7 +37,7 @@ lint: .venv/.lint
 .venv/.test: EXTRA := [test]
 .venv/.lint: EXTRA := [dev]
 .venv/.demo .venv/.test .venv/.lint: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 with venv: install one, or make PYTHON=/path/to/it"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.14 with venv: install one, or make PYTHON=/path/to/it"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv --clear .venv
 	@echo "installing dgbench$(EXTRA) into .venv (torch is large: the first time takes minutes)"
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.$(EXTRA)'

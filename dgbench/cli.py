@@ -58,7 +58,7 @@ Shown = Annotated[
 ]
 Metric = Annotated[str, typer.Option("--metric", help="dice, asd, assd or hd95.")]
 Against = Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")]
-Beside = Annotated[list[Path] | None, typer.Option("--beside", help="Results that others made, or archives of them; several.")]
+Beside = Annotated[list[Path] | None, typer.Option("--beside", help="Results or archives that others made; several.")]
 Format = Literal["table", "md", "csv", "tex", "html"]
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A method or task of your own: a .py file.")]
 
@@ -679,7 +679,7 @@ def cache(
         typer.Option("--max-size", help="Delete also what was used longest ago: 20GB.", show_default="no limit"),
     ] = None,
 ) -> None:
-    """List what lies in the cache: prepared and drawn images, unpacked scores, their sizes, when they were used, what is old."""
+    """List what lies in the cache, prepared and drawn images and scores: sizes, when they were used, what is old."""
     import time
 
     from dgbench.files import cache_folder

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-
-BUILD = "import sys, setuptools.build_meta as build; print(build.build_sdist('out'), build.build_wheel('out'), sep='\\n')"
+BUILD = "from setuptools.build_meta import *; print(build_sdist('out'), build_wheel('out'), sep='\\n')"
 
 
 def built(source: Path) -> tuple[Path, Path]:
@@ -29,7 +28,7 @@ def sdist(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, in which somebody made a run, so that no build folder is left in the checkout."""
     pytest.importorskip("setuptools", minversion="77")
     copy = tmp_path_factory.mktemp("source") / "checkout"
-    hidden = (".git", ".venv", ".cache", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.egg-info", "data")
+    hidden = (".git", ".venv", ".*cache", ".hypothesis", "__pycache__", "build", "dist", "*.egg-info", "data")
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns(*hidden), symlinks=True)
     (copy / "results/phantom/sdg/erm/A-seed0").mkdir(parents=True, exist_ok=True)
     (copy / "results/phantom/sdg/erm/A-seed0/run.json").write_text("{}")
@@ -83,7 +82,8 @@ def test_the_wheel_holds_every_file_of_the_engine_and_every_plugin(wheel: Path, 
         files = {f"{inside}/{p.as_posix()}" for p in every}
         assert folder != "dgbench" or {"dgbench/scores/study.py", "dgbench/pages/tables.md.jinja"} <= files
         assert files <= names, f"not in the wheel: {files - names}"
-    for kind in ("scores-*.tar.xz", "leaderboard-*", *(f"published/*.{ending}" for ending in ("csv", "csv.gz", "json"))):
+    tables = [f"published/*.{ending}" for ending in ("csv", "csv.gz", "json")]
+    for kind in ("scores-*.tar.xz", "leaderboard-*", *tables):
         files = {f"dgbench/results/{p.relative_to(root / 'results')}" for p in (root / "results").glob(kind)}
         assert files and files <= names
     assert not any(name.startswith("dgbench/results/phantom") for name in names), "a run of whoever built it"
@@ -130,7 +130,7 @@ def test_the_installed_command_line_lists_and_writes_methods(installed: Path, tm
 
 def test_the_installed_command_line_shows_the_board_that_comes_with_it_where_no_run_was_made(installed: Path):
     shown = python(installed, "-m", "dgbench", "leaderboard", "--task", "phantom", "--against", "erm", "--format", "md")
-    assert "| erm | 1-2 | **46.59** |" in shown.replace("  ", " ") or "46.59" in shown
+    assert "| erm | 1-2 | **46.59** |" in shown
     assert "No finished run of task phantom under protocol sdg in results: these come with dgbench." in shown
 
 

@@ -18,7 +18,7 @@ def get_task(name: str, data: Path | None = None) -> Task:
     """The task of that name, or the users' own images at that path. `data`: where the files of a named task lie.
 
     `mock-` before a name: the task on images that are drawn, wherever `data` is. Raises `UsageError` for a name that is
-    not known, and as `FolderTask` and `TableTask` do.
+    not known, for drawn images under a real name, and as `FolderTask` and `TableTask` do.
     """
     if is_path(name):
         return own_task(Path(name))
@@ -26,7 +26,7 @@ def get_task(name: str, data: Path | None = None) -> Task:
         return drawn(TASKS.get(name.removeprefix(MOCK)))
     task = TASKS.get(name)(data)
     if task.is_mock:
-        raise UsageError(f"{data} holds drawn images", "leave --data out and add --mock: their scores have another name")
+        raise UsageError(f"the files of {name} are drawn ones", "for a trial give --mock, and another --data, or none")
     return task
 
 

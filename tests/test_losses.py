@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dgbench.losses import dice_bce, dice_loss
+from dgbench.losses import dice_bce, dice_loss, in_float32
 
 SURE = 100.0  # a logit whose sigmoid is 1 in float32
 
@@ -95,6 +95,17 @@ def test_no_logit_is_too_large():
 def test_half_precision_logits_are_summed_in_float32():
     logits, mask = torch.full((1, 1, 400, 400), 9.0), torch.ones(1, 1, 400, 400)  # the area overflows float16
     assert dice_loss(logits.half(), mask).item() == pytest.approx(dice_loss(logits, mask).item(), abs=1e-6)
+
+
+def test_what_needs_float32_has_it_under_autocast_whatever_its_arguments_are():
+    """A bfloat16 has 8 bits: 1 + 1/256 becomes 1, and so does its square; what is no tensor stays what it is."""
+    fine = torch.tensor([[1 + 1 / 256]])
+    product = in_float32(lambda a, b, scale: a @ b * scale)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (fine @ fine).item() == 1
+        assert product(fine, b=fine, scale=2).item() == 2 * (1 + 1 / 256) ** 2
+        coarse = product(torch.tensor([[3.0]]).bfloat16(), b=fine, scale=1)
+    assert coarse.dtype == torch.float32 and coarse.item() == 3 * (1 + 1 / 256)
 
 
 @settings(max_examples=40, deadline=None)

@@ -37,3 +37,7 @@ def test_passes_are_shuffled_differently_and_seeds_differ():
     first, second = batch_indices(0, 0, 20, 20), batch_indices(0, 1, 20, 20)
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, batch_indices(1, 0, 20, 20))
+
+
+def test_a_key_has_63_bits_so_that_every_generator_takes_it():
+    assert all(0 <= key(part) < 2**63 for part in range(200))

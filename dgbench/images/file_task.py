@@ -32,8 +32,9 @@ class FileTask(Task):
         """`place`, if it is there. Raises `DataError` that says what to download."""
         if not (path := self.place).is_dir():
             name = self.name or type(self).__module__.rpartition(".")[2]
-            tried = "" if type(self).mock is Task.mock else "; --mock draws small ones, to try a command"
-            raise DataError(f"task '{name}' has no data: no folder {path}", f"{self.download} (or use --data DIR{tried})")
+            other = "" if type(self).mock is Task.mock else "; to try a command, --mock draws small ones"
+            remedy = f"{self.download} (or use --data DIR{other})"
+            raise DataError(f"task '{name}' has no data: no folder {path}", remedy)
         return path
 
     @property

@@ -323,6 +323,8 @@ def _building(root: Path, key: str) -> Iterator[Path]:
             held.enter_context(lock(building))
             if not (building / ".lock").exists():  # renamed or deleted by who had it before
                 raise Taken(str(building))
+            for half in building.glob(".*.tmp"):  # of a file that a killed process was writing
+                half.unlink()
         except (Taken, UsageError):
             building = Path(tempfile.mkdtemp(prefix=f".building-{key}-", dir=root))
             with unlockable:

@@ -70,6 +70,7 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Files]], dict[str, Any]]:
     cases: defaultdict[str, dict[str, Files]] = defaultdict(dict)
     own: dict[str, dict[str, Any]] = {"intensity": {}, "modality": {}}
     lines: dict[tuple[str, str], int] = {}
+    masks: dict[tuple[str, str, Path], tuple[str, Files]] = {}  # the case that each was first given for
     for line, row in rows:
         found: list[str] = []
         if len(row) != len(header):
@@ -92,6 +93,10 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Files]], dict[str, Any]]:
                     found.append(f"{key} is {text!r}: {ALLOWED[key]}")
                 elif own[key].setdefault(domain, value) != value:
                     found.append(f"{key} is {text!r}, and domain '{domain}' has another one above")
+        for structure, mask in [("", p) for p in files.index] + [(s, p) for s, of in files.binary.items() for p in of]:
+            other, its = masks.setdefault((domain, structure, mask), (case, files))
+            if its.images != files.images and not (files.group and files.group == its.group):
+                found.append(f"mask {mask} is that of case '{other}': give both one `group` if they show the same")
         problems += [f"line {line}: {problem}" for problem in found]
         cases[domain][case] = files
     if not problems and not cases:

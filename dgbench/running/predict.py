@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,15 @@ def predict_files(
         )
     intensities, reading = _reading(record, task, domain)
     _notice_changes(record, method=of_code(type(method)), task=reading)
-    stems = [formats.stem(p) for p in paths]
-    if repeated := sorted({s for s in stems if stems.count(s) > 1}):
-        raise UsageError(f"two images are named {repeated[0]}: their masks would overwrite each other", "rename one")
+    masks = Counter(f"{formats.stem(p)}_{safe(s)}" for p in paths for s in record.record["structures"])
+    if repeated := [name for name, count in masks.items() if count > 1]:
+        raise UsageError(f"two masks would be named {repeated[0]}: one would overwrite the other", "rename an image")
+    if any(
+        p.name == "masks" and (p.parent / "images").is_dir() for p in (Path(out).resolve(), Path(out).resolve().parent)
+    ):
+        raise UsageError(
+            f"{out} holds the reference masks of a domain: they could be overwritten", "give another --out"
+        )
     make_folder(out)
     broken: list[DataError] = []
     for path in paths:

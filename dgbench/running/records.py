@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import glob
 import io
 import itertools
 import math
@@ -37,7 +38,7 @@ OF_RECORD: dict[str, Any] = {
     **{name: [str] for name in NAMES},
     **dict.fromkeys(("data", "needs"), dict),
     "costs": dict.fromkeys(UNKNOWN, (int, float)),
-    "initialisation": (str, dict, list),
+    "initialisation": (str, dict, [str]),
 }
 MAYBE = {  # not in all of its versions, or only of some tasks
     **{"hparams": dict, "environment": dict, "sources": [str], "collections": [str]},
@@ -60,6 +61,8 @@ def misfits(told: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
             fits = isinstance(value, list) and all(isinstance(v, kind[0]) for v in value)
         elif isinstance(kind, dict):
             fits = isinstance(value, dict) and not misfits(value, kind)
+        elif isinstance(kind, tuple) and isinstance(kind[-1], list):
+            fits = any(not misfits({key: value}, {key: one}) for one in kind)
         else:
             fits = isinstance(value, kind)
         found += [] if fits else [key]
@@ -245,11 +248,13 @@ def read_cases(folders: Sequence[Path]) -> list[Rows]:
 
 def _parsed(text: str) -> pd.DataFrame:
     """Raises `ValueError` for what cannot be a table of cases."""
+    import numpy as np
     import pandas as pd
 
     blank = {metric: [""] for metric in METRICS}  # not applicable; a case may be named "NA"
     kinds = OF_CASES | {GROUP: str} | dict.fromkeys(FURTHER, float)
-    frame = pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=blank, index_col=False)
+    with np.errstate(invalid="ignore"):  # of a count that is infinite, which is an error below
+        frame = pd.read_csv(io.StringIO(text), dtype=kinds, keep_default_na=False, na_values=blank, index_col=False)
     if missing := [name for name in OF_CASES if name not in frame]:
         raise ValueError(f"it has no column {', '.join(missing)}")
     for name, known in (("role", ROLES), ("flag", FLAGS)):
@@ -264,6 +269,7 @@ def _parsed(text: str) -> pd.DataFrame:
 
 def find_runs(results: Path, task: str = "*", protocol: str = "*") -> list[Path]:
     """Folders of finished runs, by default of all tasks, sorted; one that was moved aside lies in a hidden folder."""
+    task, protocol = (name if name == "*" else glob.escape(name) for name in (task, protocol))
     folders = (p.parent for p in Path(results).glob(f"{task}/{protocol}/*/*/RESULT.json"))
     return sorted(f for f in folders if not f.name.startswith("."))
 

@@ -162,9 +162,10 @@ def shown_protocol(results: Path, task: str) -> tuple[str, str]:
     return name, why
 
 
-def every_board(results: Path, task: str = "*") -> list[Board]:
+def every_board(results: Path, task: str | None = None) -> list[Board]:
     """The boards of a task, by default of all, under any protocol. Raises `DataError` for one by a newer dgbench."""
-    places = [*published_folder().glob("*.json"), *Path(results).glob(f"{task}/*/published/*.json")]
+    tasks = Path(results).glob("*") if task is None else [Path(results) / task]
+    places = [*published_folder().glob("*.json"), *(p for t in tasks for p in t.glob("*/published/*.json"))]
     found = [Board(path, read_json(path) or {}) for path in sorted(places)]
     for board in found:
         if isinstance(schema := board.told.get("schema"), int) and schema > SCHEMA:
@@ -172,7 +173,7 @@ def every_board(results: Path, task: str = "*") -> list[Board]:
         if wrong := misfits(board.told, OF_BOARD):
             lacks = f"it lacks {', '.join(wrong)}, or says what cannot be"
             raise DataError(f"{board.path} describes no board: {lacks}", "import the scores again, or delete it")
-    return sorted((b for b in found if task in ("*", b.told["task"])), key=lambda b: b.told["protocol"])
+    return sorted((b for b in found if task in (None, b.told["task"])), key=lambda b: b.told["protocol"])
 
 
 def published_runs(found: Sequence[Board]) -> list[RunRecord]:

@@ -244,7 +244,7 @@ def estimate(
     least = 1e-12 * se**2
     if not (variance > least).any():  # nothing varies, or by rounding alone, or it is not known how much
         return Estimate(mean, mean - se, mean + se, of_cases, of_seeds), stretched
-    # A draw of cases that are all alike has no SE* and lies as far away as can be: it counts, or one side would be lost.
+    # A draw of cases that are all alike has no SE* and lies as far as can be: it counts, or one side would be lost.
     t = (means - mean) / np.sqrt(np.maximum(variance, least))
     low, high = np.clip(np.quantile(t, [(1 + LEVEL) / 2, (1 - LEVEL) / 2]), -FARTHEST, FARTHEST)
     return Estimate(mean, mean - se * float(low), mean - se * float(high), of_cases, of_seeds), stretched

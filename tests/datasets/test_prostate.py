@@ -105,6 +105,7 @@ def test_without_data_the_message_says_what_from_where_into_which_folder(tmp_pat
     remedy = failure.value.remedy
     for needed in ("https://liuquande.github.io/SAML", "Raw_nii", "ISBI_1.5", "HCRUDB", "_Segmentation", "--data"):
         assert needed in remedy
+    assert "--mock" in remedy
     assert "\n" not in remedy and len(task.verify()) == 1
 
 

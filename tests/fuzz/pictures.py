@@ -158,7 +158,9 @@ def rasters(draw: st.DrawFn, suffixes: tuple[str, ...] = ("png", "jpg", "tif")) 
         group4 = ("group4",) if mode == "1" else ()
         compression = draw(st.sampled_from((None, "tiff_deflate", "tiff_lzw", "packbits", *group4)))
     seed, levels = draw(st.integers(0, 99)), draw(st.sampled_from((1, 2, 3, 17, 256)))
-    return Raster(suffix, mode, (draw(SIDE), draw(SIDE)), levels, seed, pages, compression)
+    # Of several pages each side is 2 long at least, as of volumes.
+    height, width = (max(draw(SIDE), min(pages, 2)) for _ in range(2))
+    return Raster(suffix, mode, (height, width), levels, seed, pages, compression)
 
 
 @st.composite

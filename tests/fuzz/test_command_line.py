@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -54,6 +54,7 @@ def a_folder(box: Folder) -> None:
 
 @inputs(60)
 @given(commands())
+@example(["report", "--task", ""])
 def test_a_command_of_any_words_ends_well_or_says_why_not(words: list[str]):
     with folder() as box, pytest.MonkeyPatch.context() as patch:
         a_folder(box)

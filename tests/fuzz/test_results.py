@@ -191,6 +191,7 @@ KEYS = list(json.loads(whole()[0][f"{RUNS[0]}/run.json"]))
 @example(RUNS[5], "domains", "ABC")
 @example(RUNS[5], "targets", [])
 @example(RUNS[5], "data", {"A": None})
+@example(RUNS[0], "initialisation", [None])
 def test_a_record_that_says_something_else_is_left_out_or_stands_by_its_cases(run: str, key: str, value: Any):
     """As another version may have written it: the checksums are right."""
     files = dict(whole()[0])
@@ -214,6 +215,7 @@ CELLS = st.one_of(
 
 @inputs(25)
 @given(st.sampled_from(RUNS), st.integers(0, 5), st.integers(0, 11), CELLS)
+@example(RUNS[0], 1, 9, "inf")
 def test_cases_that_say_something_else_are_refused_or_are_in_the_means(run: str, line: int, column: int, cell: str):
     """Their checksum is right: they are what that run measured, as far as they can be."""
     files = dict(whole()[0])

@@ -39,12 +39,15 @@ def meant(text: str, value: object) -> bool:
     if isinstance(value, tuple):
         parts = [part.strip() for part in text.split(",") if part.strip()]
         return len(parts) == len(value) and all(map(meant, parts, value))
+    if isinstance(value, int) and not re.fullmatch(r"[-+]?\d+", text.strip()):
+        return float(text) == value  # 1.0 and 1e3 are whole numbers
     return type(value)(text) == value
 
 
 @inputs(40)
 @given(st.sampled_from(NAMES), st.integers(0, 99), TEXTS, st.sampled_from(["phantom", "prostate", "check"]))
 @example("erm", 3, "9" * 5000, "phantom")
+@example("advbias", 2, "1.0", "phantom")
 def test_a_setting_is_what_was_written_or_is_refused_by_its_name(name: str, number: int, text: str, task: str):
     cls = get_method(name)
     fields = [field.name for field in dataclasses.fields(hparams_class(cls))]

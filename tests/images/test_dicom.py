@@ -246,7 +246,7 @@ def test_a_dicom_segmentation_is_an_index_mask_on_the_whole_series(series, tmp_p
     beside = path.rename(series / "1-1.dcm")
     assert {text: len(files) for text, files in series_of(series).items()} == {"abdomen": 5}
     np.testing.assert_array_equal(read(series).values, VOXELS.astype(int) - 1024)
-    image, (mask,) = read_case(series, [series])
+    _, (mask,) = read_case(series, [series])
     np.testing.assert_array_equal(mask, LABELS)
     (row,) = adopt(series.parent).rows
     assert (row["image"], row["mask"]) == (str(series), str(beside))

@@ -432,12 +432,13 @@ def test_what_was_ended_goes_on_after_the_last_case_that_is_whole(many, tmp_path
     (left,) = (tmp_path / "cache" / "prepared").glob(".building-*")
     with open(left / "images.npy", "r+b") as file:  # the disk forgot the end of the seventh
         file.truncate(file.seek(0, 2) - 5)
+    (left / ".index.json.7.tmp").touch()  # the process that wrote it was killed
     loaded, load = [], FolderTask.load
     monkeypatch.setattr(FolderTask, "load", lambda self, d, i: (loaded.append(i), load(self, d, i))[1])
     told: list[tuple[int, int]] = []
     again = prepare(many, "near", 16, report=lambda *news: told.append(news), jobs=1)
     assert told == [(n, 12) for n in range(6, 13)] and loaded == [f"scan{n:02}" for n in range(6, 12)]
-    assert arrays(again.folder) == whole and not left.exists()
+    assert arrays(again.folder) == whole and not left.exists() and not [*again.folder.glob(".*.tmp")]
 
 
 def test_a_change_in_one_domain_leaves_the_others_prepared(many):

@@ -115,6 +115,19 @@ def test_all_that_is_wrong_with_a_table_is_told_with_line_numbers(scans):
         assert said in failure.value.cause
 
 
+def test_a_mask_of_two_cases_is_a_slip_unless_they_are_of_one_patient(scans):
+    """A cell that was copied: the second case would be scored, and trained on, by the mask of the first."""
+    cells = [
+        "ge1,GE,pool/ge1.png,pool/ge1-disc.png,",
+        "ge2,GE,pool/ge2.png,pool/ge1-disc.png,",
+        rows("{c},{d},pool/{c}.png,pool/{c}-disc.png,")[2],
+    ]
+    with pytest.raises(DataError, match=r"line 3: mask \S*ge1-disc.png is that of case 'ge1': give both one `group`"):
+        TableTask(table(scans, "case,domain,image,mask,group", *cells))
+    both = [f"{cell}p7" for cell in cells[:2]]
+    assert TableTask(table(scans, "case,domain,image,mask,group", *both, cells[2])).case_ids("GE") == ["ge1", "ge2"]
+
+
 @pytest.mark.parametrize(
     ("header", "said"),
     [

@@ -193,3 +193,16 @@ def test_where_windows_differ_the_source_s_is_used_and_another_can_be_named(caps
     assert _by_range(limits, run, "mr")(gray)[0, 0, 0].tolist() == [0, 0, 1] and capsys.readouterr().err == ""
     with pytest.raises(UsageError, match="unknown domain 'pet'"):
         _by_range(limits, run, "pet")
+
+
+def test_no_mask_is_written_over_another_one_nor_among_references(finished, tmp_path):
+    structure = read_run(finished).record["structures"][0]
+    (tmp_path / "A" / "images").mkdir(parents=True)
+    for image in (tmp_path / "a.png", tmp_path / "b" / "a.png"):
+        image.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(image)
+    with pytest.raises(UsageError, match=f"two masks would be named a_{structure}"):
+        list(predict_files(finished, [tmp_path / "a.png", tmp_path / "b" / "a.png"], tmp_path / "out"))
+    for out in (tmp_path / "A" / "masks", tmp_path / "A" / "masks" / structure):
+        with pytest.raises(UsageError, match="holds the reference masks of a domain"):
+            list(predict_files(finished, [tmp_path / "a.png"], out))

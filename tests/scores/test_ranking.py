@@ -119,6 +119,18 @@ def test_a_first_place_that_hangs_on_one_target_is_pointed_out():
     assert b.stability.firsts == {"A": "steady"}
 
 
+def test_what_is_found_falsely_counts_in_the_order_by_cases_too():
+    """Net of the cost, 1/2 for one of two structures, `eager` is last: 0.9 - 0.5 in every case and so in the mean."""
+    both = {"structures": ["disc", "cup"]}
+    kinds = {"eager": (0.9, "false_positive"), "calm": (0.8, "both_empty"), "poor": (0.6, "both_empty")}
+    b = board(
+        run(v, source, {d: {"disc": [disc] * 2, "cup": [cup] * 2} for d in DOMAINS}, seed, **both)
+        for (v, (disc, cup)), source, seed in itertools.product(kinds.items(), DOMAINS, (0, 1))
+    )
+    assert [r.variant for r in b.ranked] == ["calm", "poor", "eager"]
+    assert b.stability is not None and b.stability == (pytest.approx(1), {})
+
+
 # --- apart -----------------------------------------------------------------------------------------------------------
 
 

@@ -64,7 +64,7 @@ def spectral_loss(rebuilt: Tensor, image: Tensor, cutoff: float) -> Tensor:
 @in_float32
 def pixel_weight(plain: Tensor, styled: Tensor, mean: Tensor, mask: Tensor, emphasis: float) -> Tensor:
     """Of the cross-entropy, (N, K, H, W) like logits `plain` and `styled`, mask, and `mean`, a probability."""
-    u = F.binary_cross_entropy(mean, mean, reduction="none") / log(2)
+    u = (torch.special.entr(mean) + torch.special.entr(1 - mean)) / log(2)
     wrong_plain, wrong_styled = ((z > 0) != (mask > 0.5) for z in (plain, styled))
     return 1 + emphasis * u * (wrong_styled.float() - wrong_plain.float())
 

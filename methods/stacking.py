@@ -30,6 +30,7 @@ from dgbench.methods._gin import gin
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import SegmentationNet, normalise, one_channel
 from dgbench.settings import Range
+from dgbench.task import TaskInfo
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class StackingIdea(Method):
     """Trains on images (N, 3, H, W) and on a view of each, with one mask and alike in encoder and prediction."""
 
     hparams: StackingHparams
+
+    def __init__(self, task: TaskInfo, hparams: StackingHparams):
+        super().__init__(task, hparams)
+        encoder_of(self)  # so that a method without one is told before it is trained
 
     @torch.no_grad()
     def view(self, image: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ Family: representation.
 
 Weight 0.1 and the rarer classes' greater weight are the authors'. As an idea over another method the images are that
 method's: `slaug+stacking` adds a view of each of SLAug's two.
+Measured, mean target Dice on phantom from source A, seed 0: 62.0 (erm 50.5).
 Differs: theirs is an image that a diffusion model made of the mask; this view has the mask because it is x redrawn, by
 a random network (`gin`) or in a new contrast (`contrast`, SLAug's GLA), so this is the loss of their paper without its
 images. Cosines are of whole maps, for each image; the second one is of logits, for each structure, and not of a

@@ -11,6 +11,7 @@ Family: adversarial.
 
 t* is a step uphill: the authors reverse the gradient where it passes c, normalised. Rate 0.1, length 10 (times the
 steps of the curve, 20) and the points are theirs for prostate; as theirs, the loss is of the changed images alone.
+Measured, mean target Dice on phantom from source A, seed 0: 65.0 (erm 50.5).
 Differs: this is the plain variant. In the one they released for their tables, curves act in some superpixels of the
 image and t* is replaced by random numbers before the network's step; its learned end points are an affine map, which a
 z-score undoes when the whole image is mapped. |g| is divided by however small it is; theirs adds 1e-4. Passes that only

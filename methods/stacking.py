@@ -9,6 +9,7 @@ Family: representation.
 
 Weight 0.1 and the rarer classes' greater weight are the authors'. As an idea over another method the images are that
 method's: `slaug+stacking` adds a view of each of SLAug's two.
+Measured, mean target Dice on phantom from source A, seed 0: 62.0 (erm 50.5).
 Differs: theirs is an image that a diffusion model made of the mask; this view has the mask because it is x redrawn, by
 a random network (`gin`) or in a new contrast (`contrast`, SLAug's GLA), so this is the loss of their paper without its
 images. Cosines are of whole maps, for each image; the second one is of logits, for each structure, and not of a
@@ -30,6 +31,7 @@ from dgbench.methods._gin import gin
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import SegmentationNet, normalise, one_channel
 from dgbench.settings import Range
+from dgbench.task import TaskInfo
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class StackingIdea(Method):
     """Trains on images (N, 3, H, W) and on a view of each, with one mask and alike in encoder and prediction."""
 
     hparams: StackingHparams
+
+    def __init__(self, task: TaskInfo, hparams: StackingHparams):
+        super().__init__(task, hparams)
+        encoder_of(self)  # so that a method without one is told before it is trained
 
     @torch.no_grad()
     def view(self, image: Tensor) -> Tensor:

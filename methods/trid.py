@@ -12,6 +12,7 @@ p = 0.5 per stage and step is the authors', and so are the stages, after the sec
 layers 1 and 2: a quarter and an eighth of the image's side). As l is drawn for each channel anew and used once, b is a
 coin that falls to either side alike, for any Beta of equal parameters: it is drawn as one (`share`).
 No second image is needed: unlike MixStyle's, these styles go beyond what a single source varies.
+Measured, mean target Dice on phantom from source A, seed 0: 41.2 (erm 50.5).
 Differs: the paper trains on several sources. The network and its optimizer are ERM's.
 """
 

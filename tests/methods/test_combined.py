@@ -19,6 +19,7 @@ from dgbench.task import TaskInfo
 from tests.discs import write_discs
 
 IDEAS = ("cutout", "mixup", "bigaug", "fourier", "randconv", "csdg", "slaug", "advbias", "advnoise")
+IDEAS += ("srcsm", "stacking", "adverin")
 SIZE = 64
 
 

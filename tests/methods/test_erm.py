@@ -1,5 +1,7 @@
 """ERM starts from the weights it is told to start from; constant predicts the mean mask and nothing else."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -156,17 +158,32 @@ def test_the_average_begins_with_the_first_step_not_with_what_it_started_from():
     assert torch.equal(average["average.decoder/head/weight"], method.net.decoder.head.weight)
 
 
-OWN_NORM = ("dual_norm",)  # which has two of each
+def derived() -> list[str]:
+    """All methods on ERM's network but those that learn at test time."""
+    classes = {name: METHODS.get(name) for name in METHODS.names()}
+    return [n for n, c in classes.items() if issubclass(c, ERM) and not hasattr(hparams_class(c), "test_learning_rate")]
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS.names() if issubclass(METHODS.get(n), ERM)])
+@pytest.mark.parametrize("name", derived())
 def test_the_average_and_group_norm_are_settings_of_all_that_derives_from_erm(name):
-    method = stepped(get_method(name), ema=0.9, norm="batch" if name in OWN_NORM else "group")
+    cls = get_method(name)
+    norm = "batch" if cls.adapts_in_testing else "group"  # what adapts chooses among batch norms, or changes them
+    method = stepped(cls, ema=0.9, norm=norm)
     assert method.average.steps == (9 if name == "ccsdg" else 3)  # of the network's optimizer
-    assert (name in OWN_NORM) != any(isinstance(m, torch.nn.GroupNorm) for m in method.net.modules())
+    assert any(isinstance(m, torch.nn.GroupNorm) for m in method.net.modules()) == (norm == "group")
     p = method.eval().predict(image())
     method.average = None
     assert not torch.equal(p, method.predict(image()))
+
+
+def test_averaged_weights_are_not_learned_at_test_time():
+    @dataclasses.dataclass(frozen=True)
+    class Learning(ERMHparams):
+        test_learning_rate: float = 1e-3
+
+    ERM(info(), Learning(width=4))
+    with pytest.raises(UsageError, match="averaged weights"):
+        ERM(info(), Learning(width=4, ema=0.9))
 
 
 # Constant

@@ -53,6 +53,15 @@ def loss_of(method: Method, batch: Batch, seed: int = 0) -> Tensor:
     return method.loss(batch)
 
 
+@pytest.mark.parametrize("name", ["srcsm", "stacking", "adverin", "constyx", "freesdg", "morestyle"])
+def test_even_images_without_the_structure_give_finite_steps(name):
+    method = build(name)
+    for t, level in enumerate((0.0, 0.5)):
+        even = torch.full((2, 1, SIZE, SIZE), level).expand(-1, 3, -1, -1)
+        shown = train.step(method, Batch(even, torch.zeros(2, 1, SIZE, SIZE)), seed=0, t=t)
+        assert all(map(math.isfinite, shown.values())) and all(p.isfinite().all() for p in method.parameters())
+
+
 # Curves
 
 

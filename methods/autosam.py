@@ -66,7 +66,9 @@ class AutoSAM(SAMMethod):
     paper = "https://arxiv.org/abs/2306.06370"
     pretrained = "SAM by --set backbone, ImageNet by --set initialisation"
     added = ("prompter.*",)
-    per_task: ClassVar[dict[str, dict[str, Any]]] = {"check": {"encoder": "test_convnext", "width": 16}}
+    per_task: ClassVar[dict[str, dict[str, Any]]] = {  # prompts move a frozen SAM that is drawn at random by little
+        "check": {"encoder": "test_convnext", "width": 16, "augmentation": "none"}
+    }
 
     def __init__(self, task: TaskInfo, hparams: AutoSAMHparams):
         super().__init__(task, hparams)

@@ -3,6 +3,7 @@
 Isensee, Jaeger, Kohl, Petersen, Maier-Hein. nnU-Net: a self-configuring method for deep learning-based biomedical image
 segmentation. Nature Methods 2021. https://doi.org/10.1038/s41592-020-01008-z
 Code: https://github.com/MIC-DKFZ/nnUNet; network, plans and transforms equal those of nnunetv2 2.8.1 (see tests).
+Family: baseline.
 
     loss = sum over decoder stages i of w_i (BCE(f_i(z), y_i) + Dice loss(f_i(z), y_i))     w_i ~ 2^-i, the coarsest 0
     z    = augmented z-score of x                   Dice over the batch, y_i = y at the resolution of stage i
@@ -13,10 +14,13 @@ far as that goes in 2-D: up to 1254 pixels a side a patch is the whole image. A 
 slices that hold a structure, and its patches are centred on one. Prediction: mean of the logits of the four mirrored
 images, and of overlapping patches where they are smaller than the image.
 Differs: steps, slices, image size and batch size are the protocol's (theirs: 250,000 steps, the data's median size, a
-batch that fills 8 GB), an epoch is a step; slices come in shuffled passes, not by case; z-scores are of a slice, not of
-a volume, and an RGB image's of each channel. Structures may overlap, so each is a binary problem of its own, as theirs
+batch that fills 8 GB); slices come in shuffled passes, not by case; z-scores are of a slice, not of a volume, and an
+RGB image's of each channel. Structures may overlap, so each is a binary problem of its own, as theirs
 are with region-based labels; for one structure that equals their softmax. Masks are resampled one by one. No 3-D, no
 ensembles, no choice of the largest component. `augmentation=base` puts erm's augmentation in the place of theirs.
+Measured: phantom, source A, seed 0, both at width 8, mean Dice of the targets. Steps of momentum 0.99 are slow: after the
+task's 250 no probability exceeds 1/2 (0.00, erm 50.48); after 1000 it is 45.77, erm 61.18, on the source's own validation
+cases 96.18 and 95.81.
 Put over it (`nnunet+randconv`), an idea with a loss of its own uses network and loss, but not the augmentation, deep
 supervision and patches.
 """

@@ -83,8 +83,8 @@ class SAMMed2D(PromptedSAM):
     paper = "https://arxiv.org/abs/2308.16184"
     pretrained = "SAM or SAM-Med2D by --set backbone"
     uses_target_masks = False
-    trained = ("mask_decoder.*",)
-    added = ("image_encoder.*.Adapter.*",)
+    trained: tuple[str, ...] = ("mask_decoder.*",)
+    added: tuple[str, ...] = ("image_encoder.*.Adapter.*",)
     tokens = slice(1, 4)
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         task: {"image_size": 256, "learning_rate": 1e-4, "weight_decay": 0.0} for task in ("prostate", "fundus")

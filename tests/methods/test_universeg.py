@@ -121,6 +121,7 @@ def test_an_image_is_stretched_by_its_own_least_and_largest_value():
 
 def test_the_support_is_the_first_slices_that_show_the_structure_none_twice():
     method, drawn = build(structures=2), batch(structures=2)
+    method.gather(Batch(drawn.image[2:3], drawn.mask[2:3]))
     method.gather(Batch(drawn.image[2:], drawn.mask[2:]))
     method.gather(drawn)
     assert method.gathered.tolist() == [3, 1]

@@ -43,7 +43,10 @@ class Rein(Dino):
     hparams: ReinHparams
     paper = "https://arxiv.org/abs/2312.04265"
     added = ("head.", "reins.")
-    per_task: ClassVar[dict[str, dict[str, Any]]] = {"check": {"tokens": 8, "rank": 4, "learning_rate": 1e-3}}
+    per_task: ClassVar[dict[str, dict[str, Any]]] = {
+        "phantom": {"learning_rate": 1e-3},  # from scratch, where all is trained
+        "check": {"tokens": 8, "rank": 4, "learning_rate": 1e-3},
+    }
 
     def __init__(self, task: TaskInfo, hparams: ReinHparams):
         super().__init__(task, hparams)

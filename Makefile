@@ -1,6 +1,7 @@
 # make demo   train and test DAPSAM on synthetic images: tables and plots in a few minutes, no download, no GPU
 # make test   run the tests; make test-fast runs those that take seconds: after every edit; make test-all the long ones too
 # make lint   ruff and mypy
+# make site   the boards of the scores that come with dgbench, as pages in site/: docs/site.md
 # Each sets up what it needs in .venv first, and again only when pyproject.toml or constraints.txt changed.
 
 SHELL := /bin/bash
@@ -12,10 +13,13 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-fast test-all lint clean
+.PHONY: demo site test test-fast test-all lint clean
 
 demo: .venv/.demo
 	$(BIN)/dgbench run --method dapsam --task phantom
+
+site: .venv/.demo
+	$(BIN)/dgbench site --results results --out site
 
 # The cluster's tests come last and alone: its daemons take a node that does not answer within seconds for dead.
 test: SELECTED := -m "not thorough"

@@ -50,7 +50,7 @@ Mock = Annotated[bool, typer.Option("--mock", help="Small drawn images instead o
 Results = Annotated[Path, typer.Option("--results", help="Folder the runs are written to.")]
 Protocol = Annotated[
     str,
-    typer.Option("--protocol", help="sdg, dapsam (as the paper's code), or audit; with -compute: equal compute."),
+    typer.Option("--protocol", help="sdg, in_domain, dapsam (as the paper's code), audit; -compute: equal."),
 ]
 Shown = Annotated[
     str | None,
@@ -58,7 +58,7 @@ Shown = Annotated[
 ]
 Metric = Annotated[str, typer.Option("--metric", help="dice, asd, assd or hd95.")]
 Against = Annotated[str | None, typer.Option("--against", help="Variant to test all others against.")]
-Beside = Annotated[list[Path] | None, typer.Option("--beside", help="Results that others made; several allowed.")]
+Beside = Annotated[list[Path] | None, typer.Option("--beside", help="Results that others made, or archives of them; several.")]
 Format = Literal["table", "md", "csv", "tex", "html"]
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A method or task of your own: a .py file.")]
 
@@ -198,8 +198,13 @@ def list_(
     kind: Annotated[Literal["methods", "tasks", "runs", "weights"], typer.Argument(help="What to list.")],
     results: Results = face.RESULTS,
     plugin: Plugins = None,
+    long: Annotated[
+        bool, typer.Option("--long", help="Methods: also cost, lineage, what papers report and what was measured.")
+    ] = False,
 ) -> None:
     """List methods, tasks, finished runs or pretrained weights. Imports no method and no task."""
+    if long and kind != "methods":
+        raise UsageError(f"--long is for methods, not for {kind}", f"leave it out: dgbench list {kind}")
     if kind == "weights":
         return weights_list()
     if kind == "runs":
@@ -209,6 +214,14 @@ def list_(
     from rich.table import Table
 
     face.add_plugins(plugin or ())
+    if long:
+        from dgbench.pages.cards import method_card
+
+        for name in registry.METHODS.names():
+            card = method_card(name)
+            say(card.pop("method"), style="bold")
+            say(*(f"  {what:12} {value}" for what, value in card.items() if value))
+        return
     table = Table(box=None, pad_edge=False)
     table.add_column(kind[:-1], style="bold", no_wrap=True)
     table.add_column("what it is")
@@ -221,7 +234,9 @@ def list_(
             row["paper"] = " | ".join(filter(None, told))
         table.add_row(row[kind[:-1]], escape(row["what"]))
         kind_of_idea = ", ".join(filter(None, (row.get("family"), row.get("year"))))
-        if details := "; ".join(filter(None, (kind_of_idea, needs, row["pretrained"], row["paper"].removeprefix("https://")))):
+        if details := "; ".join(
+            filter(None, (kind_of_idea, needs, row["pretrained"], row["paper"].removeprefix("https://")))
+        ):
             table.add_row("", escape(details), style="dim")
     console.print(table)
 
@@ -356,8 +371,9 @@ def report(
 def site(
     out: Annotated[Path, typer.Option("--out", help="Folder of the site: new, or one that a site was made in.")],
     results: Annotated[
-        list[Path], typer.Option("--results", help="Folders of results, archives of scores; several allowed.")
-    ] = [face.RESULTS],  # noqa: B006
+        list[Path] | None,
+        typer.Option("--results", help="Folder of results, or archive of scores; several.", show_default="results"),
+    ] = None,
     date: Annotated[
         str | None, typer.Option("--date", help="Of the frozen copy: 2030-12-31.", show_default="today")
     ] = None,
@@ -366,7 +382,7 @@ def site(
 
     Example: dgbench site --results results --out site
     """
-    written = face.site(results=results, out=out, date=date)
+    written = face.site(results=results or face.RESULTS, out=out, date=date)
     kept = "was there already and stays as it is" if written.kept else "the copy of this day"
     say(f"{written.frozen}: {kept}", f"wrote {written.start} and {written.pages - 1} more pages")
     _end(written.broken)
@@ -553,7 +569,7 @@ def reproduce(
 
 @app.command()
 def explain(
-    topic: Annotated[str, typer.Argument(help="asd, assd, hd95, dice, mean, missed, oracle, gap; or a method.")],
+    topic: Annotated[str, typer.Argument(help="asd, assd, hd95, dice, mean, missed, oracle, gap, in_domain; METHOD.")],
     plugin: Plugins = None,
 ) -> None:
     """What a word means here and elsewhere, on one pair of masks; or a method's settings and what each may be."""
@@ -663,7 +679,7 @@ def cache(
         typer.Option("--max-size", help="Delete also what was used longest ago: 20GB.", show_default="no limit"),
     ] = None,
 ) -> None:
-    """List what lies in the cache: prepared and drawn images, their sizes, when they were used, what is old."""
+    """List what lies in the cache: prepared and drawn images, unpacked scores, their sizes, when they were used, what is old."""
     import time
 
     from dgbench.files import cache_folder

@@ -12,20 +12,23 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dgbench import registry
-from dgbench.errors import UsageError
+from dgbench.errors import DataError, UsageError
 from dgbench.names import one_form
 from dgbench.protocol import Budget, budgeted
 from dgbench.settings import Range, number, spelled
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from dgbench.images.nnunet import Exported
+    from dgbench.pages.notebook import Board
     from dgbench.pages.site import Written
     from dgbench.running.launchers import Outcome
     from dgbench.running.plan import Run
@@ -76,6 +79,22 @@ class Ran:
         if not done:
             raise UsageError("none of these runs is finished", "see `frame` for what became of them")
         return Study(done, get_protocol(self.runs[0].protocol))
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """The plots that were written, by their names, of these runs alone; without cases where the images are gone."""
+        from dgbench.pages.after_run import notable_slices, plots
+
+        slices = None
+        with suppress(DataError):
+            slices = notable_slices(self.runs[0].load_task(), self.study)
+        return plots(self.study, slices)
+
+    def _repr_html_(self) -> str:
+        from dgbench.pages.notebook import of_runs
+
+        done = any(r.status == "done" for r in self.runs)
+        return of_runs(self.study if done else None, self.frame)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -257,8 +276,10 @@ def leaderboard(
     beside: Names = (),
     without_contaminated: bool = False,
     cost: bool = False,
-) -> pd.DataFrame:
+) -> Board:
     """Rank the finished runs of a task: one row per variant, with intervals, tests and costs, in full precision.
+
+    A frame that a notebook shows as the tables of the command; `figures` are its plots, `ranking` what it is made of.
 
     Dice is in [0, 1], distances are in the unit of the row. What cannot be ranked has no rank, and its reason.
     against: the variant to test all others against; the first of the ranking by default. protocol: sdg, or, where no
@@ -273,7 +294,9 @@ def leaderboard(
     0       erm                0.466
     1  maxstyle  not resolved  0.424
     """
-    return ranking(task, metric, against, protocol, results, beside, without_contaminated, cost).frame()
+    from dgbench.pages.notebook import Board
+
+    return Board.of(ranking(task, metric, against, protocol, results, beside, without_contaminated, cost))
 
 
 def ranking(
@@ -312,6 +335,11 @@ class Compared:
         from dgbench.pages.verdict import sentence
 
         return "\n".join(map(sentence, self.comparisons))
+
+    def _repr_html_(self) -> str:
+        from dgbench.pages.notebook import of_comparisons
+
+        return of_comparisons(self.comparisons, self.notes)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -377,6 +405,18 @@ class Universes:
         from dgbench.pages.multiverse import sentence
 
         return sentence(self.found)
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """The picture of all ranks, under the name of its file."""
+        from dgbench.pages.rank_map import rank_map
+
+        return {"multiverse": rank_map(self.found)}
+
+    def _repr_html_(self) -> str:
+        from dgbench.pages.notebook import of_universes
+
+        return of_universes(self.found)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -645,14 +685,26 @@ def merge(results: Names, *, to: str | Path) -> list[Path]:
 # --- what there is ---------------------------------------------------------------------------------------------------
 
 
-def methods(plugin: Names = ()) -> pd.DataFrame:
+def methods(plugin: Names = (), *, long: bool = False) -> pd.DataFrame:
     """The methods by name: what each is, family, year, what it needs and starts from, its paper. Imports none of them.
+
+    long: also the cost of a training step beside plain training's, what it derives from and how it differs from its
+    paper, what papers report, and what was measured on the boards that come with dgbench.
 
     >>> import dgbench
     >>> print(dgbench.methods().loc["erm", "what"])
     plain training on the source, what every other method is compared with.
+    >>> print(dgbench.methods(long=True).loc["dual_norm", "cost"])
+    2 x erm
     """
-    return _listed("methods", plugin)
+    if not long:
+        return _listed("methods", plugin)
+    import pandas as pd
+
+    from dgbench.pages.cards import method_card
+
+    add_plugins(plugin)
+    return pd.DataFrame([method_card(name) for name in registry.METHODS.names()]).set_index("method")
 
 
 def tasks(plugin: Names = ()) -> pd.DataFrame:

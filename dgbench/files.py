@@ -70,12 +70,12 @@ def _read(read: Callable[[], T]) -> T:
 def read_json(path: str | Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when it is missing, damaged, or holds anything but an object."""
 
-    def text() -> str:
-        with open(path, encoding="utf-8") as file:
+    def content() -> bytes:
+        with open(path, "rb") as file:
             return file.read()
 
     try:
-        found = json.loads(_read(text))
+        found = json.loads(_read(content).decode())
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
@@ -114,8 +114,11 @@ def sha256(path: str | Path) -> str:
     """Checksum of a file's content, in hexadecimal digits."""
 
     def digest() -> str:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.sha256()
+        with open(path, "rb", buffering=0) as file:
+            while part := file.read(1 << 20):
+                found.update(part)
+        return found.hexdigest()
 
     return _read(digest)
 

@@ -25,6 +25,8 @@ class Protocol:
     steps, batch_size: of a run whose settings do not say otherwise; None: the method's own.
     beside: the published scores that runs of it may stand beside, and what differs all the same.
     budget: of a training: so many steps, or what plain training for the task's steps computes (FLOPs).
+    folds: 0: trained on a source and tested on the other domains; else trained inside each domain on all but one of so
+        many folds of its groups, and tested on that one: a bound, which is never ranked.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Protocol:
     batch_size: int | None = None
     beside: str = ""
     budget: Literal["steps", "compute"] = "steps"
+    folds: int = 0
 
     @property
     def training(self) -> dict[str, Any]:
@@ -51,6 +54,7 @@ class Protocol:
         """The protocol in one sentence, for the foot of a table."""
         return (
             f"protocol {self.name}: "
+            + (f"trained inside the target, on all but the tested one of {self.folds} folds, " if self.folds else "")
             + {"all": "all slices", "foreground": "only slices whose reference mask is not empty"}[self.slices]
             + ", masks compared at "
             + {"image": "the image's own resolution", "network": "the network's resolution"}[self.resolution]
@@ -69,13 +73,17 @@ class Protocol:
             + (f"; {self.beside}" if self.beside else "")
         )
 
+    def bounds(self, other: Protocol) -> bool:
+        """Does it say what can be reached inside the domains that `other` tests, all else being held fixed alike?"""
+        return bool(self.folds) and replace(self, name=other.name, folds=0) == other
+
     def rules(self) -> dict[str, str]:
         """What it holds fixed, by name, as text; what it leaves open is not there."""
         kept = {name: value for name, value in asdict(self).items() if value}
         return {name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in kept.items()}
 
 
-DEFAULT = "sdg"
+DEFAULT, IN_DOMAIN = "sdg", "in_domain"
 EVERY_METRIC = ("dice", "asd", "assd", "hd95")
 # What a published comparison of eight methods held fixed, as far as it says and a run here can follow it.
 AUDIT = Protocol(
@@ -91,6 +99,8 @@ PROTOCOLS = {
         Protocol(DEFAULT, "all", "image", "physical", "penalty", "domains", EVERY_METRIC),
         # What the authors' released code computes, so that its published table has something to stand beside.
         Protocol("dapsam", "foreground", "network", "voxel", "nan", "cases", ("dice", "asd")),
+        # Nearly every paper's upper bound.
+        Protocol(IN_DOMAIN, "all", "image", "physical", "penalty", "domains", EVERY_METRIC, folds=5),
         AUDIT,
         replace(AUDIT, name="audit-all", slices="all"),
     )

@@ -87,6 +87,16 @@ class Plugin:
         """The plug-in files whose classes its own derive from, the nearest first; `_x`: one that is shared."""
         return list(dict.fromkeys(_bases(self.path))) if self.path else []
 
+    def is_idea(self) -> bool:
+        """Is it put over any other method, `other+name`: does its class join one of its own file to a network?"""
+        with suppress(*NO_PYTHON, OSError):
+            classes = (
+                [n for n in _parsed(self.path.read_bytes()).body if isinstance(n, ast.ClassDef)] if self.path else []
+            )
+            own = {n.name for n in classes}
+            return any(len(n.bases) > 1 and ast.unparse(n.bases[0]) in own for n in classes)
+        return False
+
     def facts(self) -> dict[str, str]:
         """What the file's classes state of themselves in plain values: paper, pretrained, and what they need.
 
@@ -312,16 +322,26 @@ def unfit(name: str, kind: Kind) -> str:
     return problem(name, WORD[kind])
 
 
-def published_folder() -> Path:
-    """Where the numbers quoted from papers lie: results/published, wherever dgbench is installed."""
+def results_folder() -> Path:
+    """Where the boards and scores that come with dgbench lie: results/ beside the package; of a wheel inside it."""
     package = Path(__file__).resolve().parent
-    inside = package / "published"
-    return inside if inside.is_dir() else package.parent / "results" / "published"
+    inside = package / "results"
+    return inside if inside.is_dir() else package.parent / "results"
+
+
+def published_folder() -> Path:
+    """Where the numbers quoted from papers lie."""
+    return results_folder() / "published"
 
 
 def published_files() -> list[Path]:
     """The tables of numbers quoted from papers, sorted."""
     return sorted(published_folder().glob("*.csv"))
+
+
+def boards() -> list[Path]:
+    """The rankings that come with dgbench, with full precision: results/leaderboard-*.csv; none in a wheel."""
+    return sorted(published_folder().parent.glob("leaderboard-*.csv"))
 
 
 def get_method(name: str) -> type[Method]:
@@ -333,10 +353,15 @@ def get_method(name: str) -> type[Method]:
     return method
 
 
-def budget_method() -> type[Method]:
+def budget_name() -> str:
     """The method that `sets_budget`; those that derive from it state so, too."""
-    name = next(name for name, plugin in METHODS.plugins().items() if "sets_budget" in plugin.facts())
-    return next(cls for cls in get_method(name).__mro__ if "sets_budget" in vars(cls))
+    plugins = METHODS.plugins().items()
+    return next(name for name, plugin in plugins if "sets_budget" in plugin.facts() and not plugin.derives())
+
+
+def budget_method() -> type[Method]:
+    """Its class."""
+    return get_method(budget_name())
 
 
 def _combined(base: type[Method], other: type[Method]) -> type[Method]:

@@ -162,22 +162,36 @@ class Task(ABC):
         The order is that of a hash of the groups' names, so it is arbitrary but the same on every machine and at every
         seed. Where domains show the same patients, it is the same in all of them.
         """
-        ids = self.case_ids(source)
-        groups: dict[str, list[str]] = {}
+        ids, groups = self.case_ids(source), self._groups(source)
+        held_out: set[str] = set()
+        while groups[1:] and len(held_out) < max(1, round(len(ids) / 5)):
+            held_out.update(groups.pop(0))
+        return [i for i in ids if i not in held_out], [i for i in ids if i in held_out]
+
+    def folds(self, domain: str, most: int) -> list[list[str]]:
+        """Case ids of a domain in so many parts, or fewer where it has fewer groups: whole groups, dealt out in turn.
+
+        The order is that of `split`: the folds are fixed, and where domains show the same patients, the same in all.
+        """
+        dealt: list[list[str]] = [[] for _ in range(most)]
+        for n, cases in enumerate(self._groups(domain)):
+            dealt[n % most] += cases
+        return [sorted(part) for part in dealt if part]
+
+    def _groups(self, domain: str) -> list[list[str]]:
+        """A domain's case ids by group, in the order of a hash of the groups' names, two at least."""
+        ids, groups = self.case_ids(domain), dict[str, list[str]]()
         for i in ids:
-            groups.setdefault(self.group(source, i), []).append(i)
+            groups.setdefault(self.group(domain, i), []).append(i)
         if len(groups) < 2:
             of = f"{len(ids)} case(s)" + (f" of {len(groups)} group" if len(groups) < len(ids) else "")
             raise DataError(
-                f"domain '{source}' of task '{self.name}' has {of}: a source needs at least 2",
+                f"domain '{domain}' of task '{self.name}' has {of}: a source needs at least 2",
                 "one case is held out to validate on the source; add cases or test on this domain only",
             )
-        within = "" if self.paired else f"{source}/"
+        within = "" if self.paired else f"{domain}/"
         ordered = sorted(groups, key=lambda g: hashlib.sha256(f"{within}{g}".encode(errors="surrogateescape")).digest())
-        held_out: set[str] = set()
-        while ordered[1:] and len(held_out) < max(1, round(len(ids) / 5)):
-            held_out.update(groups[ordered.pop(0)])
-        return [i for i in ids if i not in held_out], [i for i in ids if i in held_out]
+        return [groups[g] for g in ordered]
 
     @property
     def location(self) -> str:

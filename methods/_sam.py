@@ -36,8 +36,9 @@ class SAMMethod(Method):
 
     hparams: SAMHparams
     pretrained = "SAM by --set backbone"
-    trained: ClassVar[tuple[str, ...]] = ()  # patterns of the parameters that are trained though they were pretrained
-    added: ClassVar[tuple[str, ...]] = ()  # patterns of what SAM does not have: it starts at random and is trained
+    # Patterns, of which a variant may set its own.
+    trained: tuple[str, ...] = ()  # of the parameters that are trained though they were pretrained
+    added: tuple[str, ...] = ()  # of what SAM does not have: it starts at random and is trained
     takes_sam2: ClassVar[bool] = True  # whether it can do with a SAM 2, whose blocks differ in width and grid
     load_mask_head: ClassVar[bool] = True  # start the mask tokens and what belongs to them from SAM's, too
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
@@ -75,7 +76,7 @@ class SAMMethod(Method):
         )
         head = () if self.load_mask_head else tuple(f"{prefix}*" for prefix in sam.MASK_HEAD)
         checkpoints.load_into(self, state, path, allow_missing=(*self.added, *head))
-        checksum = weights.WEIGHTS[name].sha256
+        checksum = weights.checksum(path)
         self.freeze()
         if not any(p.requires_grad for p in self.image_encoder.parameters()):
             by = "" if self.hparams.precision == "float32" else f"-{self.hparams.precision}"

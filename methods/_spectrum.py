@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,9 +19,14 @@ def mix_amplitudes(image: Tensor, reference: Tensor, share: Tensor, window: floa
     """
     size = image.shape[-2:]
     own, other = torch.fft.rfft2(image), torch.fft.rfft2(reference)
-    reach = int(window * min(size))
-    rows = (torch.fft.fftfreq(size[0], device=image.device) * size[0]).abs().round() <= reach
-    columns = (torch.fft.rfftfreq(size[1], device=image.device) * size[1]).round() <= reach
-    weight = share[:, None, None, None] * (rows[:, None] & columns)
+    weight = share[:, None, None, None] * low_frequencies(size, window, image.device)
     amplitude = torch.lerp(own.abs(), other.abs(), weight)
     return torch.fft.irfft2(torch.polar(amplitude, own.angle()), s=size)
+
+
+def low_frequencies(size: Sequence[int], window: float, device: torch.device) -> Tensor:
+    """Which entries of `rfft2` of an image of that size the window holds: bool, (H, W // 2 + 1)."""
+    reach = int(window * min(size))
+    rows = (torch.fft.fftfreq(size[0], device=device) * size[0]).abs().round() <= reach
+    columns = (torch.fft.rfftfreq(size[1], device=device) * size[1]).round() <= reach
+    return rows[:, None] & columns

@@ -30,6 +30,23 @@ def restyled(x: Tensor, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) 
     return x * scale + (new[0] - old[0] * scale)
 
 
+def spread(x: Tensor) -> list[Tensor]:
+    """How far mean and deviation vary over the batch, (1, C, 1, 1) each, no gradient; of several images only."""
+    return [v.std(0, keepdim=True) for v in style(x.detach())]
+
+
+def composed(x: Tensor, partner: Tensor, share: Tensor, noises: Iterable[Tensor], spreads: Iterable[Tensor]) -> Tensor:
+    """Between the own style and the partner's, and off that by noise (MaxStyle's layer); no gradient through styles.
+
+    partner: (N,); share of the partner's style in [0, 1]; noises: of mean and deviation, in their spreads.
+    """
+    own = style(x.detach())
+    mean, deviation = (
+        (1 - share) * v + share * v[partner] + noise * wide for v, noise, wide in zip(own, noises, spreads, strict=True)
+    )
+    return restyled(x, own, (mean, deviation))
+
+
 def has_styles(x: Tensor) -> bool:
     """Can styles be compared here: several images, and more than the one pixel that is its own mean."""
     return len(x) > 1 and x.shape[2:].numel() > 1

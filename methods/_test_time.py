@@ -9,10 +9,9 @@ A case's slices are one batch. A volume of more than `slices_at_once` is parted 
 network's activations of all slices of a part, as a training step does those of its batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -22,10 +21,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dgbench.errors import UsageError
 from dgbench.losses import in_float32
 from dgbench.method import Hparams, Method
+from dgbench.methods._batchnorm import Moments, blended, normalised_by, pooled
 from dgbench.settings import Range
 from dgbench.task import TaskInfo
-
-Moments = tuple[Tensor, Tensor]  # mean and variance of each channel, (C,) both
 
 
 @dataclass(frozen=True)
@@ -50,48 +48,6 @@ class LearningHparams(BlendHparams):
     """Besides, the learning rate at test time; with 0 and `blend=0` nothing is adapted."""
 
     test_learning_rate: Annotated[float, Range(0)] = 1e-3
-
-
-def pooled(first: Moments, second: Moments, share: float) -> Moments:
-    """Mean and variance of two sets of values together; `share`: that of the second among all."""
-    mean, variance = (torch.lerp(a, b, share) for a, b in zip(first, second, strict=True))
-    return mean, variance + share * (1 - share) * (first[0] - second[0]).square()
-
-
-def source_moments(norm: Any) -> Moments:
-    """What a batch norm has seen in training."""
-    return norm.running_mean, norm.running_var
-
-
-def blended(norm: nn.Module, test: Moments, share: float) -> Moments:
-    """From the source's mean and variance (`share` 0) to those of the test images (1), each in a straight line."""
-    mean, variance = (torch.lerp(a, b, share) for a, b in zip(source_moments(norm), test, strict=True))
-    return mean, variance
-
-
-@in_float32
-def restyle(x: Tensor, norm: Any, rule: Callable[[Moments], Moments]) -> Tensor:
-    """(N, C, H, W) shifted and scaled so that the norm, by its running statistics, gives what `rule`'s would give."""
-    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-    mean, variance = rule((mean, variance))
-    scale = ((norm.running_var + norm.eps) / (variance + norm.eps)).sqrt()
-    shift = norm.running_mean - mean * scale
-    return x * scale[:, None, None] + shift[:, None, None]
-
-
-@contextmanager
-def normalised_by(norms: Sequence[nn.Module], rule: Callable[[int, Moments], Moments]) -> Iterator[None]:
-    """Inside, batch norms in eval mode normalise by `rule(index, moments of their input)`; gradients flow through."""
-
-    def before(index: int, norm: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return restyle(inputs[0], norm, partial(rule, index)).to(inputs[0].dtype)
-
-    hooks = [norm.register_forward_pre_hook(partial(before, index)) for index, norm in enumerate(norms)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class AtTestTime(Method):
@@ -171,17 +127,3 @@ def entropy(probability: Tensor) -> Tensor:
     """Of what a pixel is, inside or outside of a structure, in nats: (N, K, H, W) -> the same, from 0 to ln 2."""
     p = probability.clamp(1e-7, 1 - 1e-7)
     return -(p * p.log() + (1 - p) * (1 - p).log())
-
-
-def gradients(loss: Tensor, learned: Sequence[Tensor]) -> list[Tensor]:
-    """Of a loss, 0 for what it does not hang on; nothing else gets one."""
-    found = torch.autograd.grad(loss, learned, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(learned, found, strict=True)]
-
-
-def step(optimizer: torch.optim.Optimizer, learned: Sequence[nn.Parameter], along: Sequence[Tensor]) -> None:
-    """One step of an optimizer with these gradients."""
-    for parameter, gradient in zip(learned, along, strict=True):
-        parameter.grad = gradient
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 Li, Wang, Shi, Liu, Hou. Revisiting Batch Normalization For Practical Domain Adaptation. ICLR Workshop 2017.
 https://arxiv.org/abs/1603.04779
+Family: test time.
 
     m = (1 - blend) m_source + blend m_test          v = (1 - blend) v_source + blend v_test
 
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgbench.methods._test_time import AtTestTime, BlendHparams, Moments, blended, normalised_by
+from dgbench.methods._batchnorm import Moments, blended, normalised_by
+from dgbench.methods._test_time import AtTestTime, BlendHparams
 from dgbench.methods.erm import ERM, ERMHparams
 
 

@@ -2,6 +2,7 @@
 
 Zhang et al. AdverIN: Monotonic Adversarial Intensity Attack for Domain Generalization in Medical Image Segmentation.
 2023. https://arxiv.org/abs/2304.02720
+Family: adversarial.
 
     c(t)  = cumulative sum of softmax(t), shifted and scaled to run from 0 to 1           t: 21 numbers, 0 at first
     x_c   = c read at (x - min x) / (max x - min x), between its points linearly, back on x's range

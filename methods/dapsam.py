@@ -189,7 +189,7 @@ class DAPSAM(Method):
             missing += [f"{prefix}*" for prefix in sam.MASK_HEAD]
         checkpoints.load_into(self, state, path, allow_missing=missing, allow_unexpected=["prompt_encoder.*"])
         self.freeze()
-        return {path.name: weights.WEIGHTS[self.backbone.weights].sha256}
+        return {path.name: weights.checksum(path)}
 
     def freeze(self) -> None:
         """Train the adapters, the prompt and the decoder only; called once the encoder holds pretrained weights."""

@@ -2,6 +2,7 @@
 
 Zhang, Li, Li, Jia, Zhang. Exact Feature Distribution Matching for Arbitrary Style Transfer and Domain Generalization.
 CVPR 2022. https://arxiv.org/abs/2203.07740
+Family: feature statistics.
 
     l ~ Beta(a, a), one per image            j: the image's partner in a random permutation of the batch
     f' = f + (1 - l) (f_j sorted at the rank of f in its own channel - f)             no gradient in the parentheses

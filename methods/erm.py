@@ -98,7 +98,10 @@ class ERM(Method):
 
     def logits(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, K, H, W)."""
-        z = normalise(image, self.hparams.normalise)
+        return self.forward_net(normalise(image, self.hparams.normalise))
+
+    def forward_net(self, z: Tensor) -> Tensor:
+        """What goes into the network, (N, 3, H, W) -> (N, K, H, W) logits; in eval mode by averaged weights, if any."""
         return self.net(z) if self.training or self.average is None else self.average(self.net, z)
 
     def configure(self) -> torch.optim.Optimizer | tuple[torch.optim.Optimizer, ...]:

@@ -29,7 +29,7 @@ from torch.distributions import Beta
 from dgbench.method import Batch
 from dgbench.methods._batchnorm import untracked
 from dgbench.methods._fields import unit_range
-from dgbench.methods._style import restyled, style
+from dgbench.methods._style import composed, spread
 from dgbench.methods.erm import ERM, ERMHparams
 from dgbench.networks.unet import convolutions, normalise, one_channel, resize
 from dgbench.settings import Range
@@ -69,15 +69,9 @@ class Composition:
         self.spread: list[Tensor] = []  # S of mean and deviation, as they are before the search
 
     def __call__(self, x: Tensor) -> Tensor:
-        own = style(x.detach())
-        self.spread = self.spread or [v.std(0, keepdim=True) for v in own]
+        self.spread = self.spread or spread(x)
         share, *noises = self.parameters
-        share = share.clamp(0, 1)
-        mean, deviation = (
-            (1 - share) * v + share * v[self.partner] + noise * spread
-            for v, noise, spread in zip(own, noises, self.spread, strict=True)
-        )
-        return restyled(x, own, (mean, deviation))
+        return composed(x, self.partner, share.clamp(0, 1), noises, self.spread)
 
 
 class ImageDecoder(nn.Module):

@@ -2,6 +2,7 @@
 
 Nuriel, Benaim, Wolf. Permuted AdaIN: Reducing the Bias Towards Global Statistics in Image Classification. CVPR 2021.
 https://arxiv.org/abs/2010.05785
+Family: feature statistics.
 
     f' = s_j (f_i - m_i) / s_i + m_j         j: the image's partner in a random permutation of the batch
                                              m, s: `_style.style` of f; no gradient reaches m_j and s_j

@@ -2,6 +2,7 @@
 
 Thaler et al. Semantic-aware Random Convolution and Source Matching for Domain Generalization in Medical Image
 Segmentation. IEEE Access 2026. https://arxiv.org/abs/2512.01510
+Family: augmentation.
 
     x' = sum over classes c of m_c g_c(z)       m_c: one-hot mask of c, blurred by a Gaussian (5 pixels wide, sigma 1)
     g  = GIN: a random net of 4 convolutions, leaky ReLUs (0.1) behind all of them, mixed with z, its norm kept

@@ -2,6 +2,7 @@
 
 Wang, Shelhamer, Liu, Olshausen, Darrell. Tent: Fully Test-Time Adaptation by Entropy Minimization. ICLR 2021.
 https://arxiv.org/abs/2006.10726
+Family: test time.
 
     loss = mean over pixels and structures of H(p)          H(p) = -p ln p - (1 - p) ln(1 - p)
 
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgbench.methods._test_time import AtTestTime, LearningHparams, entropy, gradients, step
+from dgbench.methods._gradients import gradients, step
+from dgbench.methods._test_time import AtTestTime, LearningHparams, entropy
 from dgbench.methods.erm import ERM, ERMHparams
 
 

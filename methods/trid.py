@@ -2,6 +2,7 @@
 
 Chen, Pan, Ye, Cui, Xia. Treasure in Distribution: A Domain Randomization based Multi-Source Domain Generalization for
 2D Medical Image Segmentation. MICCAI 2023. https://arxiv.org/abs/2305.19949
+Family: feature statistics.
 
     f' = s' (f - m) / s + m'      m' = b u + (1 - b) m      s' = b u' + (1 - b) s
     u, u' ~ U(0, 1), b ~ Bernoulli(l), l ~ Beta(0.1, 0.1), one each per image and channel

@@ -30,6 +30,7 @@ VERBS = {
     "submit": ["results", "--task", "phantom", "--to", "outbox", "--name", "mine"],
     "review": ["scores-phantom-mine.tar.xz"],
     "merge": ["results", "theirs", "--to", "all"],
+    "site": ["--out", "site"],
     "standings": [],
     "queued": [],
 }

@@ -81,28 +81,25 @@ def start_holder(folder, signal_to_go):
 
 
 def test_a_lock_is_kept_through_any_silence_and_free_as_soon_as_its_holder_is_killed(tmp_path):
-    holder = start_holder(tmp_path, tmp_path)
-    assert holder.stdout.readline() == "held\n"
-    os.utime(tmp_path / ".lock", (0, 0))  # whatever the dates of the file say: the holder is alive
-    with pytest.raises(Taken), lock(tmp_path):
-        pass
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
+    with start_holder(tmp_path, tmp_path) as holder:
+        assert holder.stdout.readline() == "held\n"
+        os.utime(tmp_path / ".lock", (0, 0))  # whatever the dates of the file say: the holder is alive
+        with pytest.raises(Taken), lock(tmp_path):
+            pass
+        holder.send_signal(signal.SIGKILL)
     with lock(tmp_path):
         pass
 
 
 def test_of_two_that_start_at_the_same_time_on_what_a_killed_one_left_one_gets_the_folder(tmp_path):
-    first = start_holder(tmp_path, tmp_path)
-    assert first.stdout.readline() == "held\n"
-    first.kill()
-    first.wait()
-    both = [start_holder(tmp_path, tmp_path / "go") for _ in range(2)]
-    (tmp_path / "go").touch()
-    assert sorted(process.stdout.readline() for process in both) == ["held\n", "taken\n"]
-    for process in both:
-        process.kill()
-        process.wait()
+    with start_holder(tmp_path, tmp_path) as first:
+        assert first.stdout.readline() == "held\n"
+        first.kill()
+    with start_holder(tmp_path, tmp_path / "go") as one, start_holder(tmp_path, tmp_path / "go") as other:
+        (tmp_path / "go").touch()
+        assert sorted(process.stdout.readline() for process in (one, other)) == ["held\n", "taken\n"]
+        one.kill()
+        other.kill()
 
 
 def test_a_file_system_without_locks_is_refused_before_two_could_write_one_run(tmp_path, monkeypatch):

@@ -255,6 +255,7 @@ def test_less_dice_is_worse_and_more_distance_is_worse():
 def test_an_interval_ends_where_values_do():
     assert DICE.possible(-0.1, 1.2) == (0, 1)
     assert ASD.possible(-0.1, 250) == (0, 250)
+    assert metrics.METRICS["cldice"].possible(-0.1, 1.2) == (0, 1)
 
 
 # What is refused

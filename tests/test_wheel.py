@@ -6,26 +6,44 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 
-@pytest.fixture(scope="module")
-def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that no build folder is left in the checkout."""
-    pytest.importorskip("setuptools", minversion="77")
-    copy = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(root / name, copy)
-    for name in ("dgbench", "methods", "datasets", "results/published"):
-        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+BUILD = "import sys, setuptools.build_meta as build; print(build.build_sdist('out'), build.build_wheel('out'), sep='\\n')"
+
+
+def built(source: Path) -> tuple[Path, Path]:
+    """The source distribution and the wheel that are built of a folder."""
+    done = subprocess.run([sys.executable, "-c", BUILD], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = (copy / "dist").glob("*.whl")
-    return built
+    sdist, wheel = done.stdout.splitlines()[-2:]
+    return source / "out" / sdist, source / "out" / wheel
+
+
+@pytest.fixture(scope="module")
+def sdist(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, in which somebody made a run, so that no build folder is left in the checkout."""
+    pytest.importorskip("setuptools", minversion="77")
+    copy = tmp_path_factory.mktemp("source") / "checkout"
+    hidden = (".git", ".venv", ".cache", ".*_cache", ".hypothesis", "__pycache__", "build", "dist", "*.egg-info", "data")
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns(*hidden), symlinks=True)
+    (copy / "results/phantom/sdg/erm/A-seed0").mkdir(parents=True, exist_ok=True)
+    (copy / "results/phantom/sdg/erm/A-seed0/run.json").write_text("{}")
+    return built(copy)[0]
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the source distribution, as an installer does that finds no wheel."""
+    folder = tmp_path_factory.mktemp("sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (source,) = folder.iterdir()
+    return built(source)[1]
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +83,25 @@ def test_the_wheel_holds_every_file_of_the_engine_and_every_plugin(wheel: Path, 
         files = {f"{inside}/{p.as_posix()}" for p in every}
         assert folder != "dgbench" or {"dgbench/scores/study.py", "dgbench/pages/tables.md.jinja"} <= files
         assert files <= names, f"not in the wheel: {files - names}"
-    for kind in ("*.csv", "*.csv.gz", "*.json"):
-        tables = {f"dgbench/published/{p.name}" for p in (root / "results" / "published").glob(kind)}
-        assert tables and tables <= names
+    for kind in ("scores-*.tar.xz", "leaderboard-*", *(f"published/*.{ending}" for ending in ("csv", "csv.gz", "json"))):
+        files = {f"dgbench/results/{p.relative_to(root / 'results')}" for p in (root / "results").glob(kind)}
+        assert files and files <= names
+    assert not any(name.startswith("dgbench/results/phantom") for name in names), "a run of whoever built it"
+
+
+def test_the_source_distribution_is_the_whole_checkout_and_gives_the_same_wheel(sdist: Path, wheel: Path, root: Path):
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert not any(name.startswith("results/phantom") for name in names), "a run of whoever built it"
+    tracked = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True)
+    assert set(tracked.stdout.splitlines()) - {".gitignore"} <= names
+    (direct,) = (sdist.parent).glob("*.whl")
+    one, other = zipfile.ZipFile(wheel), zipfile.ZipFile(direct)
+    assert {n: one.read(n) for n in one.namelist()} == {n: other.read(n) for n in other.namelist()}
+
+
+def test_distributions_stay_small(sdist: Path, wheel: Path):
+    assert wheel.stat().st_size < 3e6 and sdist.stat().st_size < 5e6
 
 
 def test_the_installed_wheel_finds_methods_tasks_and_published_numbers(installed: Path, root: Path):
@@ -92,6 +126,12 @@ def test_the_installed_command_line_lists_and_writes_methods(installed: Path, tm
     assert "erm" in listed and "broken" not in listed
     python(installed, "-m", "dgbench", "new", "my_method", "--folder", str(tmp_path))
     assert "class MyMethod(ERM)" in (tmp_path / "my_method.py").read_text()
+
+
+def test_the_installed_command_line_shows_the_board_that_comes_with_it_where_no_run_was_made(installed: Path):
+    shown = python(installed, "-m", "dgbench", "leaderboard", "--task", "phantom", "--against", "erm", "--format", "md")
+    assert "| erm | 1-2 | **46.59** |" in shown.replace("  ", " ") or "46.59" in shown
+    assert "No finished run of task phantom under protocol sdg in results: these come with dgbench." in shown
 
 
 def test_our_folders_are_no_modules_of_their_own(installed: Path):

@@ -21,7 +21,7 @@ from typing import Any
 
 from dgbench import names
 from dgbench.errors import DataError, UsageError
-from dgbench.images.dicom import is_dicom, series_of
+from dgbench.images.dicom import is_dicom, is_segmentation, series_of
 from dgbench.images.folder_task import FOREIGN, listing
 from dgbench.images.formats import is_image, stem
 from dgbench.images.own_task import Files
@@ -251,7 +251,7 @@ def _paired(adoption: Adoption) -> None:
 
 
 def _walk(adoption: Adoption, folder: Path, depth: int) -> Iterator[Path]:
-    """All images below; a folder with DICOM files is one, unless several series lie in it."""
+    """All images below; a folder with DICOM files is one, unless several series lie in it; segmentations are apart."""
     inside = _inside(folder)
     plain = [p for p in inside if p.is_file()]
     series = [p for p in plain if is_dicom(p)]
@@ -264,6 +264,7 @@ def _walk(adoption: Adoption, folder: Path, depth: int) -> Iterator[Path]:
             adoption.unclear.append(error.cause)
             several = {}
         if len(several) == 1:
+            series = [p for files in several.values() for p in files]
             yield folder
         elif several:
             told = ", ".join(f"'{text}' ({len(files)} files)" for text, files in several.items())
@@ -291,6 +292,10 @@ def _seen(root: Path, path: Path) -> tuple[_Found, str]:
     in_masks = bool(MASK_FOLDER.fullmatch(told)) or "derivatives" in map(str.lower, parents)
     if in_masks:
         return _Found(path, folders, name), f"files in {told or 'derivatives'}/ are masks"
+    if _segmentation(path):  # named by the folder that holds it, as a series is
+        named = int(folders[-1:] == tuple(map(names.one_form, parents[-1:])))
+        above = folders[: len(folders) - named]
+        return _Found(path, above, "".join(folders[len(above) :])), "a DICOM-SEG is a mask"
     if not IMAGE_FOLDER.fullmatch(told) or told.lower() == "anat":
         if (found := MASK_SUFFIX.fullmatch(name)) and (not found[1] or name[len(found[1])] in "_-. "):
             return _Found(path, folders, found[1]), f"names that end in {name[len(found[1]) :]} are masks"
@@ -301,6 +306,13 @@ def _seen(root: Path, path: Path) -> tuple[_Found, str]:
     if path.is_dir() and IMAGE_FOLDER.fullmatch(name):
         return _Found(path, folders, ""), ""
     return _Found(path, folders, name), ""
+
+
+def _segmentation(path: Path) -> bool:
+    try:
+        return is_dicom(path) and is_segmentation(path)
+    except DataError:  # said where it is read
+        return False
 
 
 def _owner(mask: _Found, images: dict[tuple[tuple[str, ...], str], list[_Found]]) -> tuple[_Found | None, str, str]:

@@ -1,6 +1,7 @@
 """The cache: what lies in it, how large it is, what nobody needs any more, and making room.
 
-All of it can be made again: prepared images from the task's files, drawn ones from nothing, weights by a download.
+All of it can be made again: prepared images from the task's files, drawn ones from nothing, scores from their archive,
+weights by a download.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Entry:
     """
 
     path: Path
-    kind: str  # "prepared", "mock", ...: the folder that it lies in
+    kind: str  # "prepared", "mock", "scores": the folder that it lies in
     size: int
     used: float
     old: str = ""
@@ -43,7 +44,7 @@ class Entry:
 def entries(cache: Path | None = None) -> list[Entry]:
     """All of the cache but weights, which have verbs of their own; what was used last first."""
     root, found = cache or cache_folder(), []
-    for kind in ("prepared", "mock"):
+    for kind in ("prepared", "mock", "scores"):
         for path in (root / kind).iterdir() if (root / kind).is_dir() else ():
             if path.is_dir():
                 used = newest(path) if path.name.startswith(".") else path.stat().st_mtime

@@ -9,7 +9,7 @@ rasterizes them, and the libraries differ in it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,8 +70,15 @@ def series_files(folder: Path) -> list[Path]:
     return list(dict.fromkeys(frames[i][1] for i in order))
 
 
+def is_segmentation(path: Path) -> bool:
+    """Is the file a DICOM-SEG? Raises `DataError` for one that cannot be read."""
+    return path.is_file() and any("SegmentSequence" in data for _, data in _opened(path, pixels=False))
+
+
 def read_dicom(path: Path, mask: bool = False) -> Pixels:
     """A folder with one series, or a file: (D, H, W) in the modality's numbers (HU, ...), or (D, H, W, 3).
+
+    Of a folder that holds a series and its segmentation the image is the one, the mask the other.
 
     Rescaled slice by slice; whole numbers stay whole. MONOCHROME1, in which the lowest value is white, is turned over.
     Raises `DataError` that names all that stands in the way of one volume, and how to install what is missing.
@@ -85,7 +92,7 @@ def read_dicom(path: Path, mask: bool = False) -> Pixels:
 
 
 def _read(path: Path, mask: bool) -> Pixels:
-    datasets = _datasets(path)
+    datasets = _datasets(path, mask)
     first = datasets[0][1]
     if str(first.get("Modality", "")) == "RTSTRUCT":
         raise broken(path, ["it holds contours (RTSTRUCT), not voxels"], CONTOURS)
@@ -97,11 +104,14 @@ def _read(path: Path, mask: bool) -> Pixels:
     return checked(path, Pixels(values, *geometry), mask)
 
 
-def series_of(folder: Path) -> dict[str, list[Path]]:
-    """{a series' description: its files} of the DICOM files in a folder; two series never share a description."""
+def series_of(folder: Path, mask: bool = False) -> dict[str, list[Path]]:
+    """{a series' description: its files} of the DICOM files in a folder; two series never share a description.
+
+    A segmentation beside images is none of them; with `mask`, they are none.
+    """
     found: dict[str, list[Path]] = {}
     called: dict[str, str] = {}
-    for path, data in _opened(folder, pixels=False):
+    for path, data in _of_kind(_opened(folder, pixels=False), mask):
         uid = str(data.get("SeriesInstanceUID", ""))
         text = str(data.get("SeriesDescription", "") or data.get("SeriesNumber", "") or "series")
         if uid not in called:
@@ -129,13 +139,19 @@ def _opened(path: Path, pixels: bool = True) -> Iterator[tuple[Path, Any]]:
             raise broken(file, [f"pydicom cannot read it ({error or type(error).__name__})"]) from None
 
 
-def _datasets(path: Path) -> list[tuple[Path, Any]]:
+def _of_kind(files: Iterable[tuple[Path, Any]], mask: bool) -> list[tuple[Path, Any]]:
+    """Those that are segmentations, or are none; all where there is one kind only."""
+    found = list(files)
+    return [(path, data) for path, data in found if ("SegmentSequence" in data) == mask] or found
+
+
+def _datasets(path: Path, mask: bool = False) -> list[tuple[Path, Any]]:
     """All files of what is to be one series."""
-    found = list(_opened(path))
+    found = _of_kind(_opened(path), mask)
     if not found:
         raise broken(path, ["it is a folder without a DICOM file"])
     if len({str(data.get("SeriesInstanceUID", "")) for _, data in found}) > 1:
-        told = ", ".join(f"'{text}' ({len(files)} files)" for text, files in series_of(path).items())
+        told = ", ".join(f"'{text}' ({len(files)} files)" for text, files in series_of(path, mask).items())
         raise broken(path, [f"its files are of several series: {told}"], ONE_EACH)
     # What counts where the files say nothing of their positions.
     return sorted(found, key=lambda pair: int(pair[1].get("InstanceNumber", None) or 0))

@@ -32,7 +32,8 @@ class FileTask(Task):
         """`place`, if it is there. Raises `DataError` that says what to download."""
         if not (path := self.place).is_dir():
             name = self.name or type(self).__module__.rpartition(".")[2]
-            raise DataError(f"task '{name}' has no data: no folder {path}", f"{self.download} (or use --data DIR)")
+            tried = "" if type(self).mock is Task.mock else "; --mock draws small ones, to try a command"
+            raise DataError(f"task '{name}' has no data: no folder {path}", f"{self.download} (or use --data DIR{tried})")
         return path
 
     @property

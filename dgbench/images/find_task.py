@@ -24,7 +24,10 @@ def get_task(name: str, data: Path | None = None) -> Task:
         return own_task(Path(name))
     if name.startswith(MOCK) and name not in TASKS.names():
         return drawn(TASKS.get(name.removeprefix(MOCK)))
-    return TASKS.get(name)(data)
+    task = TASKS.get(name)(data)
+    if task.is_mock:
+        raise UsageError(f"{data} holds drawn images", "leave --data out and add --mock: their scores have another name")
+    return task
 
 
 def is_named(name: str) -> bool:

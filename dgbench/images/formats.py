@@ -198,9 +198,9 @@ def read_case(
     """
     found: list[Pixels | None] = []
     told: list[DataError] = []
-    for path in (image, *masks):
+    for i, path in enumerate((image, *masks)):
         try:
-            found.append(read(path, path != image, frame))
+            found.append(read(path, i > 0, frame))
         except DataError as error:
             found.append(None)
             told.append(error)

@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -359,7 +359,7 @@ def content_fingerprint(task: Task, domain: str, size: int, cache: Path | None =
 
 
 MEMORY = "contents.json"  # {origin: fingerprint}
-DECODERS = ("numpy", "pillow", "nibabel")
+DECODERS = ("numpy", "pillow", "nibabel", "SimpleITK", "pydicom", "highdicom", "python-gdcm")
 
 
 def _looked_up(task: Task, domain: str, root: Path) -> tuple[str, str | None]:
@@ -375,8 +375,15 @@ def _looked_up(task: Task, domain: str, root: Path) -> tuple[str, str | None]:
     if not any(files for _, files in cases):
         return (origin := _sha256(content)), origin
     content += [[c.__qualname__ for c in type(task).__mro__], _card(task), task.intensity_range]
-    content += [version(name) for name in DECODERS]
+    content += map(_installed, DECODERS)
     return (origin := _sha256(content)), (read_json(root / MEMORY) or {}).get(origin)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # of an extra: then no file needs it
+        return None
 
 
 def _card(task: Task) -> list[object]:

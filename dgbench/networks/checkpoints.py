@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ def weights_file(path: str | Path) -> Path:
 def load_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict, on the CPU, from .safetensors or from what torch.save wrote; no pickled code is executed.
 
-    A state dict wrapped as "state_dict" or "model" is unwrapped; a prefix "module." common to all keys is removed.
+    A state dict wrapped as "state_dict" or "model" is unwrapped, an optimizer that was saved beside it passed over; a
+    prefix "module." common to all keys is removed.
     Raises `DataError` for a file that is missing, truncated, fails its own checksum or holds anything but tensors.
     """
     path = weights_file(path)
@@ -46,6 +48,21 @@ def load_state(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value.detach() for key, value in content.items()}
 
 
+class _Dropped:
+    """Stands where a file holds an optimizer as a whole; what the file says of it is not looked at."""
+
+    def __setstate__(self, state: object) -> None:
+        """Nothing."""
+
+
+def _empty(_: object) -> dict[object, object]:
+    """Stands where it keeps its state."""
+    return {}
+
+
+OPTIMIZERS = ("adam.Adam", "adamw.AdamW", "sgd.SGD")
+
+
 def _read(path: Path) -> object:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
@@ -56,7 +73,10 @@ def _read(path: Path) -> object:
     with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
         if broken := archive.testzip():
             raise ValueError(f"its part {broken} fails its checksum")
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    known: list[Any] = [dict, (_empty, "collections.defaultdict")]
+    known += [(_Dropped, f"torch.optim.{name}") for name in OPTIMIZERS]
+    with torch.serialization.safe_globals(known):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def load_into(

@@ -20,8 +20,10 @@ def fetch(name: str, report: Callable[[int], None] = lambda done: None) -> Path:
     """
     known, path = weights.known_weights(name), weights.place(name)
     with suppress(OSError):
-        if weights.checksum(path) == known.sha256:
+        if weights.checksum(path) == known.sha256 or not known.sha256:
             return path
+    if not known.sha256:
+        raise DataError(f"the checksum of {known.file} is not known, so it is not fetched", weights.by_hand(known))
     if known.package:
         raise DataError(
             f"{known.url} is a page for browsers",

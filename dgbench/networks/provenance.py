@@ -55,6 +55,15 @@ OF_LITE_MEDSAM = (
         f"{CHALLENGE} holds other PET, autoPET, and does not name this collection",
     ),
 )
+PUBLIC = OF_MEDSAM[len(OF_SAM) :]
+OF_SAM_MED2D = tuple(
+    s._replace(certainty="not known", source="the collections in SA-Med2D-20M are not named one by one in its release")
+    for s in PUBLIC
+)
+OF_UNIVERSEG = tuple(
+    s._replace(certainty="not known", source="MegaMedical joins 53 public collections; the paper's list was not read")
+    for s in PUBLIC
+)
 TAUGHT = tuple(s for s in OF_MEDSAM if s.collection not in {own.collection for own in OF_LITE_MEDSAM})
 OF_SAM2 = (*OF_SAM, Seen("SA-V", "known", "Ravi et al., 2024: videos of everyday scenes, no medical collection"))
 OF_MEDSAM2 = (
@@ -74,6 +83,8 @@ SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and 
     "lite_medsam": (*OF_LITE_MEDSAM, *TAUGHT),  # its encoder imitates MedSAM's
     **dict.fromkeys(("sam2_tiny", "sam2_small", "sam2_base_plus", "sam2_large"), OF_SAM2),
     "medsam2": OF_MEDSAM2,
+    "sam_med2d_b": (*OF_SAM, *OF_SAM_MED2D),
+    "universeg_v1": OF_UNIVERSEG,
     "imagenet": (Seen("ImageNet", "known", "as timm publishes them: photographs, no medical collection"),),
     "lvd142m": (
         Seen("LVD-142M", "known", "Oquab et al., TMLR 2024: curated images of the web, no masks, no medical set named"),
@@ -86,10 +97,14 @@ SEEN: dict[str, tuple[Seen, ...]] = {  # by the names of `weights.WEIGHTS`, and 
 
 
 def started_from(record: Mapping[str, Any]) -> list[str]:
-    """The names in `SEEN` of all that a run started from, by its record: weights are told by their checksum."""
+    """The names in `SEEN` of all that a run started from, by its record: weights are told by their checksum.
+
+    Those whose checksum is not known are told by the name of their file.
+    """
     files = record.get("initialisation", "scratch")
     found = set(files.values()) if isinstance(files, Mapping) else set()
-    names = [name for name, known in WEIGHTS.items() if known.sha256 in found]
+    called = set(files) if isinstance(files, Mapping) else set()
+    names = [n for n, known in WEIGHTS.items() if known.sha256 in found or (not known.sha256 and known.file in called)]
     hparams = record.get("hparams", {})
     names += ["imagenet"] if hparams.get("initialisation") == "imagenet" else []
     if hparams.get("initialisation") == "published":  # a ViT of DINO; the name may say its data

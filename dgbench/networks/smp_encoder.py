@@ -68,6 +68,10 @@ class SMPEncoder(nn.Module):
         """Of the feature maps."""
         return [self.net.out_channels[i] for i in self.kept]
 
+    def reduction(self) -> list[int]:
+        """By how much they are smaller than the image."""
+        return [2**i for i in self.kept]
+
     def module_name(self, index: int) -> str:
         """None: a stage is no module of its own."""
         return f"feature {index}"

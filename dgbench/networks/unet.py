@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -81,12 +81,20 @@ class Decoder(nn.Module):
         )
         self.head = nn.Conv2d(widths[0], structures, 1)
 
-    def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        x = features[-1]
+    def maps(self, features: Sequence[Tensor], layers: Mapping[int, Callable[[Tensor], Tensor]] = {}) -> list[Tensor]:
+        """The encoder's maps, shallow to deep -> the deepest one, and after it what each stage makes, up to the top.
+
+        layers: what a stage's map goes through, by the index of the encoder's map that it joins, 0 the shallowest.
+        """
+        found = [features[-1]]
         for i in reversed(range(len(self.merge))):
-            x = resize(self.narrow[i](x), features[i].shape[-2:])
+            x = resize(self.narrow[i](found[-1]), features[i].shape[-2:])
             x = self.merge[i](torch.cat((x, features[i]), 1))
-        return resize(self.head(x), size)
+            found.append(layers[i](x) if i in layers else x)
+        return found
+
+    def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        return resize(self.head(self.maps(features)[-1]), size)
 
 
 class SegmentationNet(nn.Module):

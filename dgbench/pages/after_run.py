@@ -18,6 +18,8 @@ from dgbench.running.records import read_run
 from dgbench.task import Task
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from dgbench.pages.pictures import Slice
     from dgbench.scores.study import Study
 
@@ -64,7 +66,10 @@ def show(task: Task, planned: Sequence[Run], results: Path, console: Console) ->
     if not done:
         return []
     protocol = planned[0].protocol
-    score_tables.print_study(console, Study(done, get_protocol(protocol)))
+    if not any(r.record.get("fold", 0) in (0, r.record.get("folds")) for r in done):
+        return []  # no fold of any domain
+    if not console.is_jupyter:  # there the result of `run` shows them
+        score_tables.print_study(console, Study(done, get_protocol(protocol)))
     folder = Path(results) / task.name / protocol
     everything = Study.load(results, task.name, protocol, like=done[0])
     written = score_tables.write(everything, folder / "tables")
@@ -86,23 +91,29 @@ def notable_slices(task: Task, study: Study) -> dict[str, dict[str, Slice]]:
     return found
 
 
+def plots(
+    study: Study, slices: Mapping[str, Mapping[str, Slice]] | None = None, metrics: Sequence[str] = ("dice", "asd")
+) -> dict[str, Figure]:
+    """All plots of a study, by the names of their files. slices: by variant and title, as from `notable_slices`."""
+    from dgbench.metrics import FURTHER
+    from dgbench.pages import figures, pictures
+
+    metrics = (*metrics, *(m for m in study.metrics if m in FURTHER))
+    made = {f"matrix-{m}": figures.heat_map(study, m) for m in metrics}
+    made |= {f"targets-{m}": figures.target_boxes(study, m) for m in metrics}
+    made["learning-curves"] = figures.learning_curves(study)
+    return made | {f"overlays-{variant}": pictures.overlays(of) for variant, of in (slices or {}).items()}
+
+
 def write_plots(
     study: Study,
     folder: Path,
     slices: Mapping[str, Mapping[str, Slice]] | None = None,
     metrics: Sequence[str] = ("dice", "asd"),
 ) -> list[Path]:
-    """Write all plots of a study into a folder, each as .png and .pdf; returns the paths.
+    """Write `plots` into a folder, each as .png and .pdf; returns the paths."""
+    from dgbench.pages import drawing
 
-    slices: by variant and title, as from `notable_slices`.
-    """
-    from dgbench.metrics import FURTHER
-    from dgbench.pages import drawing, figures, pictures
-
-    metrics = (*metrics, *(m for m in study.metrics if m in FURTHER))
-    made = {f"matrix-{m}": figures.heat_map(study, m) for m in metrics}
-    made |= {f"targets-{m}": figures.target_boxes(study, m) for m in metrics}
-    made["learning-curves"] = figures.learning_curves(study)
-    made |= {f"overlays-{variant}": pictures.overlays(of) for variant, of in (slices or {}).items()}
+    made = plots(study, slices, metrics)
     make_folder(folder)
     return [drawing.save(figure, folder / f"{name}.{kind}") for name, figure in made.items() for kind in ("png", "pdf")]

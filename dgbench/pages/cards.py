@@ -1,20 +1,139 @@
-"""What can be described without running anything: a task's data card, weights, this installation."""
+"""What can be described without running anything: a method's card, a task's, weights, this installation."""
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import functools
 import inspect
+import json
 import platform
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dgbench
+from dgbench import registry
 from dgbench.errors import DgbenchError
 from dgbench.settings import fields, spelled
 from dgbench.task import Task
 
 if TYPE_CHECKING:
     from dgbench.method import Method
+
+
+COSTED = "a training step on 3 images of 64 x 64 pixels with one structure, default settings"
+COUNTS = Path(__file__).with_name("step_flops.json")
+
+
+def method_card(name: str) -> dict[str, str]:
+    """What a reader of its rows must know of a method: from its file, a count, the boards and the quoted papers.
+
+    "" for what is not known. A method that did not come with dgbench is imported for the count.
+    """
+    plugin = registry.METHODS.plugins()[name]
+    facts = plugin.facts()
+    paper = facts.get("paper", "")
+    said = registry.said(plugin.header(), paper)
+    over = f"is put over any method that is trained: other+{name}" if plugin.is_idea() else ""
+    return {
+        "method": name,
+        "what": plugin.summary(),
+        "family": said["family"],
+        "year": said["year"],
+        "paper": paper,
+        "needs": "; ".join(words for need, words in registry.NEEDS.items() if need in facts),
+        "pretrained": facts.get("pretrained", ""),
+        "cost": _cost(name),
+        "derives from": "; ".join(filter(None, (", ".join(plugin.derives()), over))),
+        "differs": said["differs"],
+        "published": "; ".join(_quoted(name, paper)),
+        "measured": "; ".join(_measured(name)),
+    }
+
+
+def _cost(name: str) -> str:
+    """FLOPs of a step as a multiple of plain training's, or why there is none."""
+    try:
+        relative = step_flops(name) / step_flops(plain := registry.budget_name())
+    except Exception as error:  # a method's own, or weights that are not here
+        return f"not counted: {str(error) or type(error).__name__}".partition("\n")[0]
+    return f"{relative:.2g} x {plain}"
+
+
+def step_flops(name: str) -> int:
+    """FLOPs of what `COSTED` says: of ours as it was counted, of others counted now. Raises what the method raises."""
+    known = counts()
+    return known[name] if name in known else count(name)
+
+
+@functools.cache
+def counts() -> dict[str, int]:
+    """FLOPs of a step of the methods that come with dgbench; `python tests/test_readme.py --write` counts anew."""
+    return json.loads(COUNTS.read_text(encoding="utf-8"))
+
+
+def count(name: str) -> int:
+    """The step is made, or its shapes are followed, and kept in the cache folder."""
+    from dgbench.method import resolve_hparams
+    from dgbench.running import flops
+    from dgbench.task import TaskInfo
+
+    method, info = registry.get_method(name), TaskInfo("", ("structure",), image_size=64, steps=100)
+    return flops.train_step(method, info, dataclasses.replace(resolve_hparams(method, ""), batch_size=3))
+
+
+def _quoted(name: str, paper: str) -> list[str]:
+    """Means over targets, each with the file in results/published that has it."""
+    from dgbench.metrics import METRICS
+    from dgbench.scores import published
+
+    told = []
+    for row in published.of_method(name).itertuples(index=False):
+        whose = ", its own paper" if paper and paper in row.citation else ""
+        sources = f", mean of {row.sources} sources" if row.sources > 1 else ""
+        note = f" ({row.note.partition(';')[0]})" if row.note else ""
+        told.append(
+            f"{METRICS['dice'].number(row.dice)} on {row.task}, {row.structure}{sources}{note}, {row.paper}{whose}"
+        )
+    return told
+
+
+def _measured(name: str) -> list[str]:
+    """Its rows on the boards that come with dgbench."""
+    from dgbench.metrics import METRICS
+
+    told = []
+    for path in registry.boards():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        ranked = sum(not row["not_ranked"] for row in rows)
+        for row in (r for r in rows if r["method"] == name):
+            metric, low, high = METRICS[row["metric"]], row["rank_low"], row["rank_high"]
+            place = f"rank {low}{f'-{high}' if high != low else ''} of {ranked}"
+            told.append(
+                f"{row['variant']} {metric.number(float(row['mean']))} on {path.stem.partition('-')[2]}, "
+                f"{row['not_ranked'] or place}"
+                + (f", against {row['baseline']} {row['verdict']}" if row["verdict"] else "")
+            )
+    return told
+
+
+def gallery() -> str:
+    """docs/methods.md: every method by its family, from the headers of the files and from their cards."""
+    from dgbench.pages.table import fill
+
+    families: dict[str, list[dict[str, str]]] = {name: [] for name in registry.FAMILIES}
+    for name, plugin in registry.METHODS.plugins().items():
+        if plugin.origin == "dgbench":
+            card, parts = method_card(name), plugin.header().split("\n\n")
+            equations = [part for part in parts if part.startswith("    ")]
+            cited = re.sub(r"\s*Family: [^.]*\.", "", parts[1] if card["paper"] else "")
+            families[card["family"]].append(
+                card | {"equations": "\n\n".join(equations), "cited": " ".join(cited.split())}
+            )
+    return fill("methods.md.jinja", families=families, meaning=registry.FAMILIES, costed=COSTED)
 
 
 def card(task: Task) -> dict[str, str]:
@@ -77,8 +196,8 @@ def weights_card(name: str) -> dict[str, str]:
     return {
         "weights": name,
         "is": f"{weights.presence(name)}: {weights.place(name)}",
-        "size": f"{known.size:,} bytes",
-        "sha256": known.sha256,
+        "size": f"{known.size:,} bytes" if known.size else "not known",
+        "sha256": known.sha256 or "not known: bring the file by hand",
         "licence": known.licence,
         "from": brought + known.url,
         "trained on": seen or "not known",

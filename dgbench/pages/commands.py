@@ -16,7 +16,7 @@ def commands(runs: Sequence[RunRecord], task: Task | None) -> Iterator[str]:
     """Those that make the runs of one variant again. task: where its images are; None where they are not at hand."""
     name = runs[0].task
     data = str(task.data) if task and task.data else f"PATH/TO/{name}"
-    where = ["--task", name if is_named(name) else data, "--protocol", runs[0].protocol]
+    where = ["--task", name if is_named(name) else data, "--protocol", runs[0].bound or runs[0].protocol]
     for r in (r for r in runs if r.external):
         words = ["dgbench", "score", "PATH/TO/PREDICTIONS", "--method", r.method, *where, "--source", r.source]
         yield shlex.join([*words, "--seed", str(r.seed)])

@@ -60,6 +60,13 @@ styled = style.context(
 )
 
 
+class Drawing(Figure):
+    """A figure that a notebook shows, whether or not pyplot was ever imported there."""
+
+    def _repr_png_(self) -> bytes:
+        return _png(self)
+
+
 # --- panels ----------------------------------------------------------------------------------------------------------
 
 
@@ -69,7 +76,7 @@ def panels(
     """A figure of n axes of a size in inches, in even rows of at most `limit` inches; and how many stand in a row."""
     rows = math.ceil(n / max(1, min(n, int(min(limit / size[0], n)))))
     across = math.ceil(n / rows)
-    figure = Figure(figsize=(across * size[0] + margin[0], rows * size[1] + margin[1]))
+    figure = Drawing(figsize=(across * size[0] + margin[0], rows * size[1] + margin[1]))
     FigureCanvasAgg(figure)
     grid = list(figure.subplots(rows, across, squeeze=False).ravel())
     for axes in grid[n:]:
@@ -185,12 +192,16 @@ def svg(figure: Figure, prefix: str) -> str:
     return re.sub(r"<[^>]*>", themed, content)
 
 
-@styled
 def png(figure: Figure) -> str:
     """A figure as a data URI, white behind it, for drawings with more marks than a page should hold."""
+    return data_uri("png", _png(figure))
+
+
+@styled
+def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=144, metadata={"Software": None})
-    return data_uri("png", content.getvalue())
+    return content.getvalue()
 
 
 def data_uri(kind: str, content: bytes) -> str:

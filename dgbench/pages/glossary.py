@@ -19,7 +19,7 @@ from dgbench.errors import require
 from dgbench.metrics import Mask
 from dgbench.pages.table import fill
 
-TOPICS = ("asd", "assd", "hd95", "dice", "mean", "missed", "oracle", "gap")
+TOPICS = ("asd", "assd", "hd95", "dice", "mean", "missed", "oracle", "gap", "in_domain")
 SPACING = (3.0, 0.5, 0.5)  # mm between slices, rows and columns: thick slices, as most MRI
 VOXELS = (1.0, 1.0, 1.0)
 TARGETS = {"A": (30, 0.9), "B": (13, 0.9), "C": (43, 0.6)}  # cases and the Dice of each
@@ -38,9 +38,26 @@ def explain(topic: str) -> Group:
 
     Raises `UsageError` for a topic that there is no page on.
     """
-    page = fill("glossary.txt.jinja", topic=require(topic, TOPICS, "topic"), **_measured())
-    title, *parts = page.strip().split("\n\n")
-    return Group(Text(title, "bold"), *(piece for part in parts for piece in (Text(), _shown(part.strip()))))
+    title, *parts = _page(require(topic, TOPICS, "topic"))
+    return Group(Text(title, "bold"), *(piece for part in parts for piece in (Text(), _shown(part))))
+
+
+def pages() -> str:
+    """docs/glossary.md: the words of the field, and every page of `explain`."""
+    explained = [(topic, title, map(_markdown, parts)) for topic in TOPICS for title, *parts in [_page(topic)]]
+    return fill("glossary.md.jinja", explained=explained)
+
+
+def _page(topic: str) -> list[str]:
+    """Its title and its parts."""
+    page = fill("glossary.txt.jinja", topic=topic, **_measured())
+    return [part.strip() for part in page.strip().split("\n\n")]
+
+
+def _markdown(part: str) -> str:
+    if part.startswith("."):
+        return f"```text\n{part}\n```"
+    return f"| definition | gives | who |\n|---|---:|---|\n{part}" if part.startswith("|") else " ".join(part.split())
 
 
 def _shown(part: str) -> Text | Table:

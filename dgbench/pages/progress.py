@@ -1,11 +1,11 @@
-"""Progress: what is being done, while it is done: a live bar on a terminal, a plain line now and then elsewhere."""
+"""Progress: what is being done: live bars on a terminal and in a notebook, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich import progress as bars
 from rich.console import Console
@@ -13,10 +13,14 @@ from rich.markup import escape
 from rich.progress import TextColumn
 
 from dgbench.running.launchers import News, Outcome
+from dgbench.running.plan import run_place
+
+if TYPE_CHECKING:
+    from dgbench.pages.notebook import Bars
 
 
 class _Lines:
-    """Bars on a terminal, one for each thing that is done; elsewhere a line of text for each, at most every `pause`."""
+    """Bars on a terminal and in a notebook, one for each thing that is done; else a line for each every `pause`."""
 
     def __init__(self, console: Console, pause: float, *columns: bars.ProgressColumn):
         self.console, self.pause = console, pause
@@ -25,24 +29,34 @@ class _Lines:
         self.bars = bars.Progress(*first, *columns, last, console=console, transient=True)
         self.rows: dict[Hashable, bars.TaskID] = {}
         self.last: dict[Hashable, float] = {}
+        self.notebook: Bars | None = None
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
+        if self.console.is_jupyter and not self.console.quiet:
+            from dgbench.pages.notebook import Bars
+
+            self.notebook = Bars()
+        elif self.console.is_terminal:
             self.bars.start()
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if self.console.is_terminal:  # it would leave an empty line elsewhere
+        if self.notebook:
+            self.notebook.close()
+        elif self.console.is_terminal:  # it would leave an empty line elsewhere
             self.bars.stop()
 
     def show(self, what: Hashable, label: str, line: str, done: int, total: int | None, detail: str = "") -> None:
         """`label` stands beside a bar; `line` says the same and the numbers in words."""
-        if self.console.is_terminal:
+        if self.console.is_terminal or self.notebook:
             if what not in self.rows:
-                self.rows[what] = self.bars.add_task(escape(label), total=None, detail="")
+                self.rows[what] = self.bars.add_task("", total=None)
             self.bars.update(
-                self.rows[what], description=escape(label), completed=done, total=total, detail=escape(detail)
-            )
+                self.rows[what], description=escape(label), completed=done, total=total, detail=escape(detail),
+                label=label, shown=detail,
+            )  # fmt: skip
+            if self.notebook:
+                self.notebook.draw(self.bars.tasks)
         elif time.monotonic() - self.last.get(what, -self.pause) > self.pause:
             self.last[what] = time.monotonic()
             self.say(escape(line))
@@ -67,7 +81,7 @@ class Progress(_Lines):
         """Show what a run tells, or what is said of all."""
         if isinstance(news, str):
             return self.say(escape(news))
-        name = f"{news.run.variant} {news.run.source}-seed{news.run.seed}"
+        name = f"{news.run.variant} {run_place(news.run.source, news.run.seed, news.run.held_out)}"
         if isinstance(news, Outcome):
             self.remove(news.run)
             if news.status != "kept":

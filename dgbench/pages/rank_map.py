@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dgbench.pages.captions import heading
-from dgbench.pages.drawing import COLOURS, GRAY, set_title, settled, styled, wrap
+from dgbench.pages.drawing import COLOURS, GRAY, Drawing, set_title, settled, styled, wrap
 from dgbench.scores.multiverse import BOARD, Multiverse
 
 WIDTH, HEIGHT, LETTER = 0.3, 0.19, 0.075  # inches of a cell, and of a letter
@@ -37,7 +37,7 @@ def rank_map(found: Multiverse) -> Figure:
     side = LETTER * max(len(label) for label, _ in labels) + 0.2
     top = LETTER * max((len(line) for v in variants for line in v.split("\n")), default=0) + 0.7
     across = max(WIDTH * len(variants), 3.4)
-    figure = Figure(figsize=(side + across, top + HEIGHT * (len(labels) + 1)))
+    figure = Drawing(figsize=(side + across, top + HEIGHT * (len(labels) + 1)))
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     shift = found.shifts

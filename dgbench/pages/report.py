@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,7 +142,7 @@ def _tables(ranking: Ranking, links: Mapping[str, str], domains: Mapping[str, In
         },
         "boxes": {m: _draw(figures.target_boxes(study, m), alt) for m, alt in boxes.items()},
         "quartiles": {m: score_tables.quartiles(study, m, links) for m in metrics},
-        "hardest": score_tables.hardest(study, variants),
+        "hardest": {m: score_tables.hardest(study, variants, m) for m in metrics},
         "intensities": score_tables.intensities(domains),
         "distances": score_tables.distances(domains),
         "curves": _draw(figures.learning_curves(study.only(made), CURVE_POINTS), CURVES) if made else None,

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 HARDEST, COLUMNS = 12, 8  # rows and variants of the table of hardest cases
-ORACLES = "oracles, not ranked"
 COSTS = ("initialisation", "needs", "parameters", "trained", "train s", "test s", "peak MB")
 FLOPS = {  # by the head of the column: what of a row, and the FLOPs of one unit
     "train TFLOP": ("train_flops", 1e12),
@@ -35,6 +34,7 @@ FOOT_OF_FLOPS = (
     "train TFLOP, step GFLOP, image GFLOP: of all steps, of one, and of one predicted image, in matrix products, "
     "convolutions and attention."
 )
+NOTES = "[source]: its own validation cases, in no average; found: the mean without missed structures. "
 
 
 # --- source x target -------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def sources_table(study: Study, metric: str, structure: str | None = None, name:
     """Variant x source: each number is the mean over the targets of that source."""
     matrices, rule = [study.matrix(v, metric, structure) for v in study.variants], METRICS[metric]
     apart = math.isinf(rule.limits[1])
-    ranked = sum(not study.row(v).oracle for v in study.variants)  # these come first
+    ranked = sum(not study.row(v).knows_targets for v in study.variants)  # these come first
     columns = [*study.sources, "mean"]
     winners = [rule.best([m.values.iloc[c, -1] for m in matrices[:ranked]]) for c in range(len(columns))]
     rows = []
@@ -136,7 +136,12 @@ def sources_table(study: Study, metric: str, structure: str | None = None, name:
     note = f"{heading(study, metric, structure)}. Columns are sources; a number is the mean over the targets of that "
     note += "source, ± the standard deviation over seeds. " if any(m.seeds.max() > 1 for m in matrices) else "source. "
     note += "found: the mean without missed structures. " if apart else ""
-    return Table(name, note + context(study, structure=structure), header, groups(rows, ranked, ORACLES))
+    return Table(name, note + context(study, structure=structure), header, groups(rows, ranked, _apart(study)))
+
+
+def _apart(study: Study) -> str:
+    """What heads the rows that know targets."""
+    return "oracles and bounds, not ranked" if any(r.bound for r in study.records) else "oracles, not ranked"
 
 
 # --- one row per variant ---------------------------------------------------------------------------------------------
@@ -185,7 +190,7 @@ def summary_tables(study: Study, metrics: Sequence[str], name: str = "", caption
     """What each variant reaches in some metrics, and what it costs."""
     rows = {m: [study.row(v, m) for v in study.variants] for m in metrics}
     dice, main = METRICS["dice"], [study.row(v) for v in study.variants]
-    ranked = sum(not row.oracle for row in main)  # these come first
+    ranked = sum(not row.knows_targets for row in main)  # these come first
     best = {m: METRICS[m].best([row.mean for row in of[:ranked]]) for m, of in rows.items()}
     best["worst"] = dice.best([row.worst_value for row in main[:ranked]])
     distance = next((m for m in metrics if math.isinf(METRICS[m].limits[1])), None)
@@ -206,8 +211,8 @@ def summary_tables(study: Study, metrics: Sequence[str], name: str = "", caption
     note = "Costs of a run: parameters in millions, mean seconds, highest peak memory."
     note += f" {FOOT_OF_FLOPS}" if len(spent) > len(COSTS) else ""
     return (
-        Table(f"{name}-results", caption, header, groups(results, ranked, ORACLES)),
-        Table(f"{name}-costs", note, ("variant", *spent), groups(costs, ranked, ORACLES)),
+        Table(f"{name}-results", caption, header, groups(results, ranked, _apart(study))),
+        Table(f"{name}-costs", note, ("variant", *spent), groups(costs, ranked, _apart(study))),
     )
 
 
@@ -229,15 +234,16 @@ def quartiles(study: Study, metric: str, links: Mapping[str, str]) -> Table:
     return Table("quartiles", caption, ("variant", *targets), [("", rows)])
 
 
-def hardest(study: Study, variants: Sequence[str]) -> Table:
-    """The target cases with the lowest Dice on average over all variants."""
-    wide, number = study.case_means().unstack("variant"), METRICS["dice"].number
-    overall = wide.mean(axis=1, skipna=False).sort_values(kind="stable").head(HARDEST)
+def hardest(study: Study, variants: Sequence[str], metric: str = "dice") -> Table:
+    """The target cases on which all variants do worst on average."""
+    wide, rule = study.case_means(metric).unstack("variant"), METRICS[metric]
+    number, average = rule.number, wide.mean(axis=1, skipna=False)
+    overall = average.sort_values(kind="stable", ascending=rule.higher_is_better).head(HARDEST)
     rows = []
     for (domain, case), mean in overall.items():
         values = [float(v) for v in (mean, *wide.loc[(domain, case), list(variants[:COLUMNS])])]
         rows.append([Cell(f"{domain}, {case}"), *(Cell(number(v), "", None if math.isnan(v) else v) for v in values)])
-    caption = f"Dice (%) of the {len(rows)} target cases that are hardest on average over all variants"
+    caption = f"{measured(study, metric)} of the {len(rows)} target cases that are hardest on average over all variants"
     caption += f"; the first {COLUMNS} variants are shown" if len(variants) > COLUMNS else ""
     return Table("hardest", caption, ("case", "mean of all", *variants[:COLUMNS]), [("", rows)])
 
@@ -305,8 +311,7 @@ def print_study(console: Console, study: Study, metrics: Sequence[str] = ("dice"
         console.print(Text("\nall variants", "bold"))
         console.print(on_terminal(results, padding=0, leave_out="found"))
         console.print(on_terminal(costs, padding=0, leave_out="parameters"))
-    notes = "[source]: its own validation cases, in no average; found: the mean without missed structures. "
-    console.print(Text(notes + context(study), "dim"))
+    console.print(Text(NOTES + context(study), "dim"))
 
 
 def matrix_frame(matrices: Iterable[Matrix], unit: str) -> pd.DataFrame:

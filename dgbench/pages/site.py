@@ -7,30 +7,30 @@ addresses, and a copy of all of it for the day, which later calls leave as it is
 from __future__ import annotations
 
 import ast
+import functools
 import json
-import re
 import shlex
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date as Date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 import dgbench
 from dgbench import registry
 from dgbench.errors import DgbenchError, UsageError
-from dgbench.files import make_folder, read_json, write_atomic, write_json
+from dgbench.files import make_folder, read_json, write_json
 from dgbench.images.find_task import is_named
 from dgbench.pages import leaderboard, score_tables
 from dgbench.pages import site_tables as tables
+from dgbench.pages.captions import heading
 from dgbench.pages.commands import commands
 from dgbench.pages.score_tables import Scale
 from dgbench.pages.site_tables import board_page, method_page, part, run_page
-from dgbench.pages.table import Table, csv_text, fill
+from dgbench.pages.table import csv_text, fill
 from dgbench.running.records import RunRecord
 from dgbench.scores import published
 from dgbench.scores.collection import Collected, Collection, key
@@ -63,23 +63,32 @@ def write(found: Collection, out: Path, day: str | None = None) -> Written:
     day = _day(day)
     if (out.exists() and not out.is_dir()) or (out.is_dir() and _is_strange(out)):
         raise UsageError(f"{out} holds something else than a site", "name a new folder, or one that a site was made in")
-    copy = make_folder(out / FROZEN) / day
+    copies = make_folder(out / FROZEN)
+    copy, made = copies / day, Site(found, day)
     kept = copy.is_dir()
-    made = Site(found, day)
-    if not kept:
-        _write_copy(made.files(day, ()), copy)
-    days = sorted((p.name for p in copy.parent.iterdir() if _is_day(p.name)), reverse=True)
-    files = dict(made.files("", days))
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=copies) as building:
+        if not kept:  # all of it or nothing: a copy that is there is whole
+            _lay(made.files(day, ()), Path(building, day)).rename(copy)
+        days = sorted((p.name for p in copies.iterdir() if _is_day(p.name)), reverse=True)
+        new = _lay(made.files("", days), Path(building, "now"))
+        names = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
+        for name in names:
+            (new / name).replace(make_folder((out / name).parent) / Path(name).name)
     for name in (read_json(out / MADE) or {}).get("files", []):
         gone = out / str(name)
-        if name not in files and _is_inside(gone, out) and gone.is_file():
+        if name not in names and _is_inside(gone, out) and gone.is_file():
             gone.unlink()
-    for name, content in files.items():
-        make_folder((out / name).parent)
-        write_atomic(out / name, content)
-    write_json(out / MADE, {"dgbench": dgbench.__version__, "date": day, "files": sorted(files)})
-    pages = sum(name.endswith(".html") for name in files)
+    write_json(out / MADE, {"dgbench": dgbench.__version__, "date": day, "files": names})
+    pages = sum(name.endswith(".html") for name in names)
     return Written(out / "index.html", pages, copy, kept, found.broken)
+
+
+def _lay(files: Iterable[tuple[str, str | bytes]], folder: Path) -> Path:
+    for name, content in files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
 
 
 def _day(day: str | None) -> str:
@@ -108,17 +117,14 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(inside) and not path.resolve().is_relative_to(copies)
 
 
-def _write_copy(files: Iterator[tuple[str, str | bytes]], copy: Path) -> None:
-    """All files or none: a copy that is there is whole."""
-    building = Path(tempfile.mkdtemp(prefix=".", dir=copy.parent))
-    try:
-        for name, content in files:
-            make_folder((building / name).parent)
-            write_atomic(building / name, content)
-        building.chmod(0o755)
-        building.rename(copy)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+class Page(NamedTuple):
+    """What a template of the site is filled with, besides which copy it is in. values: computed once."""
+
+    address: str
+    template: str
+    kind: str
+    title: str
+    values: Callable[[], dict[str, Any]]
 
 
 class Site:
@@ -127,13 +133,14 @@ class Site:
     def __init__(self, found: Collection, day: str):
         self.boards, self.day = found.boards, day
         self.plugins = registry.METHODS.plugins()
+        self.known = {name: tables.Known(p.summary(), p.facts()) for name, p in self.plugins.items()}
         on_boards = {of.row.method for b in self.boards.values() for of in b.ranking.every}
         self.methods = sorted({*self.plugins, *on_boards})
         self.by_protocol: dict[str, dict[str, Collected]] = {}
         for name, board in self.boards.items():
             self.by_protocol.setdefault(board.ranking.study.protocol.name, {})[name] = board
         self.means: dict[str, MeanRanks | None] = {
-            protocol: mean_ranks({n: b.ranking for n, b in these.items()}) for protocol, these in self.by_protocol.items()
+            p: mean_ranks({n: b.ranking for n, b in these.items()}) for p, these in self.by_protocol.items()
         }
         words = private_words()
         self.records = {
@@ -142,45 +149,60 @@ class Site:
         }
         self.data: dict[str, tuple[str, str | bytes]] = dict(self._data())  # by address: what it is, and its content
 
-    def files(self, frozen: str, copies: list[str] | tuple[str, ...]) -> Iterator[tuple[str, str | bytes]]:
+    def files(self, frozen: str, copies: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
         """Every file by its address. frozen: the day, of a copy. copies: the days that copies are of."""
+        told = {"version": dgbench.__version__, "date": self.day, "frozen": frozen, "copies": copies}
+        for of in self.pages:
+            own = {"root": "../" * of.address.count("/"), "here": of.address, "scripted": of.template != "run"}
+            own |= {"kind": of.kind, "title": of.title}
+            yield of.address, fill(f"site_{of.template}.html.jinja", **told, **own, **of.values())
+        yield from ((address, content) for address, (_, content) in self.data.items())
 
-        def page(address: str, template: str, kind: str, title: str, **values: Any) -> tuple[str, str]:
-            told = {"root": "../" * address.count("/"), "here": address, "version": dgbench.__version__}
-            told |= {"frozen": frozen, "date": self.day, "kind": kind, "title": title, "scripted": template != "run"}
-            return address, fill(f"site_{template}.html.jinja", **told, **values)
+    @functools.cached_property
+    def pages(self) -> list[Page]:
+        """What each page is made of, whichever copy it is in."""
 
-        boards, methods = tables.boards_table(self.boards), len(self.methods)
-        yield page("index.html", "start", "dgbench", "Boards", boards=boards, methods=methods, copies=copies)
-        yield page("overview.html", "overview", "dgbench", "Methods x tasks", parts=list(self._overview()))
-        rows = {m: len(tables.method_rows(self.boards, m)) for m in self.methods}
-        listed = tables.methods_table(self.methods, rows)
-        yield page("methods/index.html", "methods", "dgbench", "Methods", methods=listed)
-        about = {address: what for address, (what, _) in self.data.items()}
-        yield page("data/index.html", "data", "dgbench", "Downloads", files=about)
+        def page(address: str, template: str, kind: str, title: str, made: Callable[..., Any], *of: Any) -> Page:
+            return Page(address, template, kind, title, functools.cache(functools.partial(made, *of)))
+
+        found = [
+            page("index.html", "start", "dgbench", "Boards", self._start),
+            page("overview.html", "overview", "dgbench", "Methods x tasks", self._overview),
+            page("methods/index.html", "methods", "dgbench", "Methods", self._methods),
+            page("data/index.html", "data", "dgbench", "Downloads", self._files),
+        ]
         for name, board in self.boards.items():
-            yield page(board_page(name), "board", "Board", name, **self._board(name, board))
+            found.append(page(board_page(name), "board", "Board", name, self._board, name, board))
             for run in board.ranking.study.records:
                 title = f"{run.variant}, {run.source}, seed {run.seed}"
-                yield page(run_page(name, run), "run", f"Run on {name}", title, **self._run(name, board, run))
-        for method in self.methods:
-            yield page(method_page(method), "method", "Method", method, **self._method(method))
-        yield from ((address, content) for address, (_, content) in self.data.items())
+                found.append(page(run_page(name, run), "run", f"Run on {name}", title, self._run, name, board, run))
+        return found + [page(method_page(m), "method", "Method", m, self._method, m) for m in self.methods]
 
     # --- pages -------------------------------------------------------------------------------------------------------
 
-    def _overview(self) -> Iterator[dict[str, Any]]:
+    def _start(self) -> dict[str, Any]:
+        return {"boards": tables.boards_table(self.boards), "methods": len(self.methods)}
+
+    def _overview(self) -> dict[str, Any]:
+        parts = []
         for protocol, boards in self.by_protocol.items():
             means = self.means[protocol]
             table = tables.overview_table(protocol, boards, means)
-            yield {"protocol": protocol, "table": table, "words": tables.words_of(list(boards), means)}
+            parts.append({"protocol": protocol, "table": table, "words": tables.words_of(list(boards), means)})
+        return {"parts": parts}
+
+    def _methods(self) -> dict[str, Any]:
+        rows = {m: len(tables.method_rows(self.boards, m)) for m in self.methods}
+        return {"methods": tables.methods_table({m: self.known.get(m) for m in self.methods}, rows)}
+
+    def _files(self) -> dict[str, Any]:
+        return {"files": {address: what for address, (what, _) in self.data.items()}}
 
     def _board(self, name: str, board: Collected) -> dict[str, Any]:
         ranking = board.ranking
         study = ranking.study
-        reached, costs = tables.rows_table(
-            ranking, lambda of: f"../{method_page(of.row.method, name, of.variant)}"
-        )
+        links = {of.variant: f"../{method_page(of.row.method, name, of.variant)}" for of in ranking.every}
+        reached, costs = tables.rows_table(ranking, links, self.known)
         beside = published.beside(published.load(study.task), study)
         ours = (f"data/{part(name)}/", f"data/published-{part(study.task)}.")
         counts = {"ranked": len(ranking.ranked), "not ranked": len(ranking.apart), "runs": len(study.records)}
@@ -203,12 +225,12 @@ class Site:
         plugin = self.plugins.get(method)
         text = plugin.path.read_text(encoding="utf-8", errors="replace") if plugin and plugin.path else ""
         ours = plugin is not None and plugin.origin == "dgbench"
-        facts = plugin.facts() if plugin else {}
+        idea, facts = self.known.get(method, tables.Known("", {}))
         tasks = [b.ranking.study.task for _, b, _ in rows if is_named(b.ranking.study.task)]
         task = tasks[0] if tasks else "TASK"
         can = plugin is not None or all(p in self.plugins for p in method.split("+"))
         return {
-            "idea": plugin.summary() if plugin else "",
+            "idea": idea,
             "rows": tables.method_table(rows),
             "details": [self._row(*row) for row in rows],
             "card": {
@@ -225,7 +247,7 @@ class Site:
     def _row(self, name: str, board: Collected, of: Any) -> dict[str, Any]:
         study, metric = board.ranking.study, board.ranking.metric.name
         matrix = study.matrix(of.variant, metric)
-        caption = f"{score_tables.heading(study, metric)}; rows are sources, columns targets"
+        caption = f"{of.variant} on {name}: {heading(study, metric)}; rows are sources, columns targets"
         return {
             "id": tables.row_id(name, of.variant),
             "variant": of.variant,
@@ -263,7 +285,8 @@ class Site:
             listed[-1] |= {"runs": len(study.records), "page": board_page(name), "files": f"{folder}/"}
             numbers = study.cells.drop(columns="method")
             yield from _both(f"{folder}/leaderboard", f"the rows of {name}", ranking.frame(), told)
-            yield f"{folder}/cells.csv", (f"{name}: a row for each run, target, structure and metric", csv_text(numbers))
+            what = f"{name}: a row for each run, target, structure and metric"
+            yield f"{folder}/cells.csv", (what, csv_text(numbers))
             records = [self.records[name][key(r)] for r in study.records]
             yield f"{folder}/runs.json", (f"{name}: the record of every run", _json(told | {"runs": records}))
         for task in dict.fromkeys(b.ranking.study.task for b in self.boards.values()):
@@ -273,16 +296,16 @@ class Site:
         yield from _both("data/boards", "all boards", pd.DataFrame(listed), {})
         for protocol, means in self.means.items():
             if means is not None:
-                told = {"protocol": protocol, "boards": means.boards, "tasks": means.tasks, "tasks_drawn": means.drawn}
                 what = f"mean ranks over the boards of protocol {protocol}"
-                yield from _both(f"data/mean-ranks-{part(protocol)}", what, means.frame(), told)
+                of = {"protocol": protocol, "boards": means.boards, "tasks": means.tasks, "tasks_drawn": means.drawn}
+                yield from _both(f"data/mean-ranks-{part(protocol)}", what, means.frame(), of)
 
 
 def _both(
     address: str, what: str, frame: pd.DataFrame, told: Mapping[str, Any]
 ) -> Iterator[tuple[str, tuple[str, str | bytes]]]:
     """A frame as CSV and as JSON."""
-    rows = json.loads(frame.to_json(orient="records", double_precision=15))
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     yield f"{address}.csv", (what, csv_text(frame))
     yield f"{address}.json", (what, _json({**told, "rows": rows}))
 

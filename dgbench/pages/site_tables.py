@@ -1,12 +1,13 @@
-"""Tables of the site: boards, the rows of one with drawn intervals, methods over tasks, a method's rows, a run's scores."""
+"""Tables of the site, and addresses: boards, their rows with drawn intervals, methods over tasks, a run's scores."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
@@ -85,7 +86,11 @@ def boards_table(boards: Mapping[str, Collected]) -> Table:
         rows.append([Cell(name, href=board_page(name)), Cell(study.task), Cell(study.protocol.name), *map(Cell, texts)])
     header = ("board", "task", "protocol", "ranked", "made", "seeds", "domains", "cases", "first by its mean")
     caption = "All boards. domains: sources x targets; cases: of all targets; in brackets a 95 % interval"
-    return Table("boards", caption, header, [("", rows)], filters=("task", "protocol", "made"))
+    return Table("boards", caption, header, [("", rows)], filters=_choices("task", "protocol", "made"))
+
+
+def _choices(*columns: str) -> dict[str, Literal["choice", "most"]]:
+    return dict.fromkeys(columns, "choice")
 
 
 def _with_interval(ranking: Ranking, of: Ranked) -> str:
@@ -93,9 +98,19 @@ def _with_interval(ranking: Ranking, of: Ranked) -> str:
     return f"{mean} [{low} to {high}]" if low else mean
 
 
-def rows_table(ranking: Ranking, link: Callable[[Ranked], str]) -> list[Table]:
-    """The leaderboard's own tables, the first with intervals drawn and with columns by which rows can be chosen."""
-    reached, costs = leaderboard.board_tables(ranking, links={of.variant: link(of) for of in ranking.every})
+class Known(NamedTuple):
+    """A method as its file describes it: the idea in a sentence, and what its classes state."""
+
+    idea: str
+    facts: Mapping[str, str]
+
+
+def rows_table(ranking: Ranking, links: Mapping[str, str], known: Mapping[str, Known]) -> list[Table]:
+    """The leaderboard's own tables, the first with intervals drawn and with columns by which rows can be chosen.
+
+    links: where a variant's name leads. known: the methods that are at hand.
+    """
+    reached, costs = leaderboard.board_tables(ranking, links=links)
     scale = ranking.metric.number
     ends = [v for of in ranking.every for v in (of.low, of.high, of.row.mean) if math.isfinite(v)] or [0.0, 1.0]
     least, most = min(ends), max(ends)
@@ -107,10 +122,11 @@ def rows_table(ranking: Ranking, link: Callable[[Ranked], str]) -> list[Table]:
         span = None
         if math.isfinite(of.row.mean):
             low, high = (v if math.isfinite(v) else of.row.mean for v in (of.low, of.high))
-            span = tuple((v - least) / ((most - least) or 1) for v in (low, of.row.mean, high))
+            start, at, end = ((v - least) / ((most - least) or 1) for v in (low, of.row.mean, high))
+            span = start, at, end
         cells = [*row]
         cells[drawn] = row[drawn]._replace(span=span, kind="" if of.rank else "home")
-        more = [family(ranking, of), told["initialisation"], of.row.contaminated]
+        more = [family(ranking, of, known), told["initialisation"], of.row.contaminated]
         cells[last:last] = [Cell(text) for text in [*more, *([told[cost].replace("-", "")] if cost else [])]]
         rows.append(cells)
     new = (FAMILY, "pretraining", SEEN, *([cost] if cost else []))
@@ -121,24 +137,23 @@ def rows_table(ranking: Ranking, link: Callable[[Ranked], str]) -> list[Table]:
             header=(*reached.header[:last], *new, reached.header[last]),
             groups=groups(rows, len(ranking.ranked), "not ranked"),
             axis={DRAWN: (scale(least), scale(most))},
-            filters=new,
+            filters=_choices(*new[:3]) | dict.fromkeys(new[3:], "most"),
             foot=foot,
         ),
         costs,
     ]
 
 
-def family(ranking: Ranking, of: Ranked) -> str:
+def family(ranking: Ranking, of: Ranked, methods: Mapping[str, Known]) -> str:
     """What kind of network a row is made with, as far as it is known."""
     run = ranking.study.runs[of.variant][0]
     if run.external:
         return "of another system"
-    hparams = run.record.get("hparams", {})
-    known = [kind for name, kind in SETTINGS.items() if name in hparams]
-    plugin = registry.METHODS.plugins().get(run.method.partition("+")[0])
-    said = plugin.facts().get("pretrained", "") if plugin else ""
+    known = [kind for name, kind in SETTINGS.items() if name in run.record.get("hparams", {})]
+    method = methods.get(run.method.partition("+")[0])
+    said = method.facts.get("pretrained", "") if method else ""
     known += [kind for word, kind in FAMILIES.items() if word in said]
-    return known[0] if known else "another" if plugin else "not known"
+    return known[0] if known else "another" if method else "not known"
 
 
 # --- methods over tasks ----------------------------------------------------------------------------------------------
@@ -147,19 +162,20 @@ def family(ranking: Ranking, of: Ranked) -> str:
 def overview_table(protocol: str, boards: Mapping[str, Collected], found: MeanRanks | None) -> Table:
     """Row x board: the interval of its rank; and its mean rank, where there is one."""
     of_row: dict[str, dict[str, tuple[Ranking, Ranked]]] = {}
-    for name, board in boards.items():
-        for of in sorted(board.ranking.every, key=lambda of: not of.row.published):
-            of_row.setdefault(row_name(of.row), {})[name] = board.ranking, of
+    for name, of_board in boards.items():
+        for of in sorted(of_board.ranking.every, key=lambda of: not of.row.published):
+            of_row.setdefault(row_name(of.row), {})[name] = of_board.ranking, of
     means = {} if found is None else {row.name: row for row in found.rows}
     order = sorted(of_row, key=lambda name: (means[name].mean if name in means else math.inf, name))
     rows = []
     for name in order:
         cells = [Cell(name, href=method_page(next(iter(of_row[name].values()))[1].row.method))]
         for board in boards:
-            ranking, of = of_row[name].get(board, (None, None))
-            if ranking is None or of is None:
+            if board not in of_row[name]:
                 cells.append(Cell(""))
-            elif of.rank is None:
+                continue
+            ranking, of = of_row[name][board]
+            if of.rank is None:
                 cells.append(Cell("not ranked", "home"))
             else:
                 level = 1 - (sum(of.rank) / 2 - 1) / max(1, len(ranking.ranked) - 1)
@@ -181,8 +197,8 @@ def words_of(boards: Sequence[str], found: MeanRanks | None) -> list[str]:
         return [f"No mean ranks: they need two boards that rank the same two rows, and there are none among {few}."]
     whole = f"{counted(len(found.rows), 'row')} that each of {', '.join(found.boards)} ranks"
     how = (
-        f"Mean rank: of the {whole}, ranked among themselves on each board, equal ones sharing the mean of their ranks; "
-        "boards of one task count as one. In brackets 95 % of the same over the bootstrap draws of seeds and cases"
+        f"Mean rank: of the {whole}, ranked among themselves on each board, equal ones sharing the mean of their "
+        "ranks; boards of one task count as one. In brackets 95 % of that over the bootstrap draws of seeds and cases"
     )
     if not found.drawn:
         few = f"{counted(len(found.tasks), 'task')}, fewer than {LEAST_TASKS}"
@@ -194,18 +210,17 @@ def words_of(boards: Sequence[str], found: MeanRanks | None) -> list[str]:
 # --- a method, a run -------------------------------------------------------------------------------------------------
 
 
-def methods_table(names: Iterable[str], rows: Mapping[str, int]) -> Table:
+def methods_table(methods: Mapping[str, Known | None], rows: Mapping[str, int]) -> Table:
     """One row for each method: its idea, what it needs, what it starts from, on how many boards it stands."""
-    plugins, cells = registry.METHODS.plugins(), []
-    for name in sorted(names):
-        plugin = plugins.get(name.partition("+")[0])
-        facts = plugin.facts() if plugin else {}
-        idea = plugin.summary().rstrip(".") if plugin and "+" not in name else ""
+    cells = []
+    for name, known in methods.items():
+        idea, facts = known or Known("", {})
         needs = ", ".join(words for what, words in registry.NEEDS.items() if what in facts)
-        texts = (idea, needs, facts.get("pretrained", ""), str(rows.get(name, 0)))
+        texts = (idea.rstrip("."), needs, facts.get("pretrained", ""), str(rows.get(name, 0)))
         cells.append([Cell(name, href=f"{part(name)}.html"), *map(Cell, texts)])
     header = ("method", "what it is", "needs", "pretrained", "rows")
-    return Table("methods", "rows: on all boards, with any settings", header, [("", cells)], filters=("needs", "pretrained"))
+    caption, filters = "rows: on all boards, with any settings", _choices("needs", "pretrained")
+    return Table("methods", caption, header, [("", cells)], filters=filters)
 
 
 def method_rows(boards: Mapping[str, Collected], method: str) -> list[tuple[str, Collected, Ranked]]:

@@ -60,7 +60,8 @@ class Table:
 
     name: for references to it in LaTeX. total: the last row is a mean or sum, under a rule. foot: a note below.
     hue: of coloured cells, "blue" or "orange". axis: what 0 and 1 of the drawn intervals are, by the column that holds
-    them. filters: columns by which a reader of a page may choose rows.
+    them. filters: columns by which a reader of a page may
+    choose rows, one of their texts or numbers up to some limit.
     """
 
     name: str
@@ -71,7 +72,7 @@ class Table:
     foot: str = ""
     hue: str = "blue"
     axis: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    filters: Sequence[str] = ()
+    filters: Mapping[str, Literal["choice", "most"]] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[Sequence[Cell]]:

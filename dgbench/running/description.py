@@ -16,6 +16,7 @@ import dgbench
 from dgbench import fingerprint, metrics
 from dgbench.images.find_task import is_path
 from dgbench.method import Hparams, Method
+from dgbench.protocol import get_protocol
 from dgbench.registry import NEEDS
 from dgbench.running.plan import Run
 from dgbench.running.records import SCHEMA
@@ -44,6 +45,7 @@ def describe(
         "settings": dict(run.settings),
         "checkpoint": run.checkpoint and Path(run.checkpoint).name,
         **of_task(task, run.source),
+        **_of_part(task, run),
         "steps": task.steps,
         "paper": cls.paper,
         "needs": needs(cls),
@@ -73,6 +75,16 @@ def of_task(task: Task, source: str) -> dict[str, Any]:
         **({"scored_in": task.scored_in} if task.scored_in else {}),
         **({"further_metrics": list(task.further_metrics)} if task.further_metrics else {}),
     }
+
+
+def _of_part(task: Task, run: Run) -> dict[str, Any]:
+    """What a run inside a domain was trained on, and which of how many folds it is tested on; nothing of all others."""
+    if not run.held_out:
+        return {}
+    count = len(task.folds(run.source, get_protocol(run.protocol).folds))
+    targets = {source: list(task.targets(source)) for source in task.source_domains}
+    told = {"fold": run.held_out, "folds": count, "trained_on": run.split(task)[0], "targets_of": targets}
+    return {"targets": [run.source], **told}
 
 
 def code(task: Task) -> dict[str, Any]:

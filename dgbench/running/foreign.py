@@ -84,6 +84,11 @@ def score(task: Task, foreign: Foreign, protocol: str, results: Path) -> Scored:
             f"protocol {protocol} gives a budget of compute, which nobody can check of a system outside dgbench",
             f"score by protocol {protocol.removesuffix('-compute')}, and state the budget",
         )
+    if rule.folds:
+        raise UsageError(
+            f"protocol {protocol} trains a method anew for every fold, which nobody did of given masks",
+            "score by protocol sdg",
+        )
     require(foreign.source, task.source_domains, f"source of task {task.name}")
     folder = Path(foreign.predictions)
     if not folder.is_dir():

@@ -89,7 +89,7 @@ def launch(
             make_folder(Path(run.folder))
             _, hparams = run.load_method()
             size = hparams.image_size or task.image_size
-            domains = (run.source, *task.targets(run.source))
+            domains = (run.source, *run.targets(task))
             for domain in (d for d in domains if (d, size) not in places):
                 with one_thread():
                     ready = prepare(task, domain, size)

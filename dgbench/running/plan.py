@@ -48,9 +48,27 @@ class Run:
     folder: str
     fingerprint: str  # of code and data: a finished run with another one is stale
     steps: int | None = None  # of a run whose protocol gives a budget of compute; None: those of the settings
+    held_out: int = 0  # which fold of the source is tested, from 1; 0: none, the source's targets are
 
     def __str__(self) -> str:
-        return f"{self.task}/{self.protocol}/{self.variant}/{self.source}-seed{self.seed}"
+        return f"{self.task}/{self.protocol}/{self.variant}/{run_place(self.source, self.seed, self.held_out)}"
+
+    def targets(self, task: Task) -> tuple[str, ...]:
+        """The domains that it is tested on."""
+        return (self.source,) if self.held_out else task.targets(self.source)
+
+    def split(self, task: Task) -> tuple[list[str], list[str]]:
+        """Ids of the source's cases that it trains on, and of those that it validates on; there are none of a fold."""
+        if not self.held_out:
+            return task.split(self.source)
+        folds = task.folds(self.source, get_protocol(self.protocol).folds)
+        return sorted(i for n, part in enumerate(folds, 1) if n != self.held_out for i in part), []
+
+    def tested(self, task: Task, target: str) -> list[str]:
+        """Ids of a target's cases that it is tested on."""
+        if not self.held_out:
+            return task.tested(self.source, target)
+        return task.folds(self.source, get_protocol(self.protocol).folds)[self.held_out - 1]
 
     def load_task(self) -> Task:
         """The task, found again by its location."""
@@ -106,7 +124,9 @@ def plan(
             f"protocol {protocol} gives a budget of compute, and the steps follow from it",
             "leave --set steps out, or choose a protocol of equal steps",
         )
-    _check_task(task, sources)
+    folds = get_protocol(protocol).folds
+    trainable = _targets(task) if folds else task.source_domains
+    _check_task(task, sources, trainable)
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise UsageError(f"no such checkpoint: {checkpoint}", "give the path of a .pth or .safetensors file")
     if checkpoint is not None and len(sources) != 1:
@@ -141,8 +161,8 @@ def plan(
         folder = Path(results).resolve() / task.name / protocol / variant
         decisive = _decisive(cls, hparams, task, protocol)
         size = hparams.image_size or task.image_size
-        for source in sources or task.source_domains:
-            first = Run(
+        for source in sources or trainable:
+            planned = Run(
                 task=task.name,
                 task_location=task.location,
                 data=str(task.data.resolve()) if task.data else None,
@@ -155,12 +175,15 @@ def plan(
                 checkpoint=str(Path(checkpoint).resolve()) if checkpoint else None,
                 plugins=tuple(str(p) for p in registry.METHODS.extra),
                 folder="",
-                fingerprint=_fingerprint(decisive, task, source, images, size),
+                fingerprint="",
                 steps=steps,
             )
-            for n in seeds:
-                into = str(folder / f"{safe(source)}-seed{n}")
-                runs[into] = replace(first, seed=n, folder=into)
+            for held_out in range(1, len(task.folds(source, folds)) + 1) if folds else (0,):
+                first = replace(planned, held_out=held_out)
+                first = replace(first, fingerprint=_fingerprint(decisive, task, first, images, size))
+                for n in seeds:
+                    into = str(folder / run_place(safe(source), n, held_out))
+                    runs[into] = replace(first, seed=n, folder=into)
     return list(runs.values())
 
 
@@ -185,14 +208,20 @@ def affordable_steps(cls: type[Method], task: Task, hparams: Hparams) -> int | N
     return max(1, budget // step) if step else None
 
 
-def _check_task(task: Task, sources: Sequence[str]) -> None:
+def _targets(task: Task) -> list[str]:
+    """The domains that some source is tested on."""
+    found = {d for source in task.source_domains for d in task.targets(source)}
+    return [d for d in task.domains if d in found]
+
+
+def _check_task(task: Task, sources: Sequence[str], trainable: Sequence[str]) -> None:
     for what in ("image_size", "steps"):
         number(f"{what} of task {task.name}", getattr(task, what), int, fields(Hparams)[what].range)
     check(task.domains, "domain", f"task {task.name}")
     check(task.structures, "structure", f"task {task.name}")
     for source in sources:
         known = "source" if source in task.domains else "domain"
-        require(source, task.source_domains, f"{known} of task {task.name}")
+        require(source, trainable, f"{known} of task {task.name}")
     if len(task.domains) < 2:
         raise DataError(
             f"task '{task.name}' has one domain only: {', '.join(task.domains) or 'none'}",
@@ -216,15 +245,15 @@ def _decisive(cls: type[Method], hparams: Hparams, task: Task, protocol: str) ->
     return [SCHEMA, metrics.VERSION, code, order, settings, list(task.structures), task.unit]
 
 
-def _fingerprint(decisive: list[Any], task: Task, source: str, images: dict[str, str], size: int) -> str:
-    domains = (source, *task.targets(source))
+def _fingerprint(decisive: list[Any], task: Task, run: Run, images: dict[str, str], size: int) -> str:
+    domains = (run.source, *(d for d in run.targets(task) if d != run.source))
     for domain in (d for d in domains if d not in images):
         images[domain] = content_fingerprint(task, domain, size)
     split: Any = None
     cases = {d: task.case_ids(d) for d in domains}
     with suppress(DataError):  # too few cases: the run will say so
-        split = task.split(source)
-        cases |= {d: task.tested(source, d) for d in domains[1:]}
+        split = run.split(task)
+        cases |= {d: run.tested(task, d) for d in run.targets(task)}
     of_domains = [(d, images[d], cases[d]) for d in domains]
     return hashlib.sha256(json.dumps([decisive, of_domains, split]).encode()).hexdigest()
 
@@ -256,6 +285,11 @@ def read_variant(name: str) -> tuple[str, dict[str, str]]:
     if len(settings) < len(pairs):
         raise UsageError(f"'{name}' gives a setting twice", "give each once")
     return method, settings
+
+
+def run_place(source: str, seed: int, held_out: int = 0) -> str:
+    """`A-seed0`, or `A-fold1-seed0` of a run inside a domain: a run within its variant."""
+    return f"{source}-fold{held_out}-seed{seed}" if held_out else f"{source}-seed{seed}"
 
 
 def safe(text: str) -> str:

@@ -41,6 +41,7 @@ OF_RECORD: dict[str, Any] = {
 }
 MAYBE = {  # not in all of its versions, or only of some tasks
     **{"hparams": dict, "environment": dict, "sources": [str], "collections": [str]},
+    **{"fold": int, "folds": int, "trained_on": [str], "targets_of": dict},
     **{"paired": bool, "excluded": dict, "layout": str, "further_metrics": [str], "scored_in": str},
 }
 TEXT = ("role", "domain", "case", "structure", "flag")  # columns of cases.csv
@@ -120,6 +121,11 @@ class RunRecord:
     def published(self) -> dict[str, Any] | None:
         """Of a run that was not made here: its board, who published it, in words, and which metrics; else None."""
         return self.record.get("published")
+
+    @property
+    def bound(self) -> str:
+        """The protocol by which it was trained inside its targets, of all their folds together; "" of all others."""
+        return str(self.record.get("bound", ""))
 
     @property
     def external(self) -> bool:

@@ -168,6 +168,7 @@ def make(order: Order, watch: train.Watch) -> None:
         torch.set_num_threads(before["environment"]["threads"])
         compiling = before["environment"].get("compiled", False)
     hidden = _hidden(order, task)
+    source = PreparedDomain(order.prepared[run.source])  # before its file is hidden where it holds what is tested
     with guard.no_access(hidden):
         cls, hparams = run.load_method()
         record = describe(run, task, cls, hparams, order.device, order.prepared)
@@ -177,14 +178,13 @@ def make(order: Order, watch: train.Watch) -> None:
         if compiling:
             record["environment"]["compiled"] = compile_network(method)
         record |= {"needs": needs(method), "steps": method.steps}
-        source = PreparedDomain(order.prepared[run.source])
         progress = train.Progress()
         if run.checkpoint is None:
             progress = _train(order, method, task, source, watch)
     if chosen := progress.selected.step:
         record["selected"] = {"step": chosen, "validation_dice": progress.selected.dice}
     started = time.monotonic()
-    targets = [PreparedDomain(order.prepared[d]) for d in task.targets(run.source)]
+    targets = [PreparedDomain(order.prepared[d]) for d in run.targets(task)]
     with guard.no_access(hidden):
         tested = _test(order, method, task, [source, *targets], watch)
     record["environment"]["nondeterministic"] = sorted(warned)
@@ -257,20 +257,26 @@ def _build(run: Run, cls: type[Method], task: Task, hparams: Hparams, device: st
 
 
 def _hidden(order: Order, task: Task) -> guard.Hidden:
-    """The targets' files, all that lies prepared but the source, and what the other runs on the task learned."""
+    """The targets' files, all that lies prepared but the source, and what the other runs on the task learned.
+
+    Of a run inside a domain: the files of the fold that it is tested on, and all that lies prepared.
+    """
     run = order.run
+    trained = {run.source: [i for part in run.split(task) for i in part] if run.held_out else task.case_ids(run.source)}
+    tested = {d: run.tested(task, d) if run.held_out else task.case_ids(d) for d in run.targets(task)}
     ours, theirs = (
-        {file for domain in domains for case_id in task.case_ids(domain) for file in task.files(domain, case_id)}
-        for domains in ([run.source], task.targets(run.source))
+        {file for domain, ids in of.items() for case_id in ids for file in task.files(domain, case_id)}
+        for of in (trained, tested)
     )
-    prepared = [place for domain, place in order.prepared.items() if domain != run.source]
-    allowed = [order.prepared[run.source], Path(run.folder), *([Path(run.checkpoint)] if run.checkpoint else [])]
+    own = [] if run.held_out else [order.prepared[run.source]]
+    prepared = [place for place in order.prepared.values() if place not in own]
+    allowed = [*own, Path(run.folder), *([Path(run.checkpoint)] if run.checkpoint else [])]
     return guard.Hidden(theirs - ours, [cache_folder() / "prepared", *prepared], Path(run.folder).parents[2], allowed)
 
 
 def _train(order: Order, method: Method, task: Task, source: PreparedDomain, watch: train.Watch) -> train.Progress:
     run = order.run
-    training, validation = task.split(run.source)
+    training, validation = run.split(task)
     protocol = get_protocol(run.protocol)
     indices = source.slice_indices(training, protocol.slices == "foreground")
     if not len(indices):
@@ -286,10 +292,10 @@ def _test(
     order: Order, method: Method, task: Task, domains: Sequence[PreparedDomain], watch: train.Watch
 ) -> list[Tested]:
     """The source's validation cases first, then those of every target. domains: the source, then the targets."""
-    run, (_, validation) = order.run, task.split(order.run.source)
+    run, (_, validation) = order.run, order.run.split(task)
     source, *targets = domains
     parts = [("validation", source, validation)]
-    parts += [("target", t, task.tested(run.source, t.name)) for t in targets]
+    parts += [("target", t, run.tested(task, t.name)) for t in targets]
     total, tested = sum(len(ids) for _, _, ids in parts), []
     for role, domain, ids in parts:
         cases = {i: task.group(domain.name, i) for i in ids}

@@ -17,7 +17,7 @@ from scipy import stats
 
 from dgbench.metrics import METRICS
 from dgbench.protocol import Protocol
-from dgbench.scores.study import Study, charged, masked_mean, scored, there
+from dgbench.scores.study import Study, charged, masked_mean, numbered, scored, there
 
 Missed = Literal["penalty", "nan", "found", "absent"]
 Mean = Literal["domains", "cases", "median", "worst", "ranks"]
@@ -60,7 +60,7 @@ class CaseCube:
         frame = study.cases
         self.frame = frame = frame[(frame["role"] == "target") & frame["variant"].isin(self.variants)]
         numbers = [i for i, r in enumerate(study.records) if r.variant in self.variants]
-        columns, cases = pd.factorize(pd.MultiIndex.from_frame(frame[["domain", "case"]]), sort=True)
+        columns, cases = numbered(frame)
         structure = pd.Categorical(frame["structure"], study.structures).codes
         self.place = (np.searchsorted(numbers, frame["run"]), columns, structure)
         self.shape = (len(self.runs), len(cases), len(study.structures))

@@ -125,7 +125,7 @@ def _ranked(study: Study) -> Ranking:
 
 
 def _named(sentence: str, names: dict[Path, Path]) -> str:
-    """Of results only their own name: an archive lay elsewhere for a while, and a folder's place is nobody's business."""
+    """Of results only their own name: archives lay elsewhere for a while, and a folder's place is nobody's business."""
     for folder, place in names.items():
         sentence = sentence.replace(str(folder), place.resolve().name)
     return sentence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +29,23 @@ def load(task: str, files: Iterable[Path] | None = None) -> pd.DataFrame:
     """
     rows = [row for path in (published_files() if files is None else files) for row in _rows(Path(path))]
     return pd.DataFrame([r for r in rows if r["task"] == task], columns=[*COLUMNS, "paper"]).astype({"value": float})
+
+
+def of_method(method: str) -> pd.DataFrame:
+    """What is published of a method's mean over targets, a row for each task, structure, paper and note.
+
+    Columns: task, structure, paper, note, citation, sources (how many; 1 where a paper gives their mean) and dice.
+    """
+    every = _every()
+    theirs = every[(every["method"] == method) & (every["metric"] == "dice") & every["target"].isin(ROWS_OF_MEANS)]
+    by = ["task", "structure", "paper", "note", "citation"]
+    groups = theirs.astype({"value": float}).groupby(by, sort=False)
+    return groups.agg(sources=("source", "size"), dice=("value", "mean")).reset_index()
+
+
+@functools.cache
+def _every() -> pd.DataFrame:
+    return pd.DataFrame([row for path in published_files() for row in _rows(path)], columns=[*COLUMNS, "paper"])
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from dgbench.scores.agreement import Machines
 from dgbench.scores.statistics import CaseScores, Difference, Resampling
 from dgbench.scores.study import FLOPS, Study, TargetCases, VariantRow
 
+TRAINED_INSIDE = "trained inside the target"
 LEAST = 3  # seeds of a row that was not trained here
 
 
@@ -248,6 +249,8 @@ def _reasons(
 ) -> list[str]:
     """Why a variant is not ranked."""
     reasons = list(missing)
+    if row.bound:
+        reasons.append(TRAINED_INSIDE)
     if row.oracle:
         reasons.append("an oracle: prompted from the targets' reference masks")
     if "adapts_in_testing" in row.needed:

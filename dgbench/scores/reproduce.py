@@ -136,7 +136,7 @@ def _planned(folder: Path, then: RunRecord, given: _Given) -> tuple[Task, Run]:
     if told["checkpoint"] and given.checkpoint is None:
         raise UsageError(f"{folder} tested given weights, {told['checkpoint']}", "give them with --checkpoint FILE")
     loaded = get_task(given.task, given.data)
-    (run,) = plan.plan(
+    runs = plan.plan(
         loaded,
         [then.method],
         sources=[then.source],
@@ -146,6 +146,7 @@ def _planned(folder: Path, then: RunRecord, given: _Given) -> tuple[Task, Run]:
         checkpoint=given.checkpoint,
         results=given.out,
     )
+    run = next(r for r in runs if r.held_out in (0, told.get("fold")))
     if (run.task, run.variant) != (then.task, then.variant):
         was, would = f"{then.task}/{then.variant}", f"{run.task}/{run.variant}"
         raise UsageError(f"{folder} is {was}; with what is given it would be {would}", "give its own task and weights")

@@ -72,11 +72,6 @@ class CaseScores:
         group = None if self.group is None else self.group[cases]
         return CaseScores(self.values[:, cases], weight / weight.sum(), self.domain[cases], group)
 
-    @property
-    def seed_std(self) -> float:
-        """Standard deviation between seeds; NaN for one seed."""
-        return float(self.of_seed.std(ddof=1)) if len(self.values) > 1 else math.nan
-
 
 class Estimate(NamedTuple):
     """A mean or a difference, its 95 % interval, and the variance that cases and that seeds bring to it.
@@ -246,10 +241,11 @@ def estimate(
     se = math.sqrt(of_cases + of_seeds)
     spread = means.std()
     stretched = mean + (means - mean) * (se / spread if spread > 0 and se > 0 else 1.0)
-    known = variance > 1e-12 * se**2
-    if not known.any():  # nothing varies, or by rounding alone, or it is not known how much
+    least = 1e-12 * se**2
+    if not (variance > least).any():  # nothing varies, or by rounding alone, or it is not known how much
         return Estimate(mean, mean - se, mean + se, of_cases, of_seeds), stretched
-    t = (means[known] - mean) / np.sqrt(variance[known])
+    # A draw of cases that are all alike has no SE* and lies as far away as can be: it counts, or one side would be lost.
+    t = (means - mean) / np.sqrt(np.maximum(variance, least))
     low, high = np.clip(np.quantile(t, [(1 + LEVEL) / 2, (1 - LEVEL) / 2]), -FARTHEST, FARTHEST)
     return Estimate(mean, mean - se * float(low), mean - se * float(high), of_cases, of_seeds), stretched
 

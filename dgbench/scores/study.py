@@ -24,7 +24,9 @@ from dgbench.networks.provenance import Seen, overlap
 from dgbench.protocol import Protocol, get_protocol
 from dgbench.registry import NEEDS
 from dgbench.running.records import RunRecord, read_all_cases, read_runs
+from dgbench.scores.archives import brought_of, folder_of, located
 from dgbench.scores.boards import boards, every_board, published_runs, shown_protocol
+from dgbench.scores.bounds import bounds, joined
 from dgbench.scores.statistics import CaseScores
 
 TOLD = (  # columns of the summary that a row has by the same name
@@ -141,8 +143,9 @@ class VariantRow:
     without missed structures. gap: how much worse it does on the targets than on the source's validation cases. missed,
     false_positive, both_empty, tested: structures of target cases, over all runs. train_seconds, test_seconds: mean
     over runs; memory_mb: the most. train_flops, train_step_flops, predict_image_flops: of all steps, of one step, of
-    one image; NaN where no run counted them. machines: what `machine` says of the runs. seen: as from
-    `provenance.overlap`. needed: names of `registry.NEEDS`. steps and batch_size: of the first run; 0 is not known.
+    one image; NaN where no run counted them. bound: as of `RunRecord`. machines: what `machine` says of the runs. seen:
+    as from `provenance.overlap`. needed: names of `registry.NEEDS`. steps and batch_size: of the first run; 0 is not
+    known.
     """
 
     variant: str
@@ -177,6 +180,7 @@ class VariantRow:
     steps: int
     batch_size: int
     initialisation: str
+    bound: str
     seen: dict[tuple[str, str], Seen]
     needed: frozenset[str]
 
@@ -184,6 +188,11 @@ class VariantRow:
     def oracle(self) -> bool:
         """Does it see the targets' reference masks?"""
         return "uses_target_masks" in self.needed
+
+    @property
+    def knows_targets(self) -> bool:
+        """Is it an oracle, or trained inside the targets? Then it is ranked in no table."""
+        return self.oracle or bool(self.bound)
 
     @property
     def needs(self) -> str:
@@ -269,6 +278,9 @@ class Study:
     ):
         """Raises `UsageError` or `DataError` unless the runs may stand in one table: one task, protocol, unit and
         metrics version, the same images, structures and domains, and no run twice."""
+        if protocol.folds:
+            records, lacking = joined(records, protocol)
+            left_out = [*left_out, *lacking]
         self.records = tuple(sorted(records, key=lambda r: (r.variant, r.source, r.seed)))
         self.protocol, self.left_out, self.again = protocol, tuple(left_out), tuple(again)
         _check_alike(self.records, protocol)
@@ -301,8 +313,8 @@ class Study:
         those that were published under the same protocol. Without one, see `boards.shown_protocol`.
 
         Runs on other images, domains or structures, or by other metrics, are left out and named. beside: folders of
-        results that others made; a variant is taken from the first folder that has it. Raises `UsageError` when there
-        is none.
+        results that others made, or archives of them; a variant is taken from the first that has it. Where there is
+        none at all, the runs that come with dgbench are shown, and said to be so. Raises `UsageError` when none do.
         """
         protocol, why = (protocol, "") if protocol else shown_protocol(results, task)
         published = boards(results, task, protocol)
@@ -310,21 +322,26 @@ class Study:
         found, left_out = read_runs(results, task, protocol)
         left_out = [why, *left_out] if why else left_out
         twice: list[RunRecord] = []
-        for folder in beside:
-            theirs, problems = read_runs(folder, task, protocol)
+        for place in beside:
+            theirs, problems = read_runs(folder_of(located(place)), task, protocol)
             ours = {r.variant for r in found}
             found, left_out = [*found, *(r for r in theirs if r.variant not in ours)], [*left_out, *problems]
             twice += [r for r in theirs if r.variant in ours]
         found += published_runs(published)
+        where = f"no finished run of task {task} under protocol {protocol} in {results}"
+        if not found and (archive := brought_of(task)):
+            found, problems = read_runs(folder_of(archive), task, protocol)
+            left_out = [*left_out, *problems, f"{where[0].upper()}{where[1:]}: these come with dgbench."]
         if not found:
-            where = f"no finished run of task {task} under protocol {protocol} in {results}"
             elsewhere = dict.fromkeys(f"--protocol {b.told['protocol']}" for b in every_board(results, task))
             told = f"; scores that others published: {', '.join(elsewhere)}" if elsewhere else ""
             raise UsageError(where, f"make some: dgbench run --task {task} --method ..., or give --results{told}")
         like = like or max(found, key=lambda r: str(r.record["started"]))
+        inside, lacking = bounds(results, task, rules, found)
+        found, left_out = [*found, *inside], [*left_out, *lacking]
         kept = [r for r in found if not _difference(like, r, found)]
         again = [r for r in twice if not _difference(like, r, found)]
-        read_all_cases([*(r for r in kept if not r.published), *again])
+        read_all_cases([*(r for r in kept if not r.published and not r.bound), *again])
         others: dict[str, list[RunRecord]] = {}
         for r in found:
             if what := _difference(like, r, found):
@@ -359,9 +376,9 @@ class Study:
 
     @functools.cached_property
     def variants(self) -> tuple[str, ...]:
-        """Best `net` Dice first, without a mean last; oracles, which see target masks, after all others."""
+        """Best `net` Dice first, without a mean last; after all others oracles and bounds, which know target masks."""
         rows = [self.row(v) for v in self.runs]
-        rows.sort(key=lambda r: (r.oracle, METRICS["dice"].order(r.net), r.variant))
+        rows.sort(key=lambda r: (r.knows_targets, METRICS["dice"].order(r.net), r.variant))
         return tuple(r.variant for r in rows)
 
     @functools.cached_property
@@ -805,6 +822,7 @@ def _row(study: Study, variant: str, metric: str) -> VariantRow:
         steps=hparams.get("steps") or first.get("steps", 0),
         batch_size=hparams.get("batch_size", 0),
         initialisation=initialisation(records),
+        bound=records[0].bound,
         seen=overlap(r.record for r in records),
         needed=frozenset().union(*(r.needs for r in records)),
     )
@@ -828,9 +846,18 @@ def initialisation(records: Iterable[RunRecord]) -> str:
     return ", ".join(sorted({name for names in started for name in ([names] if isinstance(names, str) else names)}))
 
 
+def numbered(rows: pd.DataFrame) -> tuple[np.ndarray, pd.MultiIndex]:
+    """The number of each row's case; and the cases, (domain, case), sorted."""
+    domain, domains = pd.factorize(rows["domain"], sort=True)
+    case, cases = pd.factorize(rows["case"], sort=True)
+    known, number = np.unique(domain * len(cases) + case, return_inverse=True)
+    names = [domains[known // len(cases)], cases[known % len(cases)]] if len(known) else [[], []]
+    return number, pd.MultiIndex.from_arrays(names, names=["domain", "case"])
+
+
 def _target_cases(study: Study, metric: str) -> TargetCases:
     frame = study.cases[study.cases["role"] == "target"]
-    column, cases = pd.factorize(pd.MultiIndex.from_frame(frame[["domain", "case"]]), sort=True)
+    column, cases = numbered(frame)
     frame = frame.assign(column=column)
     values, costs = (of(frame, metric, study.protocol) for of in (scored, charged))
     counts = np.bincount(frame.loc[values.index, "column"], minlength=len(cases)) > 0

@@ -8,18 +8,15 @@ makers disclose (`DISCLOSED`) is put in, under "submission".
 from __future__ import annotations
 
 import getpass
-import io
 import json
-import lzma
 import os
 import re
 import shutil
 import socket
-import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
@@ -27,14 +24,14 @@ from typing import Any
 
 from dgbench.errors import DataError, DgbenchError, UsageError, require
 from dgbench.files import make_folder, read_json, write_atomic
+from dgbench.names import MOCK
 from dgbench.running.records import RunRecord, broken_files, find_runs, read_run
 from dgbench.scores import suspicion
+from dgbench.scores.archives import MOST_PACKED, archive, brought_of, lay, located, unpacked
 from dgbench.scores.ranking import Ranking, rank
 from dgbench.scores.study import Study
 from dgbench.scores.verify import verify
 
-MOST_PACKED, MOST = 1_000_000, 1 << 28  # bytes of an archive, and of what it unpacks to
-MEMBER = re.compile(r"[^/]+/[^/]+/[^/]+/[^/]+-seed\d+/(run\.json|cases\.csv|RESULT\.json)")
 DISCLOSED = {
     "pretraining": "which data the pretrained weights saw, as far as known; none where nothing was pretrained",
     "trials": "how many settings were tried before these, and on which data they were compared",
@@ -86,6 +83,8 @@ def pack(results: Path, task: str, name: str, told: Mapping[str, str], to: Path,
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise UsageError(f"'{name}' cannot name a submission", "use letters, digits, '.', '-' and '_'")
+    if task.startswith(MOCK):
+        raise UsageError(drawn(task), f"run {task.removeprefix(MOCK)} on its real images, without --mock")
     if wanting := list(undisclosed(told)):
         raise UsageError(f"not disclosed: {'; '.join(wanting)}", "answer by --disclose KEY=TEXT, or --disclosure FILE")
     runs, problems = list[RunRecord](), list[str]()
@@ -113,9 +112,18 @@ def pack(results: Path, task: str, name: str, told: Mapping[str, str], to: Path,
         members[f"{place}/cases.csv"] = (run.path / "cases.csv").read_bytes()
         members[f"{place}/RESULT.json"] = _json(result)
     with tempfile.TemporaryDirectory() as laid:
-        _lay(members, Path(laid))
+        lay(members, Path(laid))
         verdicts = tuple(_verdicts(Path(laid), task, beside))
+    if archived := brought_of(task):
+        with unpacked([archived]) as theirs:
+            again = _again(runs, _read(theirs[0], []))
+        verdicts = tuple((p, v, "its runs come with dgbench" if (p, v) in again else why) for p, v, why in verdicts)
     return Packed(to / f"scores-{task}-{name}.tar.xz", members, tuple(dict.fromkeys(removed)), verdicts)
+
+
+def drawn(task: str) -> str:
+    """Why scores of a task are no evidence."""
+    return f"task {task} is of drawn images: its scores say that commands work, and nothing of methods"
 
 
 def disclosure(path: Path) -> dict[str, str]:
@@ -184,74 +192,11 @@ def _json(content: Any) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def archive(members: Mapping[str, bytes]) -> bytes:
-    """A .tar.xz of files; the same members give the same bytes, and nothing is said of whose they are."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:xz", preset=9, format=tarfile.PAX_FORMAT) as tar:
-        for name, data in sorted(members.items()):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return content.getvalue()
-
-
 def _verdicts(folder: Path, task: str, beside: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
     for protocol in protocols(folder, task):
         ours = {r.variant for r in _records(folder, task, protocol)}
         board = rank(Study.load(folder, task, protocol, beside=beside))
         yield from ((protocol, of.variant, of.why) for of in board.every if of.variant in ours)
-
-
-# --- unpacking -------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def unpacked(places: Sequence[Path]) -> Iterator[list[Path]]:
-    """Folders of results: those given, and for each archive one of its own, gone afterwards."""
-    with tempfile.TemporaryDirectory() as root:
-        folders = []
-        for n, place in enumerate(places):
-            if place.is_dir():
-                folders.append(place)
-                continue
-            into = Path(root, str(n))
-            into.mkdir()
-            _lay(members_of(place), into)
-            folders.append(into)
-        yield folders
-
-
-def members_of(path: Path) -> dict[str, bytes]:
-    """The files in an archive of scores. Raises `DataError` for anything else in it, and for one that is too large."""
-    members, size = dict[str, bytes](), 0
-    try:
-        if path.stat().st_size > MOST_PACKED:
-            raise ValueError(f"it takes more than {MOST_PACKED:,} bytes")
-        with tarfile.open(path, "r|xz") as tar:
-            for member in tar:
-                if member.isdir():
-                    continue
-                size += member.size
-                if size > MOST:
-                    raise ValueError(f"it becomes more than {MOST >> 20} MiB")
-                named_out = any(part.startswith(".") for part in member.name.split("/"))
-                if not member.isfile() or named_out or not MEMBER.fullmatch(member.name) or member.name in members:
-                    raise ValueError(f"it holds {member.name!r}, which is no record, scores or checksums of a run")
-                file = tar.extractfile(member)
-                assert file is not None
-                members[member.name] = file.read()
-    except (OSError, ValueError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
-        raise DataError(f"{path} is no submission: {getattr(error, 'strerror', '') or error}", HOW) from None
-    return members
-
-
-HOW = "make it with `dgbench submit`"
-
-
-def _lay(members: Mapping[str, bytes], folder: Path) -> None:
-    for name, content in members.items():
-        make_folder((folder / name).parent)
-        (folder / name).write_bytes(content)
 
 
 # --- looking at it ---------------------------------------------------------------------------------------------------
@@ -285,7 +230,7 @@ def review(archives: Sequence[Path], board: Sequence[Path] = ()) -> Review:
     """
     found = Review(tuple(path.name for path in archives), {})
     told: dict[str, Mapping[str, str]] = {}
-    with unpacked([*archives, *board]) as folders:
+    with unpacked([*archives, *map(located, board)]) as folders:
         ours, theirs = folders[: len(archives)], folders[len(archives) :]
         runs, others = list[RunRecord](), list[RunRecord]()
         for path, folder in zip(archives, ours, strict=True):
@@ -300,6 +245,8 @@ def review(archives: Sequence[Path], board: Sequence[Path] = ()) -> Review:
             said = said if isinstance(said, dict) else {}
             told[str(said.get("name") or "without a name")] = said
             found.problems.extend(suspicion.impossible(run))
+            if run.task.startswith(MOCK) and (why := drawn(run.task)) not in found.problems:
+                found.problems.append(why)
             found.doubts.extend(suspicion.unlikely(run))
         found.problems.extend(
             f"{name}: not disclosed: {question}" for name, said in told.items() for question in undisclosed(said)
@@ -308,7 +255,7 @@ def review(archives: Sequence[Path], board: Sequence[Path] = ()) -> Review:
             others += _read(folder, [])
         problems, doubts = suspicion.repeated(runs)
         found.problems.extend([*problems, *suspicion.references([*others, *runs])])
-        found.doubts.extend(doubts)
+        found.doubts.extend([*doubts, *(f"{v}: the board has its runs already" for _, v in _again(runs, others))])
         if not found.problems:
             found.effects.extend(_effects(runs, ours, theirs))
     return Review(found.archives, told, found.problems, found.doubts, found.effects)
@@ -325,6 +272,13 @@ def _read(folder: Path, problems: list[str]) -> list[RunRecord]:
         else:
             runs.append(run)
     return runs
+
+
+def _again(runs: Sequence[RunRecord], others: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """Protocol and variant of what others have every run of, packed or not."""
+    known = {(*r.path.parts[-4:], _identity(r.path)) for r in others}
+    new = {(r.protocol, r.variant) for r in runs if (*r.path.parts[-4:], _identity(r.path)) not in known}
+    return sorted({(r.protocol, r.variant) for r in runs} - new)
 
 
 def _effects(runs: Sequence[RunRecord], ours: Sequence[Path], theirs: Sequence[Path]) -> Iterator[Effect]:
@@ -364,8 +318,7 @@ def merge(places: Sequence[Path], to: Path) -> list[Path]:
     """
     chosen: dict[Path, Path] = {}
     conflicts = []
-    for place in (p for p in places if not p.exists()):
-        raise UsageError(f"nothing is at {place}", "give folders of results, or archives of scores")
+    places = [located(place) for place in places]
     with unpacked([*places, *([to] if to.is_dir() else [])]) as folders:
         names = dict(zip(folders, [*places, to], strict=False))
         for folder in folders:

@@ -19,7 +19,7 @@ import safetensors.torch
 from dgbench.errors import UsageError
 from dgbench.files import read_json
 from dgbench.running import records
-from dgbench.running.plan import safe
+from dgbench.running.plan import run_place, safe
 from dgbench.running.records import EXTERNAL, SCHEMA, broken_files
 from dgbench.running.test import COLUMNS, GROUPED, Predictions
 
@@ -105,7 +105,9 @@ def _guarded(name: str, problems: Callable[[], Iterator[str]]) -> list[str]:
 
 def _of_place(folder: Path, root: Path, record: Record) -> Iterator[str]:
     """A run lies where its record says, as far down from `root` as is known."""
-    said = [record[n] for n in ("task", "protocol", "variant")] + [f"{safe(record['source'])}-seed{record['seed']}"]
+    said = [record[n] for n in ("task", "protocol", "variant")] + [
+        run_place(safe(record["source"]), record["seed"], record.get("fold", 0))
+    ]
     lies = [*root.parts[-1:], *folder.relative_to(root).parts][-4:]
     if said[-len(lies) :] != lies:
         yield f"its record says {'/'.join(map(str, said))}"
@@ -130,12 +132,14 @@ def _of_cases(folder: Path, record: Record, result: Record, rows: Rows) -> Itera
         if of_case != expected:
             yield f"{'/'.join(key[1:])} has rows of {', '.join(of_case.elements())}, not one of each structure"
     found = {key[:2] for key in tested}
-    own = {("validation", record["source"])}
+    own = set() if "fold" in record else {("validation", record["source"])}
     if record.get("origin") == EXTERNAL:  # of which validation cases may be missing
         own &= found
     roles = {*own, *(("target", d) for d in record["targets"])}
     yield from (f"no {role} case of domain '{domain}'" for role, domain in sorted(roles - found))
     yield from (f"{role} cases of domain '{domain}', which the run does not have" for role, domain in found - roles)
+    for name in sorted({case for _, _, case in tested} & set(record.get("trained_on", ()))):
+        yield f"case {name} was trained on and is tested"
     for row in rows:
         if problem := _of_row(row):
             yield f"{row['domain']}/{row['case']} {row['structure']}: {problem}"

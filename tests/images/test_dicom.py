@@ -15,6 +15,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from dgbench.errors import DataError
 from dgbench.images import dicom
+from dgbench.images.adopt import adopt
 from dgbench.images.dicom import is_dicom, read_dicom, series_files, series_of
 from dgbench.images.formats import parts, read, read_case, stem
 
@@ -241,6 +242,14 @@ def test_a_dicom_segmentation_is_an_index_mask_on_the_whole_series(series, tmp_p
     assert len(read(path, mask=True).values) == 3, "the empty slices are not in the file"
     _, (mask,) = read_case(series, [path])
     np.testing.assert_array_equal(mask, LABELS)
+    # Beside its series, as many tools save it: the image is the one, the mask the other.
+    beside = path.rename(series / "1-1.dcm")
+    assert {text: len(files) for text, files in series_of(series).items()} == {"abdomen": 5}
+    np.testing.assert_array_equal(read(series).values, VOXELS.astype(int) - 1024)
+    image, (mask,) = read_case(series, [series])
+    np.testing.assert_array_equal(mask, LABELS)
+    (row,) = adopt(series.parent).rows
+    assert (row["image"], row["mask"]) == (str(series), str(beside))
     overlapping = segmentation(series, tmp_path / "overlap.dcm", np.stack([LABELS > 0, LABELS == 2], axis=-1))
     with pytest.raises(DataError, match="cannot make one volume of its segments") as failure:
         read(overlapping, mask=True)

@@ -47,6 +47,7 @@ READ_BACK = {  # what needs a number from the device in the midst of a step, and
     "sam_box": "only masks that are not empty are asked for",
     "sam_point": "only masks that are not empty are asked for",
     "efdmix": "torch draws from Beta on real devices only",
+    "universeg": "only slices that are not gathered yet are kept",
     "mixstyle": "torch draws from Beta on real devices only",
     "maxstyle": "torch draws from Beta on real devices only",
 }

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dgbench.errors import UsageError
 from dgbench.method import Batch, Method, resolve_hparams
-from dgbench.methods import adverin, srcsm
+from dgbench.methods import adverin, constyx, freesdg, morestyle, srcsm, stacking
 from dgbench.methods._curves import through
 from dgbench.methods._gin import gin
+from dgbench.networks.unet import normalise
 from dgbench.registry import get_method
 from dgbench.running import train
 from dgbench.task import TaskInfo
@@ -239,3 +241,315 @@ def test_adverin_trains_on_harder_images_than_erm_and_its_search_leaves_no_trace
     counts = [b for n, b in method.named_buffers() if n.endswith("num_batches_tracked")]
     assert counts and all(int(c) == 1 for c in counts) and all(p.grad is None for p in method.parameters())
     torch.testing.assert_close(loss_of(build("adverin", attack_rate=0), batch), loss_of(build("erm"), batch))
+
+
+# Stacking
+
+
+def test_how_far_two_maps_are_apart_by_hand():
+    a = torch.tensor([3.0, 4.0]).view(1, 1, 2)
+    for b, expected in (([6.0, 8.0], 0.0), ([-3.0, -4.0], 2.0), ([4.0, -3.0], 1.0), ([4.0, 3.0], 1 - 24 / 25)):
+        assert stacking.apart(a, torch.tensor(b).view(1, 1, 2)).item() == pytest.approx(expected, abs=1e-6)
+    both = torch.tensor([[3.0, 4.0], [0.0, 0.0]]).view(2, 1, 2)  # where nothing is, nothing is alike, and no NaN
+    assert stacking.apart(both, both).item() == pytest.approx(0.5)
+    weight = torch.tensor([1.0, 0.0]).view(1, 1, 2)
+    assert stacking.apart(a, torch.tensor([5.0, -9.0]).view(1, 1, 2), weight).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_rarer_pixels_weigh_more():
+    """A quarter of the pixels is inside: they weigh three quarters, those outside one quarter."""
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[0, :, :2] = 1
+    assert torch.equal(stacking.rarity(mask), torch.where(mask > 0, 0.75, 0.25))
+
+
+@pytest.mark.parametrize("view", ["gin", "contrast"])
+def test_the_loss_of_stacking_is_that_of_both_images_and_what_lies_between_them(view):
+    batch = drawn(3, 2)
+    method = build("stacking", 2, view=view, stacking=0.7, norm="instance")
+    torch.manual_seed(5)
+    total = method.loss(batch)
+    torch.manual_seed(5)
+    other = method.view(batch.image)
+    assert (other - batch.image).abs().max() > 0.05 and other.min() >= 0 and other.max() <= 1
+    maps, logits = [], []
+    for image in (batch.image, other):
+        features = method.net.encode(normalise(image, "zscore"))
+        maps.append(features[-1].flatten(1))
+        logits.append(method.net.decode(features, (SIZE, SIZE)))
+    expected = sum(method.criterion(z, batch.mask) for z in logits)
+    encoders = 1 - torch.nn.functional.cosine_similarity(*maps).mean()
+    root = stacking.rarity(batch.mask).sqrt()
+    predictions = 1 - torch.nn.functional.cosine_similarity(*((root * z).flatten(2) for z in logits), dim=2).mean()
+    assert encoders > 1e-3 and predictions > 1e-3
+    torch.testing.assert_close(total, expected + 0.7 * (encoders + predictions))
+
+
+def test_stacking_lies_over_slaug_and_over_dapsam():
+    """SLAug makes two images of each, and each of them gets a view: four passes. SLAug's map sees the loss of both."""
+    for name, passes in (("slaug+stacking", 4), ("erm+stacking", 2), ("dapsam+stacking", 2)):
+        cls = get_method(name)
+        small = {} if name.startswith("dapsam") else {"width": "4"}
+        side = 64 if name.startswith("dapsam") else SIZE
+        method, _ = train.build(cls, TaskInfo("drawn", ("disc",), side, 4), resolve_hparams(cls, "drawn", small), 0)
+        train.configure(method)
+        seen, ends, logits = [], [], method.logits
+        method.logits = lambda x, see=seen, of=logits: (see.append(x), of(x))[1]
+        stacking.encoder_of(method).register_forward_hook(lambda m, i, o, end=ends: end.append(o))
+        image, mask = (torch.nn.functional.interpolate(x, side) for x in drawn(2))
+        shown = train.step(method.train(), Batch(image, mask.round()), seed=0, t=0)
+        assert len(seen) == len(ends) == passes and math.isfinite(shown["loss"]), name
+
+
+def test_stacking_says_where_it_finds_no_encoder():
+    with pytest.raises(UsageError, match="no encoder in Method"):
+        stacking.encoder_of(Method(TaskInfo("drawn", ("disc",), SIZE, 4), resolve_hparams(Method, "drawn")))
+
+
+# ConStyX
+
+
+def test_the_class_of_a_pixel_is_its_last_structure():
+    mask = torch.tensor([[0.0, 1, 1, 0], [0, 0, 1, 1]]).view(1, 2, 1, 4)
+    assert constyx.class_of(mask).flatten().tolist() == [0, 1, 2, 2]
+
+
+def test_the_variance_of_a_class_is_that_of_all_its_pixels_so_far():
+    method, rng = build("constyx", 2), torch.Generator().manual_seed(0)
+    features = [(1 + t) * torch.randn(2, 8, 5, 6, generator=rng) + t for t in range(3)]
+    owners = [torch.randint(3, (2, 5, 6), generator=rng) for _ in range(3)]
+    owners[0] = owners[0].clamp(max=1)  # a class that comes later
+    for f, owner in zip(features, owners, strict=True):
+        method.remember(f, torch.nn.functional.one_hot(owner, 3).permute(0, 3, 1, 2).float())
+    for k in range(3):
+        pixels = torch.cat([f.permute(0, 2, 3, 1)[o == k] for f, o in zip(features, owners, strict=True)])
+        assert method.pixels[k] == len(pixels)
+        torch.testing.assert_close(method.mean[k], pixels.mean(0), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(method.variance[k], pixels.var(0, correction=0), atol=1e-3, rtol=1e-4)
+
+
+def test_style_goes_where_the_gradient_is_most_negative():
+    gradient = torch.tensor([3.0, -2, 0, -5, 1, 7, -1, 2, 4, 6]).view(1, 10, 1, 1)
+    assert constyx.style_direction(gradient, 0.2).flatten().tolist() == [0, 1, 0, 1, 0, 0, 0, 0, 0, 0]
+    assert constyx.style_direction(gradient, 1.0).eq(1).all() and constyx.style_direction(gradient, 0.0).eq(0).all()
+
+
+def test_what_moved_far_counts_by_how_sure_it_is():
+    """Probabilities 1/2, 1/4 and about 0 have entropies ln 2, 0.5623 and 0: of 1, 0.811278 and 0 of the way up."""
+    logits = torch.tensor([0.0, -math.log(3), -40]).view(1, 1, 1, 3)
+    far, near = torch.full((1, 1, 1, 3), 0.5), torch.full((1, 1, 1, 3), 0.7)
+    expected = [0.0, math.exp(1 - 0.8112781) - 1, math.e - 1]
+    assert constyx.trust(logits, far, 0.6).flatten().tolist() == pytest.approx(expected, abs=1e-5)
+    assert constyx.trust(logits, near, 0.6).eq(1).all()
+    assert constyx.trust(torch.zeros(1, 1, 2, 2), far[..., :2], 0.6).isfinite().all()
+
+
+def test_constyx_without_noise_and_style_is_twice_erm_and_style_lowers_the_loss():
+    batch = drawn(3, 2)
+    erm, method = build("erm", 2), build("constyx", 2, style_step=0, similarity=-1)
+    method.remember = lambda f, inside: None  # no pixel seen, no content moved
+    plain, both = loss_of(erm, batch), loss_of(method, batch)
+    torch.testing.assert_close(both, 2 * plain)
+    both.backward()
+    plain.backward()
+    for (name, a), b in zip(method.named_parameters(), erm.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, 2 * b.grad, atol=1e-5, rtol=1e-3, msg=name)
+    styled = build("constyx", 2, style_step=0.5, similarity=-1)
+    styled.remember = lambda f, inside: None
+    assert loss_of(styled, batch) < both - 1e-3
+
+
+def test_the_second_loss_of_constyx_equals_its_equation_step_by_step():
+    batch = drawn(2, 2)
+    method, again = build("constyx", 2, norm="instance"), build("constyx", 2, norm="instance")
+    torch.manual_seed(3)
+    total = method.loss(batch)
+    f = again.net.decoder.maps(again.net.encode(normalise(batch.image, "zscore")))[-1].detach().requires_grad_()
+    head, mask = again.net.decoder.head, batch.mask
+    plain = again.criterion(head(f), mask)
+    (g,) = torch.autograd.grad(plain, f)
+    owner = (mask[:, 0] + mask[:, 1]).long()  # the second lies inside of the first
+    variance = torch.stack([f.detach().permute(0, 2, 3, 1)[owner == k].var(0, correction=0) for k in range(3)])
+    torch.manual_seed(3)
+    content, even = torch.randn_like(f), torch.rand_like(f)
+    moved = f + content * variance[owner].permute(0, 3, 1, 2)
+    lowest = g.argmin(1, keepdim=True)  # a fifth of 8 channels is one
+    moved = moved + torch.zeros_like(f).scatter(1, lowest, 0.5 * even.gather(1, lowest))
+    logits = head(moved)
+    weight = constyx.trust(logits.detach(), torch.nn.functional.cosine_similarity(f, moved)[:, None].detach(), 0.6)
+    p = logits.sigmoid()
+    bce = -(weight * (mask * p.log() + (1 - mask) * (1 - p).log())).mean()
+    dice = 1 - ((2 * (p * mask).sum((2, 3)) + 1) / (p.sum((2, 3)) + mask.sum((2, 3)) + 1)).mean()
+    torch.testing.assert_close(total, plain + (bce + dice) / 2, atol=1e-4, rtol=1e-4)
+
+
+# FreeSDG
+
+
+def test_an_even_image_has_no_high_frequencies_and_an_edge_has_both_signs():
+    for level in (0.0, 0.3, 1.0):
+        assert freesdg.high_pass(torch.full((1, 3, SIZE, SIZE), level), 9, 27).abs().max() < 1e-5
+    edge = torch.zeros(1, 1, SIZE, SIZE)
+    edge[..., SIZE // 2 :] = 1
+    seen = freesdg.high_pass(edge, 9, 27)[0, 0, 5]
+    assert seen.min() == -1 and seen.max() == 1 and seen[0].abs() < 1e-5
+    torch.testing.assert_close(seen, -seen.flip(0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("sigma", "width"), [(9, 27), (2, 5), (21, 43)])
+def test_the_high_pass_at_512_pixels_is_that_of_its_kernel(sigma, width):
+    image = torch.zeros(1, 1, 512, 512)
+    image[0, 0, 256, 256] = 0.5  # so that 4 (x - G * x) is 4 (1 - G(0)) there, cut, and - 4 G elsewhere
+    seen = freesdg.high_pass(image, sigma, width)[0, 0]
+    kernel = np.exp(-((np.arange(width) - width // 2) ** 2) / (2 * sigma**2))
+    kernel /= kernel.sum()
+    around = slice(256 - width // 2, 257 + width // 2)
+    expected = np.clip(-4 * np.outer(kernel, kernel), -1, 1)
+    expected[width // 2, width // 2] = min(1, 4 * (1 - kernel[width // 2] ** 2))
+    np.testing.assert_allclose(seen[around, around], expected, atol=1e-5)
+    outside = seen.clone()
+    outside[around, around] = 0
+    assert outside.abs().max() < 1e-5
+
+
+def test_a_mixture_is_one_filters_view_with_a_rectangle_of_anothers():
+    method, image = build("freesdg"), drawn(2).image[:, :1]
+    views = torch.stack([freesdg.high_pass(image, *f) for f in freesdg.FILTERS])
+    assert freesdg.FILTERS[0] == (2, 5) and freesdg.FILTERS[-1] == (21, 43)
+    kinds = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        seen = method.mixture(image)
+        equal = (views == seen).all(2).all(1)  # (20, H, W): which filters a pixel may be from
+        assert equal.any(0).all()
+        most = int(equal.sum((1, 2)).argmax())
+        rows, columns = (~equal[most]).any(1).nonzero(), (~equal[most]).any(0).nonzero()
+        kinds.add((most, len(rows), len(columns)))
+    assert len(kinds) > 8
+
+
+def test_freesdg_segments_from_what_it_rebuilds_and_weighs_it_by_attention():
+    method, batch = build("freesdg"), drawn(2)
+    logits = method.logits(batch.image)
+    rebuilt = method.net.decoder.rebuilt
+    assert rebuilt.shape == batch.image.shape and rebuilt.abs().max() <= 1
+    (g,) = torch.autograd.grad(logits.sum(), method.net.decoder.rebuild.merge[0][0].weight, retain_graph=True)
+    assert g.abs().max() > 0  # through the segmentation alone
+    look = method.net.decoder.attention[1]
+    x = wave(2, 16, 4, 4)
+    ratio = look(x) / x
+    assert ratio.min() > 0 and ratio.max() < 1
+    by_channel = torch.stack([x.mean((2, 3)), x.amax((2, 3))])
+    hidden = (by_channel @ look.squeeze.weight[:, :, 0, 0].T).relu() @ look.excite.weight[:, :, 0, 0].T
+    y = x * hidden.sum(0).sigmoid()[:, :, None, None]
+    where = look.where(torch.stack([y.mean(1), y.max(1).values], 1)).sigmoid()
+    torch.testing.assert_close(look(x), y * where)
+
+
+def test_the_loss_of_freesdg_adds_how_badly_the_tested_view_is_rebuilt():
+    method, without = build("freesdg", norm="instance"), build("freesdg", norm="instance", reconstruction=0)
+    batch = drawn(2)
+    added = loss_of(method, batch) - loss_of(without, batch)
+    target = freesdg.high_pass(batch.image, *freesdg.TESTED)
+    torch.testing.assert_close(added, (method.net.decoder.rebuilt - target).abs().mean())
+
+
+def test_freesdg_predicts_from_the_high_frequencies_alone():
+    method = build("freesdg").eval()
+    image = 0.5 * drawn(2).image + 0.1
+    torch.testing.assert_close(method.predict(image + 0.3), method.predict(image), atol=1e-4, rtol=0)
+
+
+# MoreStyle
+
+
+def parts(method: Method, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+    """What `recomposed` takes: of a batch, with noise and partners by a seed."""
+    n = len(batch.image)
+    noise = torch.randn(n, morestyle.NOISES, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return batch.image[:, :1], method.net.encode(normalise(batch.image, "zscore")), noise, torch.arange(n).roll(1)
+
+
+def test_a_recomposed_image_keeps_phase_and_high_frequencies_and_takes_low_amplitudes():
+    """Looked at before it is cut to [0, 1], with numpy's transform."""
+    method, batch = build("morestyle", cutoff=0.1), drawn(3)
+    gray, features, noise, partner = parts(method, batch)
+    gray = 0.4 + 0.2 * gray  # so that nothing is cut
+    rebuilt, exchanged = [], morestyle.mix_amplitudes
+    morestyle.mix_amplitudes = lambda own, other, *rest: (rebuilt.append(other), exchanged(own, other, *rest))[1]
+    try:
+        with torch.no_grad():
+            seen = method.recomposed(gray, features, noise, partner)
+    finally:
+        morestyle.mix_amplitudes = exchanged
+    assert seen.min() > 0 and seen.max() < 1
+    before, after, other = (np.fft.fft2(x[:, 0].double().numpy()) for x in (gray, seen, rebuilt[0]))
+    frequency = np.abs(np.fft.fftfreq(SIZE) * SIZE).round()
+    low = (frequency[:, None] <= 3) & (frequency <= 3)  # a tenth of 32 pixels
+    assert 0 < low.sum() < SIZE**2
+    np.testing.assert_allclose(after[:, ~low], before[:, ~low], atol=2e-4)
+    np.testing.assert_allclose(np.abs(after[:, low]), np.abs(other[:, low]), atol=2e-3)
+    np.testing.assert_allclose(
+        after[:, low] / np.abs(after[:, low]), before[:, low] / np.abs(before[:, low]), atol=0.01
+    )
+
+
+def test_the_noise_encoder_composes_styles_and_climbs_the_loss():
+    method, batch = build("morestyle", augmentation="none", norm="instance"), drawn(4)
+    powers = torch.tensor([0.3, 1.0, 2.0, 4.0]).view(4, 1, 1, 1)  # four styles
+    batch = Batch((batch.image[:, :1] ** powers).expand(-1, 3, -1, -1), batch.mask)
+    for t in range(6):
+        train.step(method, batch, seed=0, t=t)
+    gray, features, noise, partner = parts(method, batch)
+
+    def hardness() -> Tensor:
+        image = method.recomposed(gray, features, noise, partner).expand_as(batch.image)
+        return method.criterion(method.logits(image), batch.mask)
+
+    climber = torch.optim.SGD(method.noise_encoder.parameters(), lr=10.0, maximize=True)  # gradients are of 0.006
+    before = hardness().item()
+    for _ in range(10):
+        climber.zero_grad()
+        hardness().backward()
+        climber.step()
+    assert hardness().item() > before + 1e-3
+    other = method.recomposed(gray, features, noise.flip(0), partner)
+    assert (other - method.recomposed(gray, features, noise, partner)).abs().max() > 1e-3
+
+
+def test_low_frequencies_weigh_a_tenth_in_rebuilding():
+    image = torch.full((1, 1, 16, 16), 0.4)
+    brighter = image + 0.1  # of frequency 0 alone: 0.1 * 16 in the orthonormal transform, one of 16 * 9 entries
+    assert morestyle.spectral_loss(brighter, image, 0.1).item() == pytest.approx(0.1 * 1.6 / 144, rel=1e-5)
+    waves = image + 0.1 * torch.tensor([1.0, -1.0]).repeat(8)  # of the highest
+    assert morestyle.spectral_loss(waves, image, 0.1).item() == pytest.approx(1.6 / 144, rel=1e-5)
+
+
+def test_only_what_the_style_made_wrong_weighs_more():
+    """Four pixels inside: both right, only the styled wrong, only the plain wrong, both wrong; the mean is unsure."""
+    plain, styled = (torch.tensor(z).view(1, 1, 1, 4) for z in ([2.0, 2, -2, -2], [2.0, -2, 2, -2]))
+    mask, mean = torch.ones(1, 1, 1, 4), torch.full((1, 1, 1, 4), 0.5)
+    assert morestyle.pixel_weight(plain, styled, mean, mask, 0.2).flatten().tolist() == pytest.approx([1, 1.2, 0.8, 1])
+    sure = morestyle.pixel_weight(plain, styled, torch.ones_like(mean), mask, 0.2)
+    torch.testing.assert_close(sure, torch.ones_like(sure))
+    quarter = morestyle.pixel_weight(plain, styled, mean / 2, mask, 0.2).flatten()[1].item()
+    assert quarter == pytest.approx(1 + 0.2 * 0.8112781, abs=1e-5)  # the entropy of 1/4 in bits
+
+
+def test_each_optimizer_of_morestyle_moves_its_own_part():
+    method, batch = build("morestyle"), drawn(3)
+    kinds = ("net", "image_decoder", "noise_encoder")
+    for moved, optimizer in zip(kinds, method.optimizers, strict=True):
+        state = {k: [p.clone() for p in getattr(method, k).parameters()] for k in kinds}
+        others = [o for o in method.optimizers if o is not optimizer]
+        for other in others:
+            for group in other.param_groups:
+                group["lr"], group["weight_decay"] = 0.0, 0.0
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+        torch.manual_seed(0)
+        method.update(batch)
+        for k in kinds:
+            after = list(getattr(method, k).parameters())
+            assert any(not torch.equal(a, b) for a, b in zip(after, state[k], strict=True)) == (k == moved), (k, moved)

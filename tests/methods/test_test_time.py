@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from dgbench.errors import UsageError
 from dgbench.method import Batch, Method, resolve_hparams
-from dgbench.methods import _test_time
+from dgbench.methods import _batchnorm, _test_time, grata, intent, vptta
+from dgbench.methods._curves import new_contrast
 from dgbench.methods.erm import ERM
 from dgbench.registry import get_method
 from dgbench.running import train
 from dgbench.task import TaskInfo
 
-IDEAS = ("adabn", "tent")
+IDEAS = ("adabn", "tent", "sar", "intent", "vptta", "grata")
 LEARNING = tuple(name for name in IDEAS if name not in ("adabn", "intent"))
 SIZE = 32
 INFO = TaskInfo("drawn", ("disc",), SIZE, steps=10)
@@ -114,7 +115,7 @@ def test_it_does_adapt(idea):
     assert not torch.allclose(adapted, plain)
 
 
-@pytest.mark.parametrize("idea", IDEAS)
+@pytest.mark.parametrize("idea", [pytest.param(i, marks=() if i == "tent" else pytest.mark.thorough) for i in IDEAS])
 def test_timms_norms_that_activate_too_are_adapted(idea):
     network = {"encoder": "efficientnet_lite0"}
     adapted, plain = trained(f"erm+{idea}", of_network=network), trained("erm+cutout", of_network=network)
@@ -225,7 +226,7 @@ def test_a_long_volume_is_parted_evenly_and_a_slice_alone_is_a_batch(idea):
 )
 def test_moments_of_two_sets_are_those_of_all_their_values(first: list[float], second: list[float]):
     (a, b), both = (torch.tensor(v, dtype=torch.float64) for v in (first, second)), np.array(first + second)
-    mean, variance = _test_time.pooled(
+    mean, variance = _batchnorm.pooled(
         (a.mean(), a.var(correction=0)), (b.mean(), b.var(correction=0)), len(second) / len(both)
     )
     assert [float(mean), float(variance)] == pytest.approx([both.mean(), both.var()], abs=1e-9)
@@ -236,7 +237,7 @@ def test_a_norm_by_blended_statistics_by_hand():
     norm = nn.BatchNorm2d(1, eps=0).eval()
     norm.running_mean, norm.running_var = torch.tensor([1.0]), torch.tensor([4.0])
     x = torch.tensor([2.0, 4.0]).view(1, 1, 1, 2)
-    with _test_time.normalised_by([norm], lambda i, test: _test_time.blended(norm, test, 0.5)):
+    with _batchnorm.normalised_by([norm], lambda i, test: _batchnorm.blended(norm, test, 0.5)):
         torch.testing.assert_close(norm(x).flatten(), torch.tensor([0.0, 2.0]) / math.sqrt(2.5))
     torch.testing.assert_close(norm(x).flatten(), torch.tensor([0.5, 1.5]))
 
@@ -331,3 +332,191 @@ def test_tent_equals_the_public_code():
         assert probe(predict(method, image)) == pytest.approx(expected, abs=2e-5)
     method.forget()
     assert probe(predict(method, images(2, 700))) != pytest.approx(public[1], abs=2e-4)
+
+
+# SAR
+
+
+def test_sar_is_momentum_on_the_sharp_entropy_of_certain_pixels():
+    """Written again: torch's own batch statistics, entropy from logits, SAM's two passes, and momentum's formula."""
+    batches, rate = [images(3), images(2, 700)], 0.5
+    method = trained("erm+sar", 2, adaptation="online", test_learning_rate=rate, reset_below=0, margin=0.97)
+    net = by_batch(trained("erm+cutout", 2).net)
+    kept = {id(p) for m in net.decoder.merge[0] if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)}
+    learned = [p for p in affine(net) if id(p) not in kept]
+    velocity = [torch.zeros_like(p) for p in learned]
+    for image in batches:
+        logits = net(zscore(image))
+        torch.testing.assert_close(predict(method, image), logits.sigmoid().detach(), atol=2e-5, rtol=1e-4)
+        h = binary_entropy(logits)
+        certain = h < 0.97 * math.log(2)
+        assert 0 < certain.float().mean() < 1
+        g = torch.autograd.grad(h[certain].mean(), learned)
+        length = sum(float(x.square().sum()) for x in g) ** 0.5
+        with torch.no_grad():
+            for p, x in zip(learned, g, strict=True):
+                p += 0.05 * x / length
+        h = binary_entropy(net(zscore(image)))
+        along = torch.autograd.grad(h[certain & (h < 0.97 * math.log(2))].mean(), learned)
+        with torch.no_grad():
+            for p, x, v, a in zip(learned, g, velocity, along, strict=True):
+                p -= 0.05 * x / length
+                v.mul_(0.9).add_(a)
+                p -= rate * v
+
+
+def test_sar_begins_anew_when_all_is_too_certain():
+    first, second = images(3), images(2, 700)
+    method = trained("erm+sar", adaptation="online", reset_below=1, test_learning_rate=1)
+    alone = predict(method, second)
+    assert not method.stream, "an entropy of ln 2 at most is below 1"
+    predict(method, first)
+    assert torch.equal(predict(method, second), alone)
+
+
+def test_sar_learns_nothing_where_no_pixel_is_certain():
+    method = trained("erm+sar", margin=1e-6, test_learning_rate=1)
+    assert torch.equal(predict(method, images(2)), predict(trained("erm+adabn"), images(2)))
+
+
+# InTEnt
+
+
+def test_intent_weighs_mixtures_by_balanced_entropy_by_hand():
+    """Inside 0.9, outside 0.2 and 0.4: H = 0.3251, and (0.5004 + 0.6730) / 2 = 0.5867, so 0.4559 between the two."""
+    p = torch.tensor([0.9, 0.2, 0.4]).view(1, 1, 1, 3)
+    torch.testing.assert_close(intent.balanced_entropy(p), torch.tensor([0.4559]), atol=1e-4, rtol=0)
+    outside = torch.tensor([0.2, 0.4]).view(1, 1, 1, 2)
+    torch.testing.assert_close(intent.balanced_entropy(outside), torch.tensor([0.5867]), atol=1e-4, rtol=0)
+    shares = intent.weights(torch.tensor([[0.2], [0.4], [0.3]]))
+    expected = torch.tensor([math.e, 1.0, math.sqrt(math.e)]) / (math.e + 1 + math.sqrt(math.e))
+    torch.testing.assert_close(shares[:, 0], expected)
+
+
+def test_intent_is_the_weighted_mean_of_adabns():
+    """Written again, a slice at a time, over AdaBN's predictions at the six blends."""
+    image = images(3, 700)
+    method = trained("erm+intent", 2)
+    predictions = [predict(trained("erm+adabn", 2, blend=r), image) for r in (0, 0.2, 0.4, 0.6, 0.8, 1)]
+    for n in range(3):
+        scores = []
+        for p in (p[n].double() for p in predictions):
+            h = -(p * p.log() + (1 - p) * (1 - p).log())
+            of = [[float(h[k][s].mean()) for s in (p[k] >= 0.5, p[k] < 0.5) if s.any()] for k in range(2)]
+            scores.append(-np.mean([np.mean(sides) for sides in of]))
+        scaled = (np.array(scores) - min(scores)) / (max(scores) - min(scores))
+        shares = np.exp(scaled) / np.exp(scaled).sum()
+        expected = sum(float(w) * p[n] for w, p in zip(shares, predictions, strict=True))
+        torch.testing.assert_close(predict(method, image)[n], expected, atol=1e-4, rtol=1e-3)
+
+
+# VPTTA
+
+
+@pytest.mark.parametrize("side", [32, 33])
+def test_a_prompt_multiplies_the_lowest_amplitudes_and_keeps_phases(side):
+    x = wave(1, 1, side, side)
+    assert torch.equal(vptta.prompted(x, torch.ones(1, 1, 3, 3)), x)
+    mean_alone = vptta.prompted(x, torch.full((1, 1, 1, 1), 2.0))
+    torch.testing.assert_close(mean_alone, x + x.mean())
+    before, after = torch.fft.fft2(x), torch.fft.fft2(vptta.prompted(x, torch.full((1, 1, 3, 3), 1.5)))
+    low = torch.zeros(side, dtype=torch.bool)
+    low[[0, 1, -1]] = True
+    window = low[:, None] & low
+    torch.testing.assert_close(after[0, 0][window], 1.5 * before[0, 0][window], atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(after[0, 0][~window], before[0, 0][~window], atol=1e-2, rtol=1e-3)
+
+
+def test_the_prompt_moves_by_adams_first_step_against_the_distance_of_the_statistics():
+    """Written again: amplitude and phase apart, norms by blended statistics, and Adam's first step."""
+    image = images(1, 700)
+    method = trained("erm+vptta", 2)
+    net, norms, share = method.net, method.norms(), 1 / (1 / 5 + 1)
+    whole, q, distances = torch.fft.fft2(image[:, :1]), torch.ones(3, 3, requires_grad=True), []
+
+    def seen(q):
+        amplitudes = torch.ones(SIZE, SIZE)
+        amplitudes = amplitudes.index_put(tuple(torch.meshgrid(*[torch.tensor([-1, 0, 1])] * 2, indexing="ij")), q)
+        return zscore(torch.fft.ifft2(torch.polar(whole.abs() * amplitudes, whole.angle())).real.expand_as(image))
+
+    def hook(norm, inputs, output):
+        mean, deviation = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), correction=0).clamp(min=1e-8).sqrt()
+        aim = torch.lerp(norm.running_mean, mean.detach(), share)
+        spread = torch.lerp(norm.running_var, deviation.detach().square(), share)
+        distances.append((mean - aim).abs().mean() + (deviation - spread.sqrt()).abs().mean())
+        x = (inputs[0] - aim[:, None, None]) / (spread + norm.eps)[:, None, None].sqrt()
+        return x * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+    hooks = [n.register_forward_hook(hook) for n in norms]
+    net(seen(q))
+    (gradient,) = torch.autograd.grad(torch.stack(distances).mean(), q)
+    with torch.no_grad():
+        moved = q - 0.05 * gradient / (gradient.abs() + 1e-8)
+        expected = net(seen(moved)).sigmoid()
+    for h in hooks:
+        h.remove()
+    torch.testing.assert_close(predict(method, image), expected, atol=1e-3, rtol=1e-2)
+    at = moved != moved.clamp(0.951, 1.049)  # without the mean's amplitude, which the z-score undoes
+    assert at.sum() >= 6
+    torch.testing.assert_close(method.stream["prompt"].detach()[0, 0][at], moved[at], atol=1e-3, rtol=1e-3)
+
+
+def test_a_prompt_starts_from_those_of_the_most_alike_images():
+    method = trained("erm+vptta", neighbours_asked=2, prompts_stored=3, adaptation="online")
+    key = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
+    assert torch.equal(method.recalled(key), torch.ones(1, 1, 1, 2))
+    keys, prompts = ([3.0, 0.0], [0.0, 1.0], [1.0, 1.0]), (2.0, 5.0, 4.0)
+    stored = [(torch.tensor(k), torch.full((1, 1, 1, 2), p)) for k, p in zip(keys, prompts, strict=True)]
+    method.stream["stored"] = stored
+    shares = np.exp(np.array([1, 1 / math.sqrt(2)]) / 0.2)
+    expected = float((shares * [2, 4]).sum() / shares.sum())
+    torch.testing.assert_close(method.recalled(key), torch.full((1, 1, 1, 2), expected))
+    method.forget()
+    predict(method, images(5))
+    assert method.stream["seen"] == 5 and len(method.stream["stored"]) == 3
+
+
+# GraTa
+
+
+def test_gradients_that_agree_are_followed_in_full_and_opposite_ones_not_at_all():
+    a, b = [torch.tensor([3.0, 0.0]), torch.tensor([4.0])], [torch.tensor([0.0, 2.0]), torch.tensor([0.0])]
+    assert float(grata.agreement(a, a)) == pytest.approx(1)
+    assert float(grata.agreement(a, [-g for g in a])) == pytest.approx(0)
+    assert float(grata.agreement(a, b)) == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_view_is_undone_and_no_two_are_alike(number):
+    there, back = grata.VIEWS[number]
+    x = images(2)
+    assert torch.equal(back(there(x)), x)
+    assert not any(torch.equal(there(x), other(x)) for other, _ in grata.VIEWS[:number])
+
+
+def test_grata_is_adam_at_the_rate_of_the_agreement():
+    """Written again: torch's own batch statistics and Adam's first step."""
+    image, rate = images(3, 700), 1e-2
+    method = trained("erm+grata", 2, test_learning_rate=rate)
+    net = by_batch(trained("erm+cutout", 2).net)
+    learned, before = affine(net), [p.detach().clone() for p in affine(net)]
+    recoloured = new_contrast(image[:, :1], rng=torch.Generator().manual_seed(0)).expand_as(image)
+    p = net(zscore(image)).sigmoid()
+    first = torch.autograd.grad(-(p * (p + 1e-6).log()).sum(1).mean(), learned)
+    with torch.no_grad():
+        for w, g in zip(learned, first, strict=True):
+            w -= g
+        views = [net(zscore(image)).sigmoid()]
+        views += [net(zscore(image.flip(d))).sigmoid().flip(d) for d in (2, 3)]
+        views += [net(zscore(image.rot90(k, (2, 3)))).sigmoid().rot90(-k, (2, 3)) for k in (1, 2, 3)]
+        aim = torch.stack(views).mean(0)
+    loss = nn.functional.binary_cross_entropy_with_logits(net(zscore(recoloured)), aim)
+    second = torch.autograd.grad(loss, learned)
+    a, b = (torch.cat([g.flatten() for g in of]) for of in (first, second))
+    factor = (float(nn.functional.cosine_similarity(a, b, 0)) + 1) ** 2 / 4
+    with torch.no_grad():
+        for w, w0, g in zip(learned, before, second, strict=True):
+            w.copy_(w0 - rate * factor * g / (g.abs() + 1e-8))
+        expected = net(zscore(image)).sigmoid()
+    assert 0 < factor < 1
+    torch.testing.assert_close(predict(method, image), expected, atol=1e-3, rtol=1e-2)

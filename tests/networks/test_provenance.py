@@ -28,6 +28,7 @@ def test_every_task_of_public_images_names_its_collections_and_something_is_said
 def test_weights_are_told_by_their_checksum_whatever_the_file_is_called():
     assert started_from({"initialisation": {"renamed.pth": WEIGHTS["lite_medsam"].sha256}}) == ["lite_medsam"]
     assert started_from({"initialisation": {"lite_medsam.pth": "another file"}}) == []
+    assert started_from({"initialisation": {"sam-med2d_b.pth": "any"}}) == ["sam_med2d_b"], "no checksum is known"
     assert started_from({"initialisation": "scratch"}) == started_from({}) == []
     assert started_from({"initialisation": {"m.pth": "0"}, "hparams": {"initialisation": "imagenet"}}) == ["imagenet"]
 

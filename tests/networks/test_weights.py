@@ -78,10 +78,27 @@ def test_an_unknown_name_is_an_error_with_the_nearest():
 
 
 def test_every_release_has_an_address_or_a_package_with_its_file_and_a_whole_checksum():
-    for entry in weights.WEIGHTS.values():
+    unknown = [name for name, entry in weights.WEIGHTS.items() if not entry.sha256]
+    assert unknown == ["sam_med2d_b", "universeg_v1"]
+    for name, entry in weights.WEIGHTS.items():
+        if name in unknown:
+            assert entry.url.startswith("https://") and entry.size == 0 and entry.licence
+            continue
         assert entry.url.startswith("https://")
         assert entry.url.endswith("/" + entry.file) or (entry.package and entry.package[1].endswith("/" + entry.file))
         assert len(bytes.fromhex(entry.sha256)) == 32 and entry.size > 0 and entry.licence
+
+
+def test_a_file_whose_checksum_is_not_known_is_brought_by_hand_and_then_taken(monkeypatch, tmp_path):
+    monkeypatch.setenv("DGBENCH_WEIGHTS", str(tmp_path))
+    assert weights.presence("sam_med2d_b") == "missing"
+    for get in (find, fetch):
+        with pytest.raises(DataError) as told:
+            get("sam_med2d_b")
+        assert "drive.google.com" in told.value.remedy and f"as sam-med2d_b.pth) into {tmp_path}" in told.value.remedy
+    (tmp_path / "sam-med2d_b.pth").write_bytes(b"anything")
+    assert find("sam_med2d_b") == fetch("sam_med2d_b") == tmp_path / "sam-med2d_b.pth"
+    assert weights.presence("sam_med2d_b") == "here"
 
 
 def test_weights_lie_in_the_folder_the_user_chose_or_in_the_cache(monkeypatch):
@@ -316,6 +333,16 @@ def test_verify_fails_for_what_is_damaged_and_for_what_is_named_and_missing(serv
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
 def test_a_wrapped_state_dict_is_unwrapped(tmp_path, wrapper):
     assert same(load_state(saved(tmp_path, {wrapper: STATE, "epoch": 3})))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_a_whole_optimizer_beside_the_weights_is_passed_over(tmp_path, optimizer):
+    layer = torch.nn.Linear(2, 3)
+    trained = optimizer(layer.parameters(), lr=0.1)
+    layer(torch.ones(1, 2)).sum().backward()
+    trained.step()
+    torch.save({"model": layer.state_dict(), "optimizer": trained}, tmp_path / "file.pth")
+    assert torch.equal(load_state(tmp_path / "file.pth")["weight"], layer.weight)
 
 
 def test_the_prefix_of_parallel_training_is_removed(tmp_path):

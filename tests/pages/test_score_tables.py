@@ -114,6 +114,9 @@ def test_the_hardest_cases_are_those_all_variants_do_worst_on():
     assert rows[0] == ["B, B-0", "15.00", "10.00", "20.00"]
     assert rows[-1] == ["B, B-4", "35.00", "50.00", "20.00"]
     assert ["C, C-0", "30.00", "60.00", "0.00"] in rows  # missed by one
+    table = score_tables.hardest(TWO, ["erm", "dapsam"], "asd")
+    assert table.caption.startswith("ASD (mm) of the 6 target cases")
+    assert texts(table)[:2] == [["C, C-0", "52.00", "4.00", "100.00"], ["B, B-0", "8.50", "9.00", "8.00"]]
 
 
 def test_runs_from_two_machines_are_counted_apart():
@@ -174,7 +177,7 @@ def test_every_structure_has_its_tables(tmp_path: Path):
     score_tables.write(Study([run("erm", "A", scores, structures=["disc", "cup"])], SHORT), tmp_path)
     text = (tmp_path / "dice.md").read_text()
     assert [f"Dice (%) of {what}, erm" in text for what in ("disc and cup averaged", "disc", "cup")] == [True] * 3
-    rows = list(csv.DictReader((tmp_path / "dice.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "dice.csv").read_text().splitlines()))
     assert [(r["structure"], r["B"]) for r in rows if r["source"] == "A"] == [
         ("mean", "0.7"),
         ("disc", "0.9"),

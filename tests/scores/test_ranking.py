@@ -82,7 +82,7 @@ def test_a_number_on_the_board_is_the_number_in_the_matrix():
     for of in b.ranked:
         m, scores = b.study.matrix(of.variant), b.scores[of.variant]
         assert of.row.mean == pytest.approx(m.mean) == pytest.approx(scores.mean)
-        assert scores.seed_std == pytest.approx(of.row.seed_std)
+        assert scores.of_seed.std(ddof=1) == pytest.approx(of.row.seed_std)
 
 
 def test_pooled_cases_weigh_as_their_protocol_says():

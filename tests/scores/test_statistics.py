@@ -66,6 +66,18 @@ def test_cases_drawn_from_a_domain_lie_together_or_apart_and_give_the_same():
     assert apart[0][:3] == pytest.approx(together[0][:3], abs=0.02)
 
 
+def test_cases_drawn_once_for_all_are_weighed_as_each_method_asks():
+    """One method tested from more sources than another weighs its cases otherwise: what was kept for one is not its."""
+    values, heavy = np.array([[0.1, 0.4, 0.5, 0.9]]), np.array([0.7, 0.1, 0.1, 0.1])
+    shared = Resampling(np.zeros(4, int))
+    first, other, again = (
+        estimate(CaseScores(values, w, shared.domain), resampling=shared)
+        for w in (np.full(4, 0.25), heavy, np.full(4, 0.25))
+    )
+    alone = estimate(CaseScores(values, heavy, shared.domain))
+    assert other[0] == alone[0] and (other[1] == alone[1]).all() and first[0] == again[0] != other[0]
+
+
 def test_each_domain_varies_about_its_own_mean():
     """Two domains far apart with no spread inside: nothing is left to chance."""
     found, _ = estimate(scores([0.1, 0.1, 0.9, 0.9], [0, 0, 1, 1]))
@@ -100,9 +112,20 @@ def test_intervals_of_30_cases_hold_the_truth_as_often_as_they_say(seeds):
 
 
 def test_one_odd_case_does_not_blow_an_interval_up():
-    """Nine of ten cases score the same: most draws of SE* are tiny, and t* enormous. 6 SE is the farthest."""
+    """Nine of ten cases score the same: a third of the draws are without the odd one, SE* is 0 there, and t* infinite.
+    6 SE is the farthest, on the side where the odd case lies; dropping these draws would end the interval at the mean.
+    """
     found, _ = estimate(scores([[0.0] * 9 + [0.5]] * 3))
-    assert found.high - found.mean <= 6 * found.se * (1 + 1e-9)
+    assert found.high - found.mean == pytest.approx(6 * found.se)
+    found, _ = estimate(scores([[0.5] * 9 + [0.0]] * 3))
+    assert found.mean - found.low == pytest.approx(6 * found.se)
+
+
+def test_two_cases_leave_nearly_everything_open():
+    """Half of the draws are one case twice, which has no spread: that is no certainty."""
+    found, _ = estimate(scores([0.2, 0.8]))
+    assert found.se == pytest.approx(0.3)  # sqrt(0.18 / 2)
+    assert (found.low, found.high) == pytest.approx((0.5 - 6 * 0.3, 0.5 + 6 * 0.3))
 
 
 @settings(max_examples=30, deadline=None)
@@ -217,6 +240,9 @@ def test_a_false_claim_has_the_probability_of_students_t():
     gain = np.array([0.3, 0.1, -0.1, 0.2, 0.0])
     expected = stats.ttest_1samp(gain, 0, alternative="greater").pvalue
     assert difference(scores(gain), scores(np.zeros(5))).false_claim == pytest.approx(expected)
+    # Of two cases, 0.3 and 0.1: t = 0.2 sqrt(2) / sqrt(0.02) = 2, of one degree of freedom: 1/2 - atan(2) / pi.
+    two = difference(scores(gain[:2]), scores(np.zeros(2))).false_claim
+    assert two == pytest.approx(0.5 - math.atan(2) / math.pi)
 
 
 def verdict(gain, seeds=3, lower_is_better=False, margin=0.005):
@@ -263,6 +289,13 @@ def test_an_interval_without_zero_is_not_enough():
     d = difference(scores([base + GAIN] * 2), scores([base] * 2))
     assert d.estimate.low > 0
     assert dataclasses.replace(d, p_holm=0.06).verdict(0.005) == "not resolved"
+
+
+def test_a_small_p_is_not_enough():
+    """An interval with 0 in it leaves the verdict open, whatever the test of the cases alone says."""
+    d = difference(scores([GAIN] * 2), scores([np.zeros(40)] * 2))
+    open_ = d.estimate._replace(mean=0.02, low=-0.01, high=0.05)
+    assert dataclasses.replace(d, estimate=open_, p_holm=0.001).verdict(0.005) == "not resolved"
 
 
 def test_four_times_the_cases_halve_what_they_leave_open():

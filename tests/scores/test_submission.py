@@ -14,7 +14,7 @@ from dgbench.errors import DataError, UsageError
 from dgbench.files import read_json, sha256, write_json
 from dgbench.pages.submission import markdown
 from dgbench.running.records import find_runs, read_run
-from dgbench.scores import submission, suspicion
+from dgbench.scores import archives, submission, suspicion
 from tests.toy_runs import changed, run
 
 TOLD = {"pretraining": "none", "trials": "one, on the source's validation cases", "targets": "no"}
@@ -40,6 +40,7 @@ def results(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def anna(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "private_words", lambda: ["anna-laptop", "anna"])
+    monkeypatch.setattr(submission, "brought_of", lambda task: None)  # her runs are those that come with dgbench
 
 
 def alter(folder: Path, cases: pd.DataFrame | None = None, **record: object) -> None:
@@ -71,7 +72,7 @@ def test_a_submission_holds_records_scores_and_checksums_and_is_the_same_bytes_a
         assert {(m.uname, m.uid, m.mtime) for m in members} == {("", 0, 0)}
         told = json.load(archive.extractfile(f"{ERM}/A-seed0/run.json"))  # type: ignore[arg-type]
     assert told["submission"] == {"name": "doe", **TOLD}
-    assert packed.write().read_bytes() == submission.archive(pack(results, tmp_path).members)
+    assert packed.write().read_bytes() == archives.archive(pack(results, tmp_path).members)
     with pytest.raises(UsageError, match="another submission is there"):
         pack(results, tmp_path, trials="three").write()
 
@@ -118,8 +119,32 @@ def test_who_looked_at_the_targets_is_shown_and_not_ranked(results, tmp_path):
     assert packed.verdicts == (("sdg", "erm", "its makers looked at the targets"),)
 
 
+def test_runs_that_come_with_dgbench_are_not_ranked_again(results, tmp_path, monkeypatch):
+    """Who unpacks them beside runs of their own, as results/README.md says, passes on their own."""
+    monkeypatch.setattr(submission, "brought_of", archives.brought_of)
+    assert pack(results, tmp_path).verdicts == (("sdg", "erm", "its runs come with dgbench"),)
+    told = read_json(results / ERM / "A-seed0" / "RESULT.json") or {}
+    write_json(results / ERM / "A-seed0" / "RESULT.json", told | {"fingerprint": "of a run made anew"})
+    assert pack(results, tmp_path).verdicts == (("sdg", "erm", ""),)
+
+
+def test_scores_on_drawn_images_are_refused_as_they_are_packed_and_as_they_are_reviewed(results, tmp_path):
+    (results / "phantom").rename(results / "mock-prostate")
+    for folder in find_runs(results):
+        alter(folder, task="mock-prostate")
+    with pytest.raises(UsageError, match="task mock-prostate is of drawn images") as told:
+        submission.pack(results, "mock-prostate", "doe", TOLD, tmp_path)
+    assert told.value.remedy == "run prostate on its real images, without --mock"
+    problems = submission.review([pack_without_reading(results, tmp_path)]).problems
+    assert len([p for p in problems if "task mock-prostate is of drawn images" in p]) == 1
+
+
 # --- looking at it ---------------------------------------------------------------------------------------------------
 
+
+def test_what_the_board_has_already_is_pointed_out(results, tmp_path):
+    found = submission.review([pack(results, tmp_path).write()], [results])
+    assert not found.problems and found.doubts == ["erm: the board has its runs already"]
 
 def test_what_a_submission_changes_on_the_board_is_shown_as_markdown(whole, results, tmp_path):
     shutil.copytree(whole / MAXSTYLE, tmp_path / "mine" / MAXSTYLE)
@@ -158,7 +183,7 @@ def test_a_forger_is_found(results, tmp_path):
 def pack_without_reading(results: Path, to: Path) -> Path:
     members = {p.relative_to(results).as_posix(): p.read_bytes() for p in results.rglob("*") if p.is_file()}
     path = to / "scores.tar.xz"
-    path.write_bytes(submission.archive(members))
+    path.write_bytes(archives.archive(members))
     return path
 
 
@@ -217,13 +242,13 @@ def test_an_archive_with_anything_else_is_no_submission(name, kind, tmp_path):
 
 
 def test_a_small_archive_that_becomes_large_is_refused_before_it_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(submission, "MOST", 1 << 20)
-    (tmp_path / "x.tar.xz").write_bytes(submission.archive({"a/b/c/d-seed0/cases.csv": b"0" * (2 << 20)}))
+    monkeypatch.setattr(archives, "MOST", 1 << 20)
+    (tmp_path / "x.tar.xz").write_bytes(archives.archive({"a/b/c/d-seed0/cases.csv": b"0" * (2 << 20)}))
     with pytest.raises(DataError, match="more than 1 MiB"):
-        submission.members_of(tmp_path / "x.tar.xz")
+        archives.members_of(tmp_path / "x.tar.xz")
     (tmp_path / "y.tar.xz").write_bytes(b"no archive")
     with pytest.raises(DataError, match="is no submission"):
-        submission.members_of(tmp_path / "y.tar.xz")
+        archives.members_of(tmp_path / "y.tar.xz")
 
 
 # --- joining ---------------------------------------------------------------------------------------------------------
@@ -281,6 +306,6 @@ def test_the_commands_show_before_they_write_and_end_in_an_exit_code(results, tm
     path = tmp_path / "scores-phantom-doe.tar.xz"
     assert dgbench(monkeypatch, "merge", path, results, "--to", tmp_path / "all") == 0
     assert "wrote 12 runs" in capsys.readouterr().out
-    (tmp_path / "bad.tar.xz").write_bytes(submission.archive({"a/b/c/d-seed0/run.json": b"{"}))
+    (tmp_path / "bad.tar.xz").write_bytes(archives.archive({"a/b/c/d-seed0/run.json": b"{"}))
     assert dgbench(monkeypatch, "review", tmp_path / "bad.tar.xz") == 3
     assert "cannot be taken so" in capsys.readouterr().out

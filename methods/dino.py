@@ -2,6 +2,7 @@
 
 Oquab et al. DINOv2: Learning Robust Visual Features without Supervision. TMLR 2024. https://arxiv.org/abs/2304.07193
 Siméoni et al. DINOv3. 2025. https://arxiv.org/abs/2508.10104
+Family: foundation model.
 
     f_l  = LayerNorm(patch tokens after block l),  l = L/4, L/2, 3L/4, L      of the image at a multiple of the patch
     mask = Head[f_1, f_2, f_3, f_4]                                           loss = (BCE + Dice loss) / 2

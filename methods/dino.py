@@ -2,6 +2,7 @@
 
 Oquab et al. DINOv2: Learning Robust Visual Features without Supervision. TMLR 2024. https://arxiv.org/abs/2304.07193
 Siméoni et al. DINOv3. 2025. https://arxiv.org/abs/2508.10104
+Family: foundation model.
 
     f_l  = LayerNorm(patch tokens after block l),  l = L/4, L/2, 3L/4, L      of the image at a multiple of the patch
     mask = Head[f_1, f_2, f_3, f_4]                                           loss = (BCE + Dice loss) / 2
@@ -12,7 +13,7 @@ has the colours of ImageNet, as in the encoder's own training; class and registe
 applied to all four layers, as in DINOv2's own evaluation. With `augmentation=none` a frozen encoder sees each training
 image once: its features are kept on disk, as those of tested images always are. Position embeddings are interpolated.
 `initialisation=published` are the weights that timm publishes, those of DINOv3 under Meta's DINOv3 License; a file is
-timm's, or the authors' own. Nothing is frozen with `initialisation=scratch`.
+timm's, or the authors' own. Nothing is frozen with `initialisation=scratch`, the default on drawn images.
 The papers segment with a linear layer or Mask2Former; this head is deeper than the one and far smaller than the other.
 """
 
@@ -32,6 +33,8 @@ from dgbench.networks.embeddings import EmbeddingCache
 from dgbench.networks.unet import Norm, published_weights, resize
 from dgbench.settings import Range
 from dgbench.task import TaskInfo
+
+SMALLEST = "vit_tiny_patch16_dinov3_qkvb"
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,8 @@ class Dino(Method):
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         "prostate": {"encoder": "vit_base_patch14_dinov2.lvd142m"},
         "fundus": {"encoder": "vit_base_patch14_dinov2.lvd142m"},
-        "check": {
-            "encoder": "vit_tiny_patch16_dinov3_qkvb",
-            "initialisation": "scratch",
-            "image_size": 32,
-            "width": 8,
-        },
+        "phantom": {"encoder": SMALLEST, "initialisation": "scratch", "width": 16},
+        "check": {"encoder": SMALLEST, "initialisation": "scratch", "width": 8, "image_size": 32},
     }
 
     def __init__(self, task: TaskInfo, hparams: DinoHparams):

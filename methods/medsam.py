@@ -8,10 +8,10 @@ Family: foundation model.
     box=reference    mask k = Decoder(Encoder(x), box of reference k)               an oracle, never ranked with others
 
 SAM with weights of MedSAM ("medsam_vit_b", or "lite_medsam", which is small enough for a CPU), or SAM 2 with those of
-MedSAM2 ("medsam2": Ma et al., 2025, https://arxiv.org/abs/2504.03600). A box of the reference
-is moved outwards by up to `jitter` on each side, theirs 20 of 1024 pixels. Nothing pretrained is trained unless
-`fine_tune`: then encoder and decoder are, and the prompt encoder is not, as MedSAM itself was trained from SAM; their
-learning rate and weight decay are the defaults on prostate and fundus.
+MedSAM2 ("medsam2": Ma et al., 2025, https://arxiv.org/abs/2504.03600). A box of the reference is moved outwards by up
+to `jitter` on each side, theirs 20 of 1024 pixels. Nothing pretrained is trained unless `fine_tune`: then encoder and
+decoder are, and the prompt encoder is not, as MedSAM itself was trained from SAM; their learning rate and weight decay
+are the defaults on prostate and fundus.
 
 A whole image does not say which structure is meant: without training all structures get the one answer of SAM's token
 for a clear prompt. With training, structure k is read from mask token k.

@@ -2,6 +2,7 @@
 
 Wei et al. Stronger, Fewer, & Superior: Harnessing Vision Foundation Models for Domain Generalized Semantic
 Segmentation. CVPR 2024. https://arxiv.org/abs/2312.04265
+Family: foundation model.
 
     T_l  = A_l B_l                                        m learned tokens behind block l; A_l: m x r, B_l: r x C
     S    = softmax(F T_l^T / sqrt(C))                     F: patch tokens as they leave block l, n x C
@@ -43,7 +44,10 @@ class Rein(Dino):
     hparams: ReinHparams
     paper = "https://arxiv.org/abs/2312.04265"
     added = ("head.", "reins.")
-    per_task: ClassVar[dict[str, dict[str, Any]]] = {"check": {"tokens": 8, "rank": 4, "learning_rate": 1e-3}}
+    per_task: ClassVar[dict[str, dict[str, Any]]] = {
+        "phantom": {"learning_rate": 1e-3},  # from scratch, where all is trained
+        "check": {"tokens": 8, "rank": 4, "learning_rate": 1e-3},
+    }
 
     def __init__(self, task: TaskInfo, hparams: ReinHparams):
         super().__init__(task, hparams)

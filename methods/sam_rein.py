@@ -2,6 +2,7 @@
 
 Wei et al. Stronger, Fewer, & Superior: Harnessing Vision Foundation Models for Domain Generalized Semantic
 Segmentation. CVPR 2024. https://arxiv.org/abs/2312.04265 (of DINOv2, CLIP and others; on SAM's own decoder it is ours)
+Family: foundation model.
 
     T_l  = A_l B_l                                        m learned tokens behind block l; A_l: m x r, B_l: r x C
     S    = softmax(F T_l^T / sqrt(C))                     F: tokens as they leave block l, n x C

@@ -45,9 +45,7 @@ class Backbone:
     global_blocks: tuple[int, ...] = ()  # the blocks that attend to the whole image, the others to windows
     patch: int = 16
     window: int = 14
-    stages: tuple[
-        int, ...
-    ] = ()  # of a SAM 2, whose trunk is a Hiera: blocks of each width, the first of which is `width`
+    stages: tuple[int, ...] = ()  # of a SAM 2, which is a Hiera: blocks of `width` and of each twice as wide
     windows: tuple[int, ...] = (8, 4, 14, 7)  # of a Hiera, in each stage
     positions: int = 7  # of a Hiera: side of its grid of position embeddings
     embedding: int = 256  # channels of the image embedding, of the prompts and of the decoder

@@ -108,12 +108,11 @@ class SAMMed2D(PromptedSAM):
 
     def encode(self, x: Tensor) -> Tensor:
         """Normalised image (N, 3, S, S) -> (N, C, S / patch, S / patch)."""
-        x = _blocks.tokens(self.image_encoder, x, self.through)
-        return self.image_encoder.neck(x.permute(0, 3, 1, 2))
+        return _blocks.embedding(self.image_encoder, x, self.through)
 
     def through(self, block: Any, x: Tensor) -> Tensor:
         """Tokens (N, H, W, C) through one block and its adapter."""
-        x = _blocks.mix(block, x + block.attend(x))
+        x = _blocks.mix(block, _blocks.skip(block, x) + block.attend(x))
         h = _blocks.normed(block, x)
         return x + _blocks.mlp(block, h) + block.Adapter(h)
 

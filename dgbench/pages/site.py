@@ -72,13 +72,15 @@ def write(found: Collection, out: Path, day: str | None = None) -> Written:
         days = sorted((p.name for p in copies.iterdir() if _is_day(p.name)), reverse=True)
         new = _lay(made.files("", days), Path(building, "now"))
         names = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
+        old = [str(name) for name in (read_json(out / MADE) or {}).get("files", []) if name not in names]
+        told = {"dgbench": dgbench.__version__, "date": day}
+        write_json(out / MADE, told | {"files": names + old})  # first: what is interrupted here is a site, too
         for name in names:
             (new / name).replace(make_folder((out / name).parent) / Path(name).name)
-    for name in (read_json(out / MADE) or {}).get("files", []):
-        gone = out / str(name)
-        if name not in names and _is_inside(gone, out) and gone.is_file():
+    for gone in (out / name for name in old):
+        if _is_inside(gone, out) and gone.is_file():
             gone.unlink()
-    write_json(out / MADE, {"dgbench": dgbench.__version__, "date": day, "files": names})
+    write_json(out / MADE, told | {"files": names})
     pages = sum(name.endswith(".html") for name in names)
     return Written(out / "index.html", pages, copy, kept, found.broken)
 
@@ -87,7 +89,7 @@ def _lay(files: Iterable[tuple[str, str | bytes]], folder: Path) -> Path:
     for name, content in files:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
     return folder
 
 

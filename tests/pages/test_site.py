@@ -292,7 +292,7 @@ def test_a_record_tells_nothing_of_the_machine_it_was_made_on(monkeypatch: pytes
 
 def test_names_that_look_like_markup_or_paths_are_only_names(tmp_path: Path):
     names = {"A": "../../" + HOSTILE, "B": "B", "C": "C"}
-    told = {"domains": [*names.values()], "sources": [*names.values()], "data": {}, "unit": HOSTILE}
+    told = {"domains": [*names.values()], "sources": [*names.values()], "data": {}, "unit": "\ud800" + HOSTILE}
     rows = []
     for variant, dice in ((HOSTILE, 0.6), ("../../up", 0.7), ("CON", 0.5)):
         for r in made(variant, dice):

@@ -32,7 +32,7 @@ def test_a_mean_rank_is_the_mean_over_tasks():
     """erm is first, first, second: 4/3; slaug second, second, first: 5/3. No draw of cases can exchange them."""
     found = mean_ranks({n: board(n, erm=a, slaug=b) for n, a, b in (("x", 0.9, 0.3), ("y", 0.8, 0.4), ("z", 0.2, 0.7))})
     assert found is not None and found.tasks == ("x", "y", "z") and not found.drawn and math.isnan(found.p)
-    assert [(row.name, row.mean) for row in found.rows] == [("erm", pytest.approx(4 / 3)), ("slaug", pytest.approx(5 / 3))]
+    assert {row.name: row.mean for row in found.rows} == pytest.approx({"erm": 4 / 3, "slaug": 5 / 3})
     assert all(row.low == row.high == pytest.approx(row.mean) for row in found.rows)
     assert list(found.frame()["mean_rank"]) == [row.mean for row in found.rows]
 

@@ -340,7 +340,7 @@ def published_files() -> list[Path]:
 
 
 def boards() -> list[Path]:
-    """The rankings that come with dgbench, with full precision: results/leaderboard-*.csv; none in a wheel."""
+    """The rankings that come with dgbench, with full precision: results/leaderboard-*.csv."""
     return sorted(published_folder().parent.glob("leaderboard-*.csv"))
 
 

@@ -55,22 +55,20 @@ def method_card(name: str) -> dict[str, str]:
 
 def _cost(name: str) -> str:
     """FLOPs of a step as a multiple of plain training's, or why there is none."""
+    known, plain = counts(), registry.budget_name()
     try:
-        relative = step_flops(name) / step_flops(plain := registry.budget_name())
-    except Exception as error:  # a method's own, or weights that are not here
+        flops = known[name] if name in known else count(name)
+    except Exception as error:  # of a method that did not come with dgbench
         return f"not counted: {str(error) or type(error).__name__}".partition("\n")[0]
-    return f"{relative:.2g} x {plain}"
-
-
-def step_flops(name: str) -> int:
-    """FLOPs of what `COSTED` says: of ours as it was counted, of others counted now. Raises what the method raises."""
-    known = counts()
-    return known[name] if name in known else count(name)
+    return "not counted: it needs its weights" if flops is None else f"{flops / (known[plain] or 1):.2g} x {plain}"
 
 
 @functools.cache
-def counts() -> dict[str, int]:
-    """FLOPs of a step of the methods that come with dgbench; `python tests/test_readme.py --write` counts anew."""
+def counts() -> dict[str, int | None]:
+    """FLOPs of what `COSTED` says of each method that comes with dgbench; None where nobody had the weights.
+
+    `python tests/test_readme.py --write` counts anew.
+    """
     return json.loads(COUNTS.read_text(encoding="utf-8"))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dgbench.errors import UsageError
+from dgbench.metrics import FURTHER
 from dgbench.pages.table import Cell, Table, fill
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def of_runs(study: Study | None, ended: pd.DataFrame) -> str:
 
     tables, said = [], []
     if study:
-        metrics = ("dice", "asd")
+        metrics = ("dice", "asd", *(m for m in study.metrics if m in FURTHER))
         tables = [
             score_tables.matrix_table(study.matrix(v, metric), f"{v}-{metric}", f"{v}: {heading(study, metric)}")
             for v in study.variants

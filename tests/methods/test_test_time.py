@@ -16,13 +16,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dgbench.errors import UsageError
+from dgbench.images.folder_task import FolderTask
+from dgbench.images.preparation import PreparedDomain, prepare
 from dgbench.method import Batch, Method, resolve_hparams
 from dgbench.methods import _batchnorm, _test_time, grata, intent, vptta
 from dgbench.methods._curves import new_contrast
 from dgbench.methods.erm import ERM
+from dgbench.protocol import get_protocol
 from dgbench.registry import get_method
-from dgbench.running import train
+from dgbench.running import predict as predict_run
+from dgbench.running import test, train
 from dgbench.task import TaskInfo
+from tests.discs import write_discs
 
 IDEAS = ("adabn", "tent", "sar", "intent", "vptta", "grata")
 LEARNING = tuple(name for name in IDEAS if name not in ("adabn", "intent"))
@@ -520,3 +525,49 @@ def test_grata_is_adam_at_the_rate_of_the_agreement():
         expected = net(zscore(image)).sigmoid()
     assert 0 < factor < 1
     torch.testing.assert_close(predict(method, image), expected, atol=1e-3, rtol=1e-2)
+
+
+# In a run
+
+
+def test_a_run_forgets_before_each_domain_and_gives_a_case_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
+    task, called = FolderTask(write_discs(tmp_path / "discs", cases=2)), []
+    domains = [PreparedDomain(prepare(task, name, SIZE).folder) for name in ("bright", "dim")]
+
+    class Told(ERM):
+        adapts_in_testing = whole_case = True
+
+        def forget(self):
+            called.append("forget")
+
+        def predict(self, image):
+            called.append(len(image))
+            return super().predict(image)
+
+    method, _ = train.build(Told, task.info, resolve_hparams(Told, "drawn", {"width": "4", "image_size": "32"}), 0)
+    for domain in domains:
+        cases = {case: case for case in domain.cases}
+        assert len([*test.measure_domain(method, domain, cases, "target", get_protocol("sdg"), 0)]) == 2
+    test.mean_dice(method, domains[0], [*domains[0].cases], get_protocol("sdg"), 0)
+    assert called == ["forget", 1, 1] * 3
+    predict_run.predict_image(method, np.zeros((20, 1, 40, 40), np.float32))
+    assert called[-1] == 20 > method.hparams.batch_size
+    Told.whole_case = False
+    predict_run.predict_image(method, np.zeros((20, 1, 40, 40), np.float32))
+    assert called[-3:] == [8, 8, 4]
+
+
+def test_an_online_run_depends_on_the_order_of_its_cases_which_is_that_of_its_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
+    task = FolderTask(write_discs(tmp_path / "discs", cases=3))
+    domain = PreparedDomain(prepare(task, "dim", SIZE).folder)
+    scores = {}
+    for adaptation in ("episodic", "online"):
+        method = trained("erm+adabn", adaptation=adaptation)
+        for order in (1, -1):
+            cases = {case: case for case in [*domain.cases][::order]}
+            tested = [*test.measure_domain(method, domain, cases, "target", get_protocol("sdg"), 0)]
+            assert [t.case for t in tested] == [*cases]
+            scores[adaptation, order] = {t.case: t.packed for t in tested}
+    assert scores["episodic", 1] == scores["episodic", -1] and scores["online", 1] != scores["online", -1]

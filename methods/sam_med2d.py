@@ -81,7 +81,6 @@ class SAMMed2D(PromptedSAM):
 
     hparams: SAMMed2DHparams
     paper = "https://arxiv.org/abs/2308.16184"
-    takes_sam2 = False
     pretrained = "SAM or SAM-Med2D by --set backbone"
     uses_target_masks = False
     trained: tuple[str, ...] = ("mask_decoder.*",)

@@ -16,7 +16,7 @@ from tests.released_sam import HIERA, NAME, TINY, info, release
 
 SIDE = 32
 FAMILY = [n for n in METHODS.names() if "backbone" in {f for f in vars(resolve_hparams(get_method(n), "check"))}]
-PLAIN = ("dapsam", "desam", "ma_sam", "sam_med2d")  # these cannot take a SAM 2
+PLAIN = ("dapsam", "desam", "ma_sam")  # these cannot take a SAM 2
 KINDS = [(n, kind) for kind in ("vit", "tiny", "hiera") for n in FAMILY if kind != "hiera" or n not in PLAIN]
 SHOWN = ("sam_lora", "sam_adapter")  # on a Hiera; what the others do with it is seen in a step of each
 RELEASES = {"vit": (), "tiny": (TINY,), "hiera": (HIERA,)}

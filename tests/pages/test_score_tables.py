@@ -188,9 +188,9 @@ def test_every_structure_has_its_tables(tmp_path: Path):
 def test_numbers_in_files_lose_no_digit(tmp_path: Path):
     third = 1 / 3
     score_tables.write(Study([run("erm", "A", {"A": [0.9], "B": [third], "C": [0.1 + 0.2]})], SDG), tmp_path)
-    rows = list(csv.DictReader((tmp_path / "cells.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "cells.csv").read_text().splitlines()))
     assert [float(r["value"]) for r in rows if r["metric"] == "dice"] == [0.9, third, 0.1 + 0.2]
-    first = next(csv.DictReader((tmp_path / "dice.csv").open()))
+    first = next(csv.DictReader((tmp_path / "dice.csv").read_text().splitlines()))
     assert (first["A"], float(first["B"]), float(first["validation"])) == ("", third, 0.9)
 
 

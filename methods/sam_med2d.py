@@ -13,8 +13,8 @@ Family: foundation model.
     prompt=image       the same with the whole image as a box
     prompt=box, point  the decoder is asked by the box or central pixel of reference k: an oracle, never ranked
 
-On `backbone=sam_med2d`, the authors' weights (256 px, ViT-B), nothing is trained unless prompt=none; a whole image does
-not say which structure is meant, and all get the same answer. Of the three answers to a prompt that is taken which
+On `backbone=sam_med2d_b`, the authors' weights (256 px), nothing is trained unless prompt=none; a whole image does not
+say which structure is meant, and all get the same answer. Of the three answers to a prompt that is taken which
 SAM-Med2D itself rates best, as in its test: token 0 it never trained. On another pretrained SAM the adapters are new,
 and encoder and prompt encoder stay frozen.
 Differs: trained by no clicks (theirs: a box or point, then eight points where the answer was wrong, of which one step

@@ -59,7 +59,7 @@ BACKBONES = {
     "vit_h": Backbone(32, 1280, 16, (7, 15, 23, 31), weights="sam_vit_h"),
     "vit_tiny": Backbone(3, 96, 3, (0, 1, 2), patch=8, embedding=128, colours="zscore"),
     "medsam_vit_b": Backbone(12, 768, 12, (2, 5, 8, 11), weights="medsam_vit_b", colours="unit"),
-    "sam_med2d": Backbone(12, 768, 12, (2, 5, 8, 11), weights="sam_med2d_b"),
+    "sam_med2d_b": Backbone(12, 768, 12, (2, 5, 8, 11), weights="sam_med2d_b"),
     "mobile_sam": Backbone(0, weights="mobile_sam"),
     "lite_medsam": Backbone(0, patch=4, weights="lite_medsam", colours="unit"),
     "sam2_tiny": Backbone(12, 96, 1, (5, 7, 9), stages=(1, 2, 7, 2), weights="sam2_tiny"),

@@ -42,11 +42,11 @@ def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     torch.save({"model": state, "optimizer": optimizer}, path)
     monkeypatch.setenv("DGBENCH_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sam.BACKBONES, "sam_med2d", SMALL)
+    monkeypatch.setitem(sam.BACKBONES, "sam_med2d_b", SMALL)
     yield path
 
 
-def build(structures: int = 1, backbone: str = "sam_med2d", **settings: str) -> tuple[SAMMed2D, dict[str, str]]:
+def build(structures: int = 1, backbone: str = "sam_med2d_b", **settings: str) -> tuple[SAMMed2D, dict[str, str]]:
     hparams = resolve_hparams(SAMMed2D, "drawn", {"backbone": backbone, **settings})
     method, files = train.build(SAMMed2D, info(structures, SIDE), hparams, seed=0)
     assert isinstance(method, SAMMed2D)
@@ -94,7 +94,7 @@ def test_the_encoder_computes_what_the_public_code_computes():
 
 def test_at_vit_b_the_adapters_have_as_many_parameters_as_the_public_codes():
     with torch.device("meta"):
-        method = SAMMed2D(TaskInfo("x", ("disc",), 256, 1), SAMMed2DHparams(backbone="sam_med2d", image_size=256))
+        method = SAMMed2D(TaskInfo("x", ("disc",), 256, 1), SAMMed2DHparams(backbone="sam_med2d_b", image_size=256))
     assert sum(p.numel() for n, p in method.named_parameters() if ".Adapter." in n) == 180_504_576
 
 
@@ -116,7 +116,7 @@ def test_as_released_nothing_is_trained_and_the_record_names_the_file(prompt, re
     assert all(torch.equal(p, before[n]) for n, p in method.state_dict().items())
 
 
-@pytest.mark.parametrize("backbone", ["sam_med2d", NAME])
+@pytest.mark.parametrize("backbone", ["sam_med2d_b", NAME])
 def test_without_prompts_adapters_and_decoder_are_trained_on_its_own_weights_and_on_sams(
     backbone, released, tmp_path, monkeypatch
 ):
@@ -141,7 +141,7 @@ def test_the_adapters_come_from_the_release_and_none_may_be_missing(released):
 def test_its_weights_do_not_pass_for_another_ways_sam(released):
     cls = get_method("sam_lora")
     with pytest.raises(DataError, match=r"unexpected.*Adapter"):
-        train.build(cls, info(), resolve_hparams(cls, "drawn", {"backbone": "sam_med2d"}), seed=0)
+        train.build(cls, info(), resolve_hparams(cls, "drawn", {"backbone": "sam_med2d_b"}), seed=0)
 
 
 def answers(best: int) -> tuple[Tensor, Tensor]:

@@ -135,7 +135,8 @@ class Site:
     def __init__(self, found: Collection, day: str):
         self.boards, self.day = found.boards, day
         self.plugins = registry.METHODS.plugins()
-        self.known = {name: tables.Known(p.summary(), p.facts()) for name, p in self.plugins.items()}
+        families = {name: registry.said(p.header())["family"] for name, p in self.plugins.items()}
+        self.known = {n: tables.Known(p.summary(), p.facts(), families[n]) for n, p in self.plugins.items()}
         on_boards = {of.row.method for b in self.boards.values() for of in b.ranking.every}
         self.methods = sorted({*self.plugins, *on_boards})
         self.by_protocol: dict[str, dict[str, Collected]] = {}
@@ -227,12 +228,13 @@ class Site:
         plugin = self.plugins.get(method)
         text = plugin.path.read_text(encoding="utf-8", errors="replace") if plugin and plugin.path else ""
         ours = plugin is not None and plugin.origin == "dgbench"
-        idea, facts = self.known.get(method, tables.Known("", {}))
+        idea, facts, family = self.known.get(method, tables.Known("", {}, ""))
         tasks = [b.ranking.study.task for _, b, _ in rows if is_named(b.ranking.study.task)]
         task = tasks[0] if tasks else "TASK"
         can = plugin is not None or all(p in self.plugins for p in method.split("+"))
         return {
             "idea": idea,
+            "family": family,
             "rows": tables.method_table(rows),
             "details": [self._row(*row) for row in rows],
             "card": {

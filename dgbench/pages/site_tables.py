@@ -23,10 +23,8 @@ from dgbench.scores.collection import Collected, key
 from dgbench.scores.mean_ranks import LEAST_TASKS, MeanRanks, row_name
 from dgbench.scores.ranking import Ranked, Ranking
 
-# A method's network, by what the method says of pretraining it, or by a setting of its runs.
-FAMILIES = {"SAM": "SAM", "ImageNet": "U-Net"}
-SETTINGS = {"backbone": "SAM", "encoder": "U-Net"}
-SEEN, FAMILY, COST = "weights saw", "network", ("train TFLOP", "train s")
+BASELINE = "baseline"  # the family of plain training
+SEEN, FAMILY, COST = "weights saw", "family", ("train TFLOP", "train s")
 DRAWN = "95 % interval"
 
 
@@ -99,10 +97,11 @@ def _with_interval(ranking: Ranking, of: Ranked) -> str:
 
 
 class Known(NamedTuple):
-    """A method as its file describes it: the idea in a sentence, and what its classes state."""
+    """A method as its file describes it: the idea in a sentence, what its classes state, and its kind of idea."""
 
     idea: str
     facts: Mapping[str, str]
+    family: str
 
 
 def rows_table(ranking: Ranking, links: Mapping[str, str], known: Mapping[str, Known]) -> list[Table]:
@@ -126,7 +125,7 @@ def rows_table(ranking: Ranking, links: Mapping[str, str], known: Mapping[str, K
             span = start, at, end
         cells = [*row]
         cells[drawn] = row[drawn]._replace(span=span, kind="" if of.rank else "home")
-        more = [family(ranking, of, known), told["initialisation"], of.row.contaminated]
+        more = [family(ranking.study.runs[of.variant][0], known), told["initialisation"], of.row.contaminated]
         cells[last:last] = [Cell(text) for text in [*more, *([told[cost].replace("-", "")] if cost else [])]]
         rows.append(cells)
     new = (FAMILY, "pretraining", SEEN, *([cost] if cost else []))
@@ -144,16 +143,13 @@ def rows_table(ranking: Ranking, links: Mapping[str, str], known: Mapping[str, K
     ]
 
 
-def family(ranking: Ranking, of: Ranked, methods: Mapping[str, Known]) -> str:
-    """What kind of network a row is made with, as far as it is known."""
-    run = ranking.study.runs[of.variant][0]
+def family(run: RunRecord, methods: Mapping[str, Known]) -> str:
+    """What kind of idea a row shows, by the headers of its method's files; of ideas over plain training the ideas'."""
     if run.external:
         return "of another system"
-    known = [kind for name, kind in SETTINGS.items() if name in run.record.get("hparams", {})]
-    method = methods.get(run.method.partition("+")[0])
-    said = method.facts.get("pretrained", "") if method else ""
-    known += [kind for word, kind in FAMILIES.items() if word in said]
-    return known[0] if known else "another" if method else "not known"
+    said = dict.fromkeys(methods[part].family for part in run.method.split("+") if part in methods)
+    ideas = [name for name in said if name not in ("", BASELINE)]
+    return " + ".join(ideas) or (BASELINE if BASELINE in said else "not known")
 
 
 # --- methods over tasks ----------------------------------------------------------------------------------------------
@@ -214,12 +210,12 @@ def methods_table(methods: Mapping[str, Known | None], rows: Mapping[str, int]) 
     """One row for each method: its idea, what it needs, what it starts from, on how many boards it stands."""
     cells = []
     for name, known in methods.items():
-        idea, facts = known or Known("", {})
+        idea, facts, of = known or Known("", {}, "")
         needs = ", ".join(words for what, words in registry.NEEDS.items() if what in facts)
-        texts = (idea.rstrip("."), needs, facts.get("pretrained", ""), str(rows.get(name, 0)))
+        texts = (idea.rstrip("."), of, needs, facts.get("pretrained", ""), str(rows.get(name, 0)))
         cells.append([Cell(name, href=f"{part(name)}.html"), *map(Cell, texts)])
-    header = ("method", "what it is", "needs", "pretrained", "rows")
-    caption, filters = "rows: on all boards, with any settings", _choices("needs", "pretrained")
+    header = ("method", "what it is", FAMILY, "needs", "pretrained", "rows")
+    caption, filters = "rows: on all boards, with any settings", _choices(FAMILY, "needs", "pretrained")
     return Table("methods", caption, header, [("", cells)], filters=filters)
 
 

@@ -212,13 +212,13 @@ def test_an_interval_is_drawn_where_its_numbers_are():
 def test_a_board_has_its_rows_with_intervals_and_what_they_can_be_chosen_by(written: Path):
     html = (written / "boards/toy-sdg.html").read_text(encoding="utf-8")
     best, plain, oracle = (row_of(html, name) for name in ("dapsam[steps=9]", "erm", "sam_box"))
-    assert ">80.05<" in best and ">SAM<" in best and ">sam_vit_b.pth<" in best and ">50.0<" in best
-    assert ">60.05<" in plain and ">U-Net<" in plain and ">1.00<" in plain
+    assert ">80.05<" in best and ">foundation model<" in best and ">sam_vit_b.pth<" in best and ">50.0<" in best
+    assert ">60.05<" in plain and ">baseline<" in plain and ">1.00<" in plain
     assert 'class="hollow"' in oracle and 'class="hollow"' not in best + plain
     assert "an oracle: prompted from the targets" in oracle
     assert html.index("not ranked</span>") < html.index(">sam_<wbr>box<")
     assert re.findall(r'data-filter="(\w+)">([\w ]+)', html) == [
-        ("choice", "network"), ("choice", "pretraining"), ("choice", "weights saw"), ("most", "train TFLOP"),
+        ("choice", "family"), ("choice", "pretraining"), ("choice", "weights saw"), ("most", "train TFLOP"),
     ]  # fmt: skip
 
 
@@ -374,8 +374,8 @@ if (table && tools) {
   said.before = names();
   [...table.tHead.querySelectorAll("button")].find(b => b.textContent.startsWith("mean")).click();
   said.sorted = names();
-  choose("network", "SAM"); said.sam = names(); said.told = tools.querySelector("output").textContent;
-  choose("network", "all"); choose("train TFLOP", "at most 1"); said.cheap = names();
+  choose("family", "foundation model"); said.sam = names(); said.told = tools.querySelector("output").textContent;
+  choose("family", "all"); choose("train TFLOP", "at most 1"); said.cheap = names();
   choose("train TFLOP", "all"); said.all = names();
 }
 const done = () => parent.postMessage(said, "*");

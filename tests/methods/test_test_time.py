@@ -525,6 +525,7 @@ def test_grata_is_adam_at_the_rate_of_the_agreement():
         expected = net(zscore(image)).sigmoid()
     assert 0 < factor < 1
     torch.testing.assert_close(predict(method, image), expected, atol=1e-3, rtol=1e-2)
+    assert method.stream["optimizer"].param_groups[0]["lr"] == pytest.approx(rate * factor, rel=1e-3)
 
 
 # In a run

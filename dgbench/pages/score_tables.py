@@ -239,10 +239,13 @@ def hardest(study: Study, variants: Sequence[str], metric: str = "dice") -> Tabl
     wide, rule = study.case_means(metric).unstack("variant"), METRICS[metric]
     number, average = rule.number, wide.mean(axis=1, skipna=False)
     overall = average.sort_values(kind="stable", ascending=rule.higher_is_better).head(HARDEST)
+    largest = float(np.nanmax(wide.loc[overall.index], initial=0.0)) or 1.0
+    most = rule.limits[1] if math.isfinite(rule.limits[1]) else largest
     rows = []
     for (domain, case), mean in overall.items():
         values = [float(v) for v in (mean, *wide.loc[(domain, case), list(variants[:COLUMNS])])]
-        rows.append([Cell(f"{domain}, {case}"), *(Cell(number(v), "", None if math.isnan(v) else v) for v in values)])
+        levels = [None if math.isnan(v) else v / most for v in values]
+        rows.append([Cell(f"{domain}, {case}"), *(Cell(number(v), "", w) for v, w in zip(values, levels, strict=True))])
     caption = f"{measured(study, metric)} of the {len(rows)} target cases that are hardest on average over all variants"
     caption += f"; the first {COLUMNS} variants are shown" if len(variants) > COLUMNS else ""
     return Table("hardest", caption, ("case", "mean of all", *variants[:COLUMNS]), [("", rows)])

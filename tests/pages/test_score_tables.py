@@ -116,6 +116,7 @@ def test_the_hardest_cases_are_those_all_variants_do_worst_on():
     assert ["C, C-0", "30.00", "60.00", "0.00"] in rows  # missed by one
     table = score_tables.hardest(TWO, ["erm", "dapsam"], "asd")
     assert table.caption.startswith("ASD (mm) of the 6 target cases")
+    assert [cell.level for cell in table.rows[0][1:]] == pytest.approx([0.52, 0.04, 1.0])
     assert texts(table)[:2] == [["C, C-0", "52.00", "4.00", "100.00"], ["B, B-0", "8.50", "9.00", "8.00"]]
 
 

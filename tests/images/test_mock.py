@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dgbench.errors import UsageError
+from dgbench.images.find_task import get_task
 from dgbench.images.formats import read
 from dgbench.images.mock import Sketch, write_bmp, write_jpg, write_nifti, write_png, write_tiff
 from dgbench.task import Task
@@ -93,3 +94,12 @@ def test_a_task_without_a_mock_says_so(tmp_path):
 
     with pytest.raises(UsageError, match="task 'bare' has no mock"):
         Bare().mock(tmp_path, Sketch())
+
+
+def test_drawn_images_are_no_task_of_a_real_name(tmp_path, monkeypatch):
+    """Else their scores would stand in tables as if they were of patients."""
+    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path))
+    task = get_task("mock-skin")
+    assert task.name == "mock-skin" and task.is_mock
+    with pytest.raises(UsageError, match="the files of skin are drawn ones"):
+        get_task("skin", task.folder)

@@ -14,7 +14,7 @@ opposite case, else 1; u: entropy of the mean prediction of five noisy x' (devia
 What was released cannot run, as the files with losses and the Fourier exchange are missing: this is made of the paper
 and of what is there, and of choices of ours where both are silent. These are the cut-off, MaxStyle's layer for N's
 numbers, the formula of u, and that G's losses weigh the same throughout (theirs has a schedule).
-Measured: nothing yet.
+Measured, mean target Dice on phantom from source A, seed 0: 49.5 (erm 50.5).
 Differs: the network is ERM's (theirs: CCSDG's), which G does not train; passes that only look leave statistics alone.
 """
 

@@ -386,9 +386,9 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
             )
     settings, theirs = hparams_class(base), hparams_class(other)
     baseline = next((c for c in other.__mro__[1:] if not issubclass(ideas[0], c)), Method)
-    beyond = [vars(c) for c in theirs.__mro__ if not issubclass(hparams_class(baseline), c)]
+    beyond = [inspect.get_annotations(c) for c in theirs.__mro__ if not issubclass(hparams_class(baseline), c)]
     hints, defaults = typing.get_type_hints(theirs, include_extras=True), theirs()
-    added = [f.name for f in dataclasses.fields(theirs) if any(f.name in c.get("__annotations__", {}) for c in beyond)]
+    added = [f.name for f in dataclasses.fields(theirs) if any(f.name in own for own in beyond)]
     twice = [n for n in added if n in {f.name for f in dataclasses.fields(settings)}]
     if twice:
         raise UsageError(

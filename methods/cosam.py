@@ -96,10 +96,9 @@ class CoSAM(SAMMethod):
     def prompted(self, embedding: Tensor, logits: Tensor, place: Tensor) -> Tensor:
         """Logits of masks prompted from `logits` (N K, H, W): pixels `place` (N K, P), the box, and the mask itself."""
         mask, width = logits > 0, logits.shape[2]
-        scale = self.image_size / width
         points = torch.stack((place % width, place // width), 2)
         corners = torch.stack([box_of_largest_region(m) for m in mask])
-        points, corners = ((xy + 0.5) * scale - 0.5 for xy in (points, corners))  # between centres of pixels
+        points, corners = ((xy + 0.5) * (self.image_size / width) - 0.5 for xy in (points, corners))  # centres
         labels = mask.flatten(1).gather(1, place).float()
         sparse, dense = self.prompt_encoder(points=(points, labels), boxes=corners, masks=logits[:, None])
         return self.own(self.decode(embedding, dense, sparse)[0]).float()

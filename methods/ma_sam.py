@@ -103,12 +103,8 @@ class MASAM(SAMedMethod):
     hparams: MASAMHparams
     paper = "https://arxiv.org/abs/2309.08842"
     takes_sam2 = False
-    added = (
-        "image_encoder.*shared_*",
-        "image_encoder.*.fact_*",
-        "image_encoder.*_adapter.*",
-        "mask_decoder.output_upscaling.[4-9].*",
-    )
+    of_encoder = tuple(f"image_encoder.*{part}*" for part in ("shared_", ".fact_", "_adapter."))
+    added = (*of_encoder, "mask_decoder.output_upscaling.[4-9].*")
     per_task: ClassVar[dict[str, dict[str, Any]]] = {
         task: {"learning_rate": 8e-4, "weight_decay": 0.1, "warmup": 250, "horizon": 4 / 3, "decay": 7.0}
         for task in ("prostate", "fundus")

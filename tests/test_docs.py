@@ -20,8 +20,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dgbench import registry
+from dgbench import cli, registry
 from dgbench.cli import app
+from dgbench.pages.screen import Screen
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("README.md", "CONTRIBUTING.md", "results/README.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
@@ -111,6 +112,7 @@ def test_what_a_page_shows_is_what_happens(page: str, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry.METHODS, "extra", [])
     monkeypatch.setattr(registry.TASKS, "extra", [])
+    monkeypatch.setattr(cli, "console", Screen(width=160))  # whatever the width was when it was imported
     for archive in ROOT.glob("results/scores-*.tar.xz"):
         shutil.copy(archive, tmp_path)
     for block, expected in stories()[page]:

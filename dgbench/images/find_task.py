@@ -14,18 +14,19 @@ from dgbench.registry import TASKS
 from dgbench.task import Task
 
 
-def get_task(name: str, data: Path | None = None) -> Task:
+def get_task(name: str, data: Path | None = None, *, planned: bool = False) -> Task:
     """The task of that name, or the users' own images at that path. `data`: where the files of a named task lie.
 
-    `mock-` before a name: the task on images that are drawn, wherever `data` is. Raises `UsageError` for a name that is
-    not known, for drawn images under a real name, and as `FolderTask` and `TableTask` do.
+    `mock-` before a name: the task on images that are drawn, wherever `data` is. planned: the task of a run that was
+    planned, whatever its images are. Raises `UsageError` for a name that is not known, for drawn images under a real
+    name, and as `FolderTask` and `TableTask` do.
     """
     if is_path(name):
         return own_task(Path(name))
     if name.startswith(MOCK) and name not in TASKS.names():
         return drawn(TASKS.get(name.removeprefix(MOCK)))
     task = TASKS.get(name)(data)
-    if task.is_mock:
+    if task.is_mock and not planned:
         raise UsageError(f"the files of {name} are drawn ones", "for a trial give --mock, and another --data, or none")
     return task
 

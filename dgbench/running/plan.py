@@ -72,7 +72,7 @@ class Run:
 
     def load_task(self) -> Task:
         """The task, found again by its location."""
-        return get_task(self.task_location, Path(self.data) if self.data else None)
+        return get_task(self.task_location, Path(self.data) if self.data else None, planned=True)
 
     def load_method(self) -> tuple[type[Method], Hparams]:
         """The method's class and the settings of this run."""

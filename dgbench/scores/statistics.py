@@ -242,7 +242,7 @@ def estimate(
     spread = means.std()
     stretched = mean + (means - mean) * (se / spread if spread > 0 and se > 0 else 1.0)
     least = 1e-12 * se**2
-    if not (variance > least).any():  # nothing varies, or by rounding alone, or it is not known how much
+    if se == 0 or not (variance > least).any():  # nothing varies, or by rounding alone, or it is not known how much
         return Estimate(mean, mean - se, mean + se, of_cases, of_seeds), stretched
     # A draw of cases that are all alike has no SE* and lies as far as can be: it counts, or one side would be lost.
     t = (means - mean) / np.sqrt(np.maximum(variance, least))

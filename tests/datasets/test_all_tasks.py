@@ -7,7 +7,6 @@ import pytest
 
 from dgbench.errors import DataError
 from dgbench.images.file_task import FileTask
-from dgbench.images.find_task import get_task
 from dgbench.images.mock import MARK, Sketch
 from dgbench.registry import TASKS
 from dgbench.task import Task
@@ -18,9 +17,9 @@ NAMES = [name for name in TASKS.names() if issubclass(TASKS.get(name), FileTask)
 @pytest.fixture(scope="module", params=NAMES)
 def task(request, tmp_path_factory) -> Task:
     folder = tmp_path_factory.mktemp(request.param)
-    get_task(request.param).mock(folder, Sketch())
+    TASKS.get(request.param)().mock(folder, Sketch())
     (folder / MARK).touch()
-    return get_task(request.param, folder)
+    return TASKS.get(request.param)(folder)
 
 
 def test_drawn_files_are_as_the_task_wants_them(task):
@@ -58,7 +57,7 @@ def test_a_task_says_whose_images_these_are_and_how_to_get_them(task):
 
 def test_a_copy_that_is_no_mock_must_have_all_cases(task):
     (task.folder / MARK).unlink()
-    copy, counts = get_task(task.name, task.data), {}
+    copy, counts = TASKS.get(task.name)(task.data), {}
     for domain in task.domains:
         with contextlib.suppress(DataError):  # some are refused before they are read
             counts[domain] = len(copy.case_ids(domain))

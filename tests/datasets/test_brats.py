@@ -8,8 +8,8 @@ import pytest
 
 from dgbench.datasets.brats import Brats
 from dgbench.errors import DataError
-from dgbench.images.find_task import get_task
 from dgbench.images.mock import Sketch, write_nifti
+from dgbench.registry import TASKS
 from dgbench.running import launchers, plan
 from dgbench.running.records import read_run
 
@@ -64,7 +64,7 @@ def test_a_mask_of_a_release_from_2023_on_is_refused(drawn, tmp_path):
 
 def test_a_run_tests_no_patient_that_it_trained_on_and_its_record_says_so(drawn, tmp_path, monkeypatch):
     monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
-    task = get_task("brats", drawn)
+    task = TASKS.get("brats")(drawn)
     (run,) = plan.plan(task, ["constant"], results=tmp_path, sources=["t1"], settings={"image_size": "32"})
     launchers.launch(task, [run], options=launchers.Options(device="cpu"))
     record = read_run(Path(run.folder))

@@ -9,10 +9,10 @@ import pytest
 
 from dgbench.datasets.mnms import TABLE, UNLABELLED, Mnms
 from dgbench.errors import DataError
-from dgbench.images.find_task import get_task
 from dgbench.images.mock import Sketch
 from dgbench.pages.cards import card
 from dgbench.protocol import get_protocol
+from dgbench.registry import TASKS
 from dgbench.running import launchers, plan
 from dgbench.running.records import read_run
 from dgbench.scores.statistics import Resampling
@@ -87,7 +87,7 @@ def test_a_table_that_is_missing_or_cannot_be_read_is_told_once_for_each_vendor(
 def test_a_run_writes_whose_frames_these_are_and_a_ranking_draws_subjects(whole, tmp_path, monkeypatch):
     """Subjects of B, C and D: nine of 18 target cases; each score stands by itself, each interval is of nine."""
     monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
-    task = get_task("mnms", whole)
+    task = TASKS.get("mnms")(whole)
     (run,) = plan.plan(task, ["constant"], results=tmp_path, sources=["A"], settings={"image_size": "32"})
     launchers.launch(task, [run], options=launchers.Options(device="cpu"))
     record = read_run(Path(run.folder))

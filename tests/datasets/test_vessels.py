@@ -51,7 +51,7 @@ def test_a_field_of_view_is_the_largest_bright_region_with_its_dark_spots_filled
 class Everywhere(torch.nn.Module):
     """It finds vessels in every pixel."""
 
-    uses_target_masks, neighbours, precision = False, 0, "float32"
+    uses_target_masks, whole_case, neighbours, precision = False, False, 0, "float32"
     task = Vessels().info
     hparams = SimpleNamespace(batch_size=1, precision="float32")
 
@@ -61,6 +61,9 @@ class Everywhere(torch.nn.Module):
 
     def predict(self, image):
         return torch.ones_like(image[:, :1])
+
+    def forget(self):
+        """There is nothing."""
 
 
 @pytest.fixture(scope="module")

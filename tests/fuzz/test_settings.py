@@ -41,7 +41,7 @@ def meant(text: str, value: object) -> bool:
         return len(parts) == len(value) and all(map(meant, parts, value))
     if isinstance(value, int) and not re.fullmatch(r"[-+]?\d+", text.strip()):
         return float(text) == value  # 1.0 and 1e3 are whole numbers
-    return type(value)(text) == value
+    return type(value)(text.strip()) == value
 
 
 @inputs(40)

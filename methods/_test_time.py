@@ -55,6 +55,7 @@ class AtTestTime(Method):
 
     hparams: TestTimeHparams
     adapts_in_testing = True
+    only_predicts = True
     whole_case = True
     stream: dict[Any, Any]  # what was learned since the engine, or an episode, began anew
 

@@ -14,6 +14,7 @@ import torch
 
 import dgbench
 from dgbench import fingerprint, metrics
+from dgbench.files import read_json
 from dgbench.images.find_task import is_path
 from dgbench.method import Hparams, Method
 from dgbench.protocol import get_protocol
@@ -23,6 +24,7 @@ from dgbench.running.records import SCHEMA
 from dgbench.settings import plain
 from dgbench.task import Task
 
+ORIGIN = "checkpoint-origin.json"  # in the folder of a run whose training a finished run had made, while it is tested
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "timm", "segment-anything", "nibabel", "pillow")
 
 
@@ -46,6 +48,7 @@ def describe(
         "checkpoint": run.checkpoint and Path(run.checkpoint).name,
         **of_task(task, run.source),
         **_of_part(task, run),
+        **(read_json(Path(run.folder) / ORIGIN) or {}),
         "steps": task.steps,
         "paper": cls.paper,
         "needs": needs(cls),

@@ -316,15 +316,21 @@ def save_checkpoint(method: Method, progress: Progress, folder: Path) -> Path:
                     tensors[where] = value.detach().cpu().contiguous().clone()
                 elif value is not None:
                     scalars[where] = value
+    path = write_checkpoint(folder, progress, tensors, scalars)
+    for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-2]:
+        old.unlink()
+        old.with_suffix(".sha256").unlink(missing_ok=True)
+    return path
+
+
+def write_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> Path:
+    """Write what `load_checkpoint` reads, its checksum last; tensors: under "method/", "best/" and "optimizer/"."""
     told = {**vars(progress), "selected": vars(progress.selected)}
     del told["best"]  # tensors
     content = safetensors.torch.save(tensors, {"progress": json.dumps(told), "scalars": json.dumps(scalars)})
     path = folder / f"checkpoint-{progress.step:08d}.safetensors"
     write_atomic(path, content)
     write_atomic(path.with_suffix(".sha256"), sha256(path))
-    for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-2]:
-        old.unlink()
-        old.with_suffix(".sha256").unlink(missing_ok=True)
     return path
 
 

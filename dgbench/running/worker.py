@@ -24,7 +24,7 @@ from dgbench.images.preparation import PreparedDomain
 from dgbench.method import Hparams, Method
 from dgbench.networks.checkpoints import load_into, load_state
 from dgbench.protocol import get_protocol
-from dgbench.running import flops, guard, train
+from dgbench.running import flops, guard, train, trained_before
 from dgbench.running.compiled import compile_network
 from dgbench.running.description import describe, needs, now
 from dgbench.running.device import make_deterministic, peak_memory_mb
@@ -121,6 +121,8 @@ def attempt(
                 torch.set_num_threads(order.threads)
                 if order.device.startswith("cuda"):
                     torch.cuda.set_device(order.device)
+                if not order.again and _earlier(order) is None:
+                    trained_before.borrow(order)
                 make(order, train.Watch(report, should_stop, order.save_every))
             finally:
                 notice.remove()

@@ -151,6 +151,11 @@ class Method(nn.Module):
         return {"loss": loss.detach()}
 
 
+def trained_as(method: type[Method]) -> type[Method]:
+    """The class whose training a method has: its own, or, of one that `only_predicts`, that of the method below it."""
+    return next(c for c in method.__mro__ if issubclass(c, Method) and not c.only_predicts)
+
+
 def hparams_class(method: type[Method]) -> type[Hparams]:
     """The dataclass a method annotates as `hparams`, its own or the nearest base's."""
     return typing.get_type_hints(method)["hparams"]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dgbench.errors import UsageError
 from dgbench.images.preparation import side_by_side
-from dgbench.method import Batch, Hparams, Method, Precision, hparams_class, resolve_hparams
+from dgbench.method import Batch, Hparams, Method, Precision, hparams_class, resolve_hparams, trained_as
 from dgbench.registry import FAMILIES, said
 from dgbench.running import train
 from dgbench.running.device import one_thread
@@ -361,6 +361,23 @@ def repeatable(subject: _Subject) -> Iterator[str]:
         )
 
 
+def trained_as_below(subject: _Subject) -> Iterator[str]:
+    """is trained as it says"""
+    below = _Subject(trained_as(subject.cls))
+    if below.cls is subject.cls:
+        return
+    names = set(known_fields(hparams_class(below.cls)))
+    below.hparams = hparams_class(below.cls)(**{n: getattr(subject.hparams, n) for n in names})
+    method, batch = below.start(), subject.batch()
+    for t in range(STEPS // 4):
+        train.step(method, batch, seed=0, t=t)
+    if differs := _first_difference(train.learned_state(method, pretrained=True), subject.trained.states[0]):
+        yield (
+            f"it says that it only predicts, and its training differs from that of {below.cls.__name__} in {differs}: "
+            "leave training alone, or set only_predicts = False"
+        )
+
+
 def rounded(subject: _Subject) -> Iterator[str]:
     """computes in bfloat16, too"""
     remedy = "compute what is sensitive in float32: decorate it with dgbench.losses.in_float32, or write x.float()"
@@ -391,6 +408,7 @@ CHECKS: tuple[Callable[[_Subject], Iterator[str]], ...] = (
     learns,
     independent,
     repeatable,
+    trained_as_below,
     rounded,
 )
 

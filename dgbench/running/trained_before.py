@@ -11,33 +11,31 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import safetensors.torch
 
 from dgbench import registry
 from dgbench.errors import UsageError
 from dgbench.files import read_json, sha256, write_json
-from dgbench.method import Method, hparams_class
-from dgbench.running.description import ORIGIN, environment
+from dgbench.method import Method, hparams_class, trained_as
+from dgbench.running.description import ORIGIN
 from dgbench.running.plan import Run, plan
 from dgbench.running.selection import Selected
 from dgbench.running.train import Progress, write_checkpoint
 from dgbench.settings import fields
 
-if TYPE_CHECKING:
-    from dgbench.running.worker import Order
 
-
-def borrow(order: Order) -> bool:
+def borrow(run: Run, how: dict[str, Any]) -> bool:
     """Write the last step's checkpoint into the run's folder, if a finished run has made that training; was there one?
 
+    how: the environment, as `description.environment` tells it, by which the run would be trained here.
     Whatever checkpoints lie there are removed: the folder holds no record that says whose they are.
     """
-    run, folder = order.run, Path(order.run.folder)
+    folder = Path(run.folder)
     for path in folder.glob("checkpoint-*"):
         path.unlink()
-    base = find(order)
+    base = find(run, how)
     if base is None:
         return False
     record = read_json(base / "run.json") or {}
@@ -53,12 +51,13 @@ def borrow(order: Order) -> bool:
     return True
 
 
-def find(order: Order) -> Path | None:
+def find(run: Run, how: dict[str, Any]) -> Path | None:
     """The folder of the finished run whose training is this one's, made as this one would be made here; or None."""
-    run = order.run
-    if run.checkpoint is not None or (name := trained_as(run.load_method()[0])) is None:
+    cls, ours = run.load_method()
+    below = trained_as(cls)
+    if run.checkpoint is not None or below is cls or (name := named(below)) is None:
         return None
-    settings = fields(hparams_class(registry.get_method(name)))
+    settings = fields(hparams_class(below))
     planned = plan(
         run.load_task(),
         [name],
@@ -68,30 +67,25 @@ def find(order: Order) -> Path | None:
         settings={key: text for key, text in run.settings if key in settings},
         results=Path(run.folder).parents[3],
     )
-    ours = run.load_method()[1]
     for other in planned:
         theirs = other.load_method()[1]
         same = all(getattr(theirs, key) == getattr(ours, key) for key in settings)
-        if same and other.held_out == run.held_out and other.status == "done" and _made_as_here(other, order):
+        if same and other.held_out == run.held_out and other.status == "done" and _made_so(other, how):
             return Path(other.folder)
     return None
 
 
-def trained_as(cls: type[Method]) -> str | None:
-    """The method whose training is that of a method which `only_predicts`; None of one with a training of its own."""
-    below = next(c for c in cls.__mro__ if issubclass(c, Method) and not c.only_predicts)
-    if below is cls or below is Method:
-        return None
-    name: str = vars(below).get("name", below.__module__.rpartition(".")[2])
+def named(cls: type[Method]) -> str | None:
+    """The name by which the registry knows a class; None where it knows it by none."""
+    name: str = vars(cls).get("name", cls.__module__.rpartition(".")[2])
     with suppress(UsageError):
-        if [c.__qualname__ for c in registry.get_method(name).__mro__] == [c.__qualname__ for c in below.__mro__]:
+        if [c.__qualname__ for c in registry.get_method(name).__mro__] == [c.__qualname__ for c in cls.__mro__]:
             return name
     return None
 
 
-def _made_as_here(other: Run, order: Order) -> bool:
+def _made_so(other: Run, how: dict[str, Any]) -> bool:
     """Did the same versions, hardware and number of threads make that run, so that it is rounded in the same way?"""
     folder = Path(other.folder)
     made = (read_json(folder / "run.json") or {}).get("environment", {})
-    here = environment(order.device) | {"threads": order.threads, "compiled": order.compile}
-    return (folder / "weights.safetensors").is_file() and all(made.get(key) == value for key, value in here.items())
+    return (folder / "weights.safetensors").is_file() and all(made.get(key) == value for key, value in how.items())

@@ -26,7 +26,7 @@ from dgbench.networks.checkpoints import load_into, load_state
 from dgbench.protocol import get_protocol
 from dgbench.running import flops, guard, train, trained_before
 from dgbench.running.compiled import compile_network
-from dgbench.running.description import describe, needs, now
+from dgbench.running.description import describe, environment, needs, now
 from dgbench.running.device import make_deterministic, peak_memory_mb
 from dgbench.running.notice import Notice
 from dgbench.running.plan import Run
@@ -122,7 +122,7 @@ def attempt(
                 if order.device.startswith("cuda"):
                     torch.cuda.set_device(order.device)
                 if not order.again and _earlier(order) is None:
-                    trained_before.borrow(order)
+                    trained_before.borrow(run, environment(order.device) | {"compiled": order.compile})
                 make(order, train.Watch(report, should_stop, order.save_every))
             finally:
                 notice.remove()

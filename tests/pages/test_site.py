@@ -36,9 +36,7 @@ SAM = {"hparams": {"backbone": "vit_b", "steps": 9, "batch_size": 2}, "initialis
 SEEN = {"fingerprint": "f", "settings": {}, "data": dict.fromkeys(DOMAINS, "x"), "sources": list(DOMAINS)}
 
 
-def made(
-    variant: str, dice: float, seeds=(0, 1), sources=DOMAINS, flops: float = 1e12, **told: Any
-) -> list[RunRecord]:
+def made(variant: str, dice: float, seeds=(0, 1), sources=DOMAINS, flops: float = 1e12, **told: Any) -> list[RunRecord]:
     """The runs of a row that scores `dice` on every case, give or take a hundredth."""
     costs = dict.fromkeys(COSTS, 1) | dict.fromkeys(("train_flops", "train_step_flops", "predict_image_flops"), flops)
     told = SEEN | {"costs": costs, "sources": list(sources)} | told
@@ -206,7 +204,7 @@ def test_an_interval_is_drawn_where_its_numbers_are():
     )  # fmt: skip
     html = fill("tables.html.jinja", tables=[table], title="t")
     assert '<path d="M4.0 6H140.0"/><circle cx="72.0" cy="6" r="3"/>' in html
-    assert '<span>10</span><span>30</span>' in html
+    assert "<span>10</span><span>30</span>" in html
 
 
 def test_a_board_has_its_rows_with_intervals_and_what_they_can_be_chosen_by(written: Path):

@@ -125,6 +125,24 @@ def test_what_test_images_teach_is_no_state_and_is_forgotten():
     assert any("outside of parameters and buffers" in advice for advice in check_method(Keeps))
 
 
+def test_who_says_that_it_only_predicts_is_trained_as_the_method_below_it():
+    class Idea(Good):
+        only_predicts = True
+
+        def predict(self, image):
+            return super().predict(image).clamp(0.01, 0.99)
+
+    assert check_method(Idea) == []
+
+    class Trains(Good):
+        only_predicts = True
+
+        def loss(self, batch):
+            return 2 * super().loss(batch)
+
+    assert "its training differs from that of Good in net.0.bias" in the_only_advice(Trains)
+
+
 def test_dropout_at_test_time_is_found():
     class Dropout(Good):
         def predict(self, image):

@@ -146,6 +146,7 @@ def test_what_the_board_has_already_is_pointed_out(results, tmp_path):
     found = submission.review([pack(results, tmp_path).write()], [results])
     assert not found.problems and found.doubts == ["erm: the board has its runs already"]
 
+
 def test_what_a_submission_changes_on_the_board_is_shown_as_markdown(whole, results, tmp_path):
     shutil.copytree(whole / MAXSTYLE, tmp_path / "mine" / MAXSTYLE)
     path = pack(tmp_path / "mine", tmp_path).write()

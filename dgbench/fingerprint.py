@@ -52,6 +52,7 @@ UNCOUNTED = {
     "dgbench.running.machine": "how many runs are made at the same time",
     "dgbench.running.new_method": "a file to start from",
     "dgbench.running.notice": "what a run says of itself on its way",
+    "dgbench.running.orientation": "a question about masks that another system wrote",
     "dgbench.running.plan": "its choices are in the fingerprint by themselves",
     "dgbench.running.predict": "other images, after the run",
     "dgbench.running.records": "reading what a run left",

@@ -32,7 +32,7 @@ from dgbench.images.volume_formats import ITK
 from dgbench.names import problem
 from dgbench.protocol import Protocol, get_protocol
 from dgbench.registry import NEEDS
-from dgbench.running import description
+from dgbench.running import description, orientation
 from dgbench.running.foreign_files import Found, Labels, Place, find, lines, read_mask
 from dgbench.running.plan import Run, safe
 from dgbench.running.records import EXTERNAL, SCHEMA, TO_BE_RANKED, RunRecord, lacking, read_run
@@ -104,7 +104,9 @@ def score(task: Task, foreign: Foreign, protocol: str, results: Path) -> Scored:
     run = dataclasses.replace(run, fingerprint=_fingerprint(record, masks))
     record["fingerprint"] = run.fingerprint
     _write(run, record, tested)
-    return Scored(read_run(Path(run.folder)), tuple([*notes, *lacking(record)]))
+    targets = ((w, mask) for w, mask in masks if w.role == "target")
+    askew = orientation.doubt((_unpacked(task, w.case, mask), w.domain.reference(w.case.id)) for w, mask in targets)
+    return Scored(read_run(Path(run.folder)), tuple([*notes, *([askew] if askew else []), *lacking(record)]))
 
 
 # --- what is stated --------------------------------------------------------------------------------------------------
@@ -246,12 +248,10 @@ def _grids(task: Task, place: Place, case: PreparedCase, files: Found) -> list[n
 def _measured(task: Task, wanted: _Wanted, packed: np.ndarray, protocol: Protocol) -> Tested:
     """The scores of a mask that lies on the grid of its image."""
     role, domain, case = wanted
-    depth, height, width = case.shape
-    shape = (depth, len(task.structures), height, width)
-    mask = np.unpackbits(packed, count=int(np.prod(shape))).view(bool).reshape(shape)
+    mask = _unpacked(task, case, packed)
     if (scored := domain.scored(case.id)) is not None:
         mask = mask & scored
-    kept = np.array(case.foreground) if protocol.slices == "foreground" else np.ones(depth, bool)
+    kept = np.array(case.foreground) if protocol.slices == "foreground" else np.ones(len(mask), bool)
     if protocol.resolution == "network":
         prediction = mask_to_network(mask, domain.masks.shape[-1]).astype(bool)[kept]
         reference = domain.masks[np.array(case.slices)[kept]].astype(bool)
@@ -259,6 +259,13 @@ def _measured(task: Task, wanted: _Wanted, packed: np.ndarray, protocol: Protoco
         prediction, reference = mask[kept], domain.reference(case.id)[kept]
     place = (role, domain.name, task.group(domain.name, case.id))
     return measure_case(place, case, prediction, reference, (task.structures, protocol, task.further_metrics))
+
+
+def _unpacked(task: Task, case: PreparedCase, packed: np.ndarray) -> np.ndarray:
+    """bool (D, K, H, W)."""
+    depth, height, width = case.shape
+    shape = (depth, len(task.structures), height, width)
+    return np.unpackbits(packed, count=int(np.prod(shape))).view(bool).reshape(shape)
 
 
 def _run(task: Task, foreign: Foreign, method: str, protocol: str, results: Path) -> Run:

@@ -214,6 +214,39 @@ def test_predictions_that_are_all_empty_are_a_mistake_and_one_is_a_miss(discs, t
         score(discs, Foreign(folder, "dim"), "sdg", tmp_path / "results")
 
 
+@pytest.mark.parametrize(
+    ("turned", "asked"),
+    [
+        (lambda mask: mask, ""),
+        (lambda mask: mask.swapaxes(-1, -2), "with height and width exchanged"),
+        (lambda mask: mask[..., ::-1, :], "upside down"),
+        (lambda mask: mask[..., ::-1], "with left and right exchanged"),
+        (lambda mask: np.rot90(mask, -1, (-2, -1)), "turned by a quarter, "),
+        (lambda mask: ~mask, "with inside and outside exchanged"),
+        (np.zeros_like, ""),
+    ],
+    ids=["as they are", "exchanged", "upside down", "mirrored", "turned", "inverted", "one is found"],
+)
+def test_masks_that_would_fit_another_way_round_are_asked_about(turned, asked, tmp_path):
+    """On square images nothing else tells: the masks are scored as they lie, and look like those of a poor method."""
+    y, x = np.mgrid[:32, :32]
+    for domain in ("a", "b"):
+        for i in range(3):  # a blot near a corner, longer than wide
+            blot = (abs(y - 8) < 7 - i) & (abs(x - 22) < 4)
+            for kind, values in (("images", 90 * blot + 60 + i), ("masks", blot)):
+                (tmp_path / "corner" / domain / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values.astype(np.uint8)).save(tmp_path / "corner" / domain / kind / f"{domain}{i}.png")
+    task = FolderTask(tmp_path / "corner")
+    handed = hand_in(task, "a", tmp_path / "theirs")
+    for n, path in enumerate(sorted(handed.rglob("*.npy"))):
+        if n or turned is not np.zeros_like:  # all of them empty would be a mistake
+            np.save(path, turned(np.load(path)))
+    done = score(task, Foreign(handed, "a", "theirs"), "sdg", tmp_path / "results")
+    (note,) = [n for n in done.notes if "lie as the images do" in n] or [""]
+    assert note.startswith(asked) and bool(note) == bool(asked)
+    assert not asked or "mean Dice of 100.0 %" in note
+
+
 def test_what_is_stated_is_known_by_name(discs, tmp_path):
     folder = hand_in(discs, "dim", tmp_path / "theirs", bugdet="none")
     with pytest.raises(UsageError, match="unknown statement 'bugdet'") as told:

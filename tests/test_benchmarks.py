@@ -1,9 +1,13 @@
 """The benchmark of a GPU runs anywhere, at a small size: ready for the day one is at hand."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from dgbench.scores.archives import members_of
+from tests.discs import DOMAINS, write_discs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,3 +20,17 @@ def test_the_benchmark_of_a_gpu_measures_every_part_on_a_cpu_too(tmp_path):
     assert told[3:5] == [f"ERM, 32 px, batch 2, {k}" for k in ("float32", "bfloat16")]
     assert told[5] == "training by the engine" and len(told) == 8
     assert all(float(number) > 0 for number in re.findall(r"([\d.]+) ms a step", done.stdout))
+
+
+def test_a_board_is_made_seed_after_seed_and_packed(tmp_path):
+    discs = write_discs(tmp_path / "discs", cases=3, steps=2)
+    command = [sys.executable, ROOT / "benchmarks" / "board.py", discs, "--results", tmp_path / "board"]
+    command += ["--only", "constant,cutout,dino", "--seeds", "1,0", "--pack", "mine"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=offline, capture_output=True, text=True, check=True)
+    assert "not run: dino: the published weights of 'vit_small_patch14_dinov2.lvd142m' cannot be fetched" in done.stdout
+    ended = re.findall(r"done (\w+) (\w+)-seed(\d)", done.stdout)
+    variants = [(method, domain) for method in ("constant", "cutout") for domain in DOMAINS]
+    assert ended == [(*of, seed) for seed in "10" for of in variants]
+    members = members_of(tmp_path / "board" / "scores-discs-mine.tar.xz")
+    assert len(members) == 3 * len(ended) and "discs/sdg/constant/dim-seed0/cases.csv" in members

@@ -68,10 +68,10 @@ def test_the_margin_is_the_users():
 
 
 def test_two_folders_are_compared_variant_by_variant():
-    before, after = [*runs_of("erm", 0.6), *runs_of("gone", 0.6)], [*runs_of("erm", 0.7), *runs_of("new", 0.6)]
+    before, after = [*runs_of("erm", 0.6), *runs_of("gone", 0.6)], [*runs_of("erm", 0.7), *runs_of("added", 0.6)]
     compared, notes = comparison.folders(Study(before, SDG), Study(after, SDG))
     assert [(c.one, c.other, c.verdict()) for c in compared] == [("erm (after)", "erm (before)", "better")]
-    assert notes == ["gone: only before", "new: only after"]
+    assert notes == ["added: only after", "gone: only before"]
 
 
 def test_folders_tested_on_other_cases_are_told_apart_not_averaged():

@@ -117,6 +117,7 @@ def test_a_comparison_has_a_row_of_its_own_for_what_was_falsely_found():
     assert list(c.differences) == ["all targets", "A", "B", "C", comparison.FALSE]
     assert c.means[comparison.FALSE] == (pytest.approx(1 / 6), 0)
     assert c.verdict(comparison.FALSE) == "worse" == c.verdict()
+    assert {c.verdict(d) for d in DOMAINS} == {"equivalent"}  # of a target's mean alone
     assert "Structures falsely found cost them 16.67 and 0.00 points: worse." in verdict.sentence(c)
     shown = verdict.comparison_table(c)
     assert [row[0].text for row in shown.rows][-1] == "cost of falsely found (24 cases)"

@@ -3,6 +3,7 @@
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from dgbench.files import make_folder, sha256, write_atomic, write_json
 from dgbench.pages import leaderboard
 from dgbench.protocol import PROTOCOLS
-from dgbench.running.records import RunRecord
+from dgbench.running.records import EXTERNAL, RunRecord
 from dgbench.scores import agreement
 from dgbench.scores.ranking import Ranking, rank
 from dgbench.scores.study import Study, machine
@@ -22,7 +23,7 @@ THERE = {"hardware": "NVIDIA H100", "device": "cuda:1", "packages": {"torch": "2
 SEEDS = (0, 1, 2)
 
 
-def made(variant: str, means: list[float], environment: dict, sources=DOMAINS) -> list[RunRecord]:
+def made(variant: str, means: list[float], environment: dict, sources=DOMAINS, **record: Any) -> list[RunRecord]:
     """Runs whose mean over everything is `means[seed]`: the cases lie about it, as far above as below."""
     return [
         run(
@@ -32,6 +33,7 @@ def made(variant: str, means: list[float], environment: dict, sources=DOMAINS) -
             seed,
             environment=environment,
             data=dict.fromkeys(DOMAINS, "1f"),
+            **record,
         )
         for (seed, mean), source in itertools.product(enumerate(means), sources)
     ]
@@ -63,13 +65,25 @@ def test_a_machine_is_its_hardware_its_kind_of_device_and_its_torch():
 
 
 def test_rows_are_ranked_together_when_both_made_erm_and_it_agrees():
-    ranking = board(made("erm", [0.71, 0.69, 0.70], THERE))
+    ranking = board(made("erm", [0.71, 0.69, 0.70, 0.10], THERE))  # the fourth seed was made there alone
     assert [of.variant for of in ranking.ranked] == ["theirs", "ours", "erm"]
     (found,) = ranking.machines.others["NVIDIA H100, cuda, torch 2.13.0"]
     assert (found.variant, found.seeds) == ("erm", 3) and found.difference == pytest.approx(0.0)
     # Standard deviations 0.02 and 0.01; the critical value of three seeds is 1.3307 of the pooled one.
     assert found.limit == pytest.approx(1.3307 * math.sqrt((0.02**2 + 0.01**2) / 2), rel=1e-3)
     assert "made on NVIDIA H100, cuda, torch 2.13.0 are ranked with those made on AMD EPYC" in said(ranking)
+
+
+def test_two_seeds_that_both_made_can_agree():
+    ranking = board(made("erm", [0.70, 0.69], THERE))
+    (found,) = ranking.machines.others["NVIDIA H100, cuda, torch 2.13.0"]
+    assert found.seeds == 2 and found.difference == pytest.approx(0.695 - 0.69) and not ranking.apart
+
+
+def test_where_another_system_made_its_masks_is_no_matter():
+    """They are measured here, and measuring gives the same numbers everywhere: no machine to agree with."""
+    ranking = rank(Study([*ERM, *made("theirs", [0.80, 0.81, 0.82], THERE, origin=EXTERNAL)], PROTOCOLS["sdg"]))
+    assert ranking.machines.others == {} and "made on" not in why(ranking).get("theirs", "")
 
 
 def test_what_others_made_again_is_in_no_number_of_the_board():

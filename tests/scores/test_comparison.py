@@ -26,10 +26,23 @@ def test_the_difference_is_that_of_the_means():
     assert comparison.compare(Study([*GOOD, *BAD], SDG), "bad", "good").verdict() == "worse"
 
 
-def test_the_rows_are_one_family_of_tests():
-    c = comparison.compare(Study([*GOOD, *BAD], SDG), "good", "bad")
-    assert c.differences["A"].p_holm == pytest.approx(min(1, 4 * c.differences["A"].p), rel=0.8)
-    assert all(d.p_holm >= d.p for d in c.differences.values())
+def test_every_target_has_a_row_of_its_own_cases_and_the_frame_holds_all_of_it():
+    """`one` is better by 0.3 on A, 0.2 on B and 0.1 on C, whose cases are 6, 7 and 8: targets weigh the same, 0.2."""
+    levels, n = {"A": 0.9, "B": 0.8, "C": 0.7}, {"A": 6, "B": 7, "C": 8}
+    spread = {d: [i - (n[d] - 1) / 2 for i in range(n[d])] for d in DOMAINS}
+    one, other = (
+        {d: [x(d) + e * s for e in spread[d]] for d in DOMAINS} for x, s in ((levels.get, 0.02), (lambda d: 0.6, 0.01))
+    )
+    runs = [run(v, s, of, seed) for v, of in (("one", one), ("other", other)) for s in DOMAINS for seed in (0, 1)]
+    frame = comparison.compare(Study(runs, SDG), "one", "other").frame().set_index("target")
+    assert frame.index.tolist() == ["all targets", *DOMAINS] and frame["cases"].tolist() == [21, 6, 7, 8]
+    assert frame["one"].tolist() == pytest.approx([0.8, 0.9, 0.8, 0.7])
+    assert frame["other"].tolist() == pytest.approx([0.6] * 4)
+    assert frame["difference"].tolist() == pytest.approx([0.2, 0.3, 0.2, 0.1])
+    # Every case is better: Wilcoxon's p is 2 / 2^n. Holm's: 4 of the smallest, then 3, 2 and 1, and none below these.
+    assert frame["p_holm"].tolist() == pytest.approx([4 * 2 / 2**21, 2 / 2**6, 2 * 2 / 2**7, 3 * 2 / 2**8])
+    assert (frame["improved"] == 1).all() and (frame["verdict"] == "better").all()
+    assert (frame["low"] < frame["difference"]).all() and (frame["difference"] < frame["high"]).all()
 
 
 def test_distances_are_better_when_they_are_smaller():
@@ -55,16 +68,33 @@ def test_the_margin_is_the_users():
 
 
 def test_two_folders_are_compared_variant_by_variant():
-    before, after = [*runs_of("erm", 0.6), *runs_of("gone", 0.6)], [*runs_of("erm", 0.7), *runs_of("new", 0.6)]
+    before, after = [*runs_of("erm", 0.6), *runs_of("gone", 0.6)], [*runs_of("erm", 0.7), *runs_of("added", 0.6)]
     compared, notes = comparison.folders(Study(before, SDG), Study(after, SDG))
     assert [(c.one, c.other, c.verdict()) for c in compared] == [("erm (after)", "erm (before)", "better")]
-    assert notes == ["gone: only before", "new: only after"]
+    assert notes == ["added: only after", "gone: only before"]
 
 
 def test_folders_tested_on_other_cases_are_told_apart_not_averaged():
     before, after = runs_of("erm", 0.6), runs_of("erm", 0.7, cases=7)
     compared, notes = comparison.folders(Study(before, SDG), Study(after, SDG))
     assert not compared and "different cases of domain 'A'" in notes[0]
+
+
+def test_what_differs_between_the_runs_of_two_folders_is_named_with_the_number_of_runs():
+    """Of the same source and seed alone: seed 2 was made after only, and has nothing to differ from."""
+    before = runs_of("erm", 0.6, seeds=(0, 1), environment={"packages": {"torch": "2.6"}}, hparams={"steps": 10})
+    after = runs_of("erm", 0.6, environment={"packages": {"torch": "2.7"}}, hparams={"steps": 10})
+    after[0].record["hparams"] = {"steps": 20}
+    compared, notes = comparison.folders(Study(before, SDG), Study(after, SDG))
+    assert len(compared) == 1
+    assert sorted(notes) == ["package torch: 2.6 -> 2.7 (in 6 runs)", "setting steps: 10 -> 20 (in 1 run)"]
+
+
+def test_scores_that_others_published_are_the_same_in_every_folder_and_are_not_compared():
+    told = {"published": {"board": "b", "words": "Doe 2030.", "metrics": ["dice"]}}
+    both = Study([*GOOD, *runs_of("theirs", 0.7, **told)], SDG)
+    compared, notes = comparison.folders(both, both)
+    assert [c.one for c in compared] == ["good (after)"] and compared[0].verdict() == "equivalent" and not notes
 
 
 def test_a_variant_that_others_made_is_compared_from_their_folder(tmp_path):

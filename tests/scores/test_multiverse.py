@@ -4,24 +4,26 @@ import dataclasses
 import itertools
 import math
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from dgbench.protocol import PROTOCOLS
 from dgbench.running.records import RunRecord
 from dgbench.scores import multiverse as scores
-from dgbench.scores.case_cube import CaseCube, Choices
+from dgbench.scores.case_cube import MEAN, MISSED, CaseCube, Choices, Missed
 from dgbench.scores.multiverse import Multiverse, multiverse, of_folder
 from dgbench.scores.ranking import rank
 from dgbench.scores.study import Study
 from tests.scores.test_study import on_disk
-from tests.toy_runs import changed, run
+from tests.toy_runs import DIAGONAL, changed, run
 
 SDG, DAPSAM = PROTOCOLS["sdg"], PROTOCOLS["dapsam"]
 DOMAINS, SEEDS = ("A", "B", "C"), (0, 1, 2)
@@ -103,6 +105,98 @@ def test_a_target_that_is_left_out_might_as_well_not_have_been_tested():
         rest.append(RunRecord(r.path, told))
         vars(rest[-1])["cases"] = r.cases[kept]
     assert found.tolist() == pytest.approx([Study(rest, SDG).matrix(v).mean for v in ("x", "y")], rel=1e-12)
+
+
+# --- every choice, worked out by loops -------------------------------------------------------------------------------
+
+UNEVEN = {"A": 2, "B": 5, "C": 4}  # cases of a domain
+EMPTY = {("A", 0, "cup"), ("B", 1, "cup"), ("B", 4, "disc"), ("C", 0, "disc"), *(("C", i, "cup") for i in range(4))}
+Scores = Mapping[tuple[str, int], Mapping[str, Mapping[str, list[Any]]]]  # by source and seed, domain, structure
+
+
+def uneven(variant: str, seed: int, empty: set[tuple[str, int, str]]) -> tuple[Scores, list[RunRecord]]:
+    """Two structures with scores at random; some that the references do not hold are found all the same."""
+    rng, two = np.random.default_rng(seed), ("disc", "cup")
+
+    def score(d: str, i: int, structure: str) -> float | str:
+        lost = rng.random() < 0.3
+        if (d, i, structure) in empty:
+            return "false_positive" if lost else "both_empty"
+        return "missed" if lost and i == 3 else round(float(rng.random()), 3)
+
+    scores = {
+        (s, n): {d: {k: [score(d, i, k) for i in range(m)] for k in two} for d, m in UNEVEN.items()}
+        for s, n in itertools.product(DOMAINS, SEEDS)
+    }
+    return scores, [run(variant, s, of, n, structures=list(two)) for (s, n), of in scores.items()]
+
+
+def counted(scores: list[Any], metric: str, missed: str) -> list[float]:
+    """What of these is in a mean, and as what."""
+    lost, best, empty = (0.0, 1.0, 0.0) if metric == "dice" else (DIAGONAL, 0.0, math.nan)
+    rules = {
+        "missed": {"penalty": lost, "nan": empty, "absent": lost},
+        "false_positive": {"nan": empty, "absent": lost},
+        "both_empty": {"nan": math.nan, "absent": best},
+    }
+    values = [rules[x].get(missed) if isinstance(x, str) else x if metric == "dice" else 10 * (1 - x) for x in scores]
+    return [float(v) for v in values if v is not None]
+
+
+def charge(scores: Iterable[Any], metric: str, missed: str) -> float:
+    """What those found falsely among all of them cost."""
+    one = 1 if metric == "dice" else DIAGONAL
+    return one * fmean(x == "false_positive" for x in scores) if missed == "penalty" else 0.0
+
+
+def mean_of(runs: Scores, metric: str, missed: str, mean: str) -> float:
+    middle, sign = np.median if mean == "median" else np.mean, 1 if metric == "dice" else -1
+    nets: dict[str, list[float]] = {}  # by target
+    for (source, _), of_run in runs.items():
+        targets = {d: of for d, of in of_run.items() if d != source}
+        if mean == "cases":
+            targets = {"all": {s: [x for of in targets.values() for x in of[s]] for s in ("disc", "cup")}}
+        for d, of in targets.items():
+            held = [x for x in of.values() if missed in ("nan", "absent") or set(x) - {"false_positive", "both_empty"}]
+            cells = [counted(x, metric, missed) for x in held]
+            score = fmean(float(middle(cell)) if cell else math.nan for cell in cells)
+            nets.setdefault(d, []).append(score - sign * charge(itertools.chain(*of.values()), metric, missed))
+    of_targets = [fmean(of) for of in nets.values()]
+    return float((np.min if sign > 0 else np.max)(of_targets)) if mean == "worst" else fmean(of_targets)
+
+
+def ranks_of(variants: list[Scores], metric: str, missed: str) -> list[float]:
+    sign, of_domains = -1 if metric == "dice" else 1, []
+    for d, n in UNEVEN.items():
+        of_domain = []
+        for i in range(n):
+            each = [[x[i] for (s, _), of in runs.items() if s != d for x in of[d].values()] for runs in variants]
+            scores = [counted(of, metric, missed) for of in each]
+            if all(scores):  # of every variant something counts
+                costs = [sign * fmean(x) + charge(of, metric, missed) for x, of in zip(scores, each, strict=True)]
+                of_domain.append(costs)
+        of_domains.append(of_domain)
+    known = ~np.isnan([c for of in of_domains for c in of]).any(axis=0)
+    ranks = np.full(len(variants), np.nan)
+    each = [np.mean([stats.rankdata(np.round(np.array(c)[known], 9)) for c in of], axis=0) for of in of_domains]
+    ranks[known] = np.mean(each, axis=0)
+    return ranks.tolist()
+
+
+@pytest.mark.parametrize("missed", MISSED)
+def test_a_mean_under_any_choice_is_that_of_nested_loops(missed: Missed):
+    """By Dice and a distance, with what is missed, falsely found and in neither mask, in domains of unequal size."""
+    made = {v: uneven(v, i, set() if missed == "nan" else EMPTY) for i, v in enumerate("xyz")}
+    cube = CaseCube(Study([r for _, runs in made.values() for r in runs], SDG), list(made))
+    scores = [of for of, _ in made.values()]
+    for metric, mean in itertools.product(("dice", "asd"), MEAN):
+        expected = (
+            [mean_of(of, metric, missed, mean) for of in scores]
+            if mean != "ranks"
+            else ranks_of(scores, metric, missed)
+        )
+        found = cube.means(Choices(metric, missed, mean)).tolist()
+        assert found == pytest.approx(expected, rel=1e-9, nan_ok=True), (metric, mean)
 
 
 # --- one choice ------------------------------------------------------------------------------------------------------

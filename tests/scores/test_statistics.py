@@ -46,7 +46,12 @@ def test_seeds_add_the_variance_of_their_mean():
 def test_a_part_weighs_one_again():
     part = scores([[0.2, 0.4, 0.9, 0.5]] * 2, [0, 0, 1, 1]).part(np.array([1, 2]))
     assert part.weight.tolist() == [0.5, 0.5] and part.domain.tolist() == [0, 1]
-    assert part.values.tolist() == [[0.4, 0.9]] * 2 and part.mean == pytest.approx(0.65)
+    assert part.values.tolist() == [[0.4, 0.9]] * 2 and part.mean == pytest.approx(0.65) and part.group is None
+
+
+def test_a_part_keeps_its_groups():
+    one = dataclasses.replace(scores([0.2, 0.4, 0.9, 0.5]), group=np.array([3, 3, 1, 1]))
+    assert one.part(np.array([0, 2, 3])).group.tolist() == [3, 1, 1]
 
 
 def test_the_spread_of_large_numbers_that_differ_little_is_not_lost():
@@ -61,9 +66,13 @@ def test_cases_drawn_from_a_domain_lie_together_or_apart_and_give_the_same():
     """Whether the cases of a domain follow one another changes only which of them a draw hits."""
     values, domain = np.random.default_rng(2).random((2, 12)), np.repeat([0, 1, 2], 4)
     mixed = np.argsort(np.tile(np.arange(4), 3), kind="stable")  # 0, 1, 2, 0, 1, 2, ...
-    together, apart = estimate(scores(values, domain)), estimate(scores(values[:, mixed], domain[mixed]))
-    assert apart[0].case_variance == pytest.approx(together[0].case_variance)
-    assert apart[0][:3] == pytest.approx(together[0][:3], abs=0.02)
+    one_off = np.array([0, 1, 2, 4, 3, *range(5, 12)])  # 0, 0, 0, 1, 0, 1, ...
+    together, *others = (
+        estimate(scores(values[:, order], domain[order]))[0] for order in (np.arange(12), mixed, one_off)
+    )
+    for apart in others:
+        assert apart.case_variance == pytest.approx(together.case_variance)
+        assert apart[:3] == pytest.approx(together[:3], abs=0.02)
 
 
 def test_cases_drawn_once_for_all_are_weighed_as_each_method_asks():
@@ -76,6 +85,15 @@ def test_cases_drawn_once_for_all_are_weighed_as_each_method_asks():
     )
     alone = estimate(CaseScores(values, heavy, shared.domain))
     assert other[0] == alone[0] and (other[1] == alone[1]).all() and first[0] == again[0] != other[0]
+
+
+def test_in_every_draw_a_domain_weighs_what_it_does_whichever_of_its_cases_are_drawn():
+    """One case weighs as much as four others: where it is drawn twice, these would be next to nothing."""
+    weight, domain = np.array([0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]), np.array([0, 0, 0, 0, 0, 1, 1])
+    drawn = Resampling(domain, 50).weighted(weight)
+    assert drawn[:, :5].sum(axis=1) == pytest.approx(0.8) and drawn[:, 5:].sum(axis=1) == pytest.approx(0.2)
+    draws = estimate(CaseScores(np.full((2, 7), 0.3), weight, domain))[1]
+    assert draws == pytest.approx(0.3)
 
 
 def test_each_domain_varies_about_its_own_mean():
@@ -94,6 +112,21 @@ def test_constant_scores_have_an_interval_of_no_width_whatever_was_rounded():
     noisy = [[0.3, 0.1 + 0.2, 0.3, 0.3], [0.1 + 0.2, 0.3, 0.3, 0.3]]
     for found, _ in (estimate(scores(noisy)), estimate(scores(noisy), scores([[0.2] * 4] * 2))):
         assert found.high - found.low < 1e-12 and found.low == pytest.approx(found.mean)
+
+
+@pytest.mark.parametrize("what", ["cases", "seeds"])
+def test_an_interval_is_that_of_all_draws_there_are(what: str):
+    """Of six, 6^6 draws are equally likely; each has a mean and, as any sample, a standard error of its own."""
+    x = np.array([0.2, 0.33, 0.41, 0.58, 0.69, 0.84])
+    draws = x[np.indices((6,) * 6).reshape(6, -1)]
+    with np.errstate(divide="ignore"):
+        t = (draws.mean(axis=0) - x.mean()) / (draws.std(axis=0, ddof=1) / math.sqrt(6))
+    high, low = np.quantile(np.clip(t, -6, 6), [0.025, 0.975])
+    se = x.std(ddof=1) / math.sqrt(6)
+    values = scores(x if what == "cases" else np.repeat(x[:, None], 3, axis=1))
+    found, _ = estimate(values, resampling=Resampling(values.domain, 200_000))
+    assert found.se == pytest.approx(se)
+    assert (found.low, found.high) == pytest.approx((x.mean() - low * se, x.mean() - high * se), abs=0.05 * se)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -309,6 +342,18 @@ def test_four_times_the_cases_halve_what_they_leave_open():
     assert cases == pytest.approx(200) and math.isinf(seeds)
 
 
+def test_what_would_resolve_a_difference_leaves_to_cases_or_seeds_what_the_others_do_not_bring():
+    """Of mean 2.8016, the sum of the normal quantiles of 97.5 % and 80 %, the variance must fall to 1."""
+    d = difference(scores([[0.1] * 10] * 3), scores([[0.0] * 10] * 5))
+    size = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
+    for mean, margin in ((size, 0.0), (-size, 0.0), (0.0, size)):  # one below the margin need not be resolved
+        of = dataclasses.replace(d, estimate=d.estimate._replace(mean=mean, case_variance=0.5, seed_variance=0.25))
+        # Cases: 0.5 of 10, for which 0.75 are left. Seeds: 0.25 of 3, the fewer of both, for which 0.5 are left.
+        assert of.needed(margin) == pytest.approx((10 * 0.5 / 0.75, 3 * 0.25 / 0.5))
+    never = dataclasses.replace(d, estimate=d.estimate._replace(mean=size, case_variance=1.0, seed_variance=1.0))
+    assert never.needed(0.0) == (math.inf, math.inf)
+
+
 def test_holms_correction_is_that_of_statsmodels():
     """statsmodels 0.15.0, multipletests(method="holm")."""
     assert statistics.holm([0.01, 0.04, 0.03, 0.005, 0.2]) == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.2])
@@ -331,6 +376,14 @@ def test_methods_that_cannot_be_told_apart_share_their_interval_of_ranks():
     rng = np.random.default_rng(0)
     draws = np.column_stack([rng.normal(0.8, 0.01, 4000), rng.normal(0.8, 0.01, 4000), rng.normal(0.2, 0.01, 4000)])
     assert statistics.rank_intervals(draws) == [(1, 2), (1, 2), (3, 3)]
+
+
+@pytest.mark.parametrize(("draws", "ranks"), [(2, [(1, 1), (2, 2)]), (3, [(1, 2), (1, 2)])])
+def test_a_rank_is_in_the_interval_from_the_fortieth_part_of_the_draws_on(draws: int, ranks: list[tuple[int, int]]):
+    """In so many of 100 draws the second is first: 2 are below 2.5 %, 3 are above."""
+    of_two = np.array([[0.8, 0.9]] * draws + [[0.8, 0.7]] * (100 - draws))
+    assert statistics.rank_intervals(of_two) == ranks
+    assert statistics.rank_intervals(-of_two, lower_is_better=True) == ranks
 
 
 def formula() -> np.ndarray:

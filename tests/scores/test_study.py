@@ -290,6 +290,16 @@ def test_a_summary_tells_what_a_variant_costs_and_starts_from():
     assert overview(several()).loc["prompted", "needs"] == "target masks"
 
 
+def test_a_row_tells_the_mean_time_of_its_runs_the_most_memory_and_what_one_of_them_counted():
+    one, other = (run("erm", "A", UNEQUAL, seed) for seed in (0, 1))
+    one.record["costs"] = {**one.record["costs"], "train_seconds": 60.0, "test_seconds": 4.0, "peak_memory_mb": 800}
+    more = {"train_seconds": 100.0, "test_seconds": 5.0, "peak_memory_mb": 900, "train_flops": 5e12}
+    other.record["costs"] = {**other.record["costs"], **more}
+    row = Study([one, other], SDG).row("erm")
+    assert (row.train_seconds, row.test_seconds, row.memory_mb, row.train_flops) == (80.0, 4.5, 900, 5e12)
+    assert math.isnan(row.predict_image_flops)  # nobody counted it
+
+
 def test_an_incomplete_variant_has_no_mean_and_no_worst_target():
     row = overview([run("erm", "A", {"A": [0.9], "B": [0.8]})]).loc["erm"]
     assert math.isnan(row["dice"]) and row["worst_target"] == ""
@@ -339,6 +349,16 @@ def test_cases_of_a_patient_are_drawn_together_and_scores_that_do_not_say_so_lea
     assert found.group is not None and found.group.tolist() == [0, 0, 1, 2, 3]
     assert found.scores["mine"].group is found.group and found.counting_groups == ["B", "B", "C", "C"]
     assert Study([published], SDG).target_cases().group is None
+
+
+def test_a_case_without_any_structure_is_drawn_apart_unless_its_patient_has_another():
+    """Weight 0 it has either way: drawn with the others it would only take their place."""
+    scores = {"A": [0.9], "B": [0.8, "both_empty", "both_empty", 0.6], "C": [0.7]}
+    alone = Study([run("erm", "A", scores)], SDG).target_cases()
+    assert alone.domain.tolist() == [0, 2, 2, 0, 1] and alone.counting == ["B", "B", "C"]
+    found = Study([with_groups(run("erm", "A", scores), B0="P1", B1="P1")], SDG).target_cases()
+    assert found.domain.tolist() == [0, 0, 2, 0, 1] and found.counting_groups == ["B", "B", "C"]
+    assert found.scores["erm"].weight.tolist() == alone.scores["erm"].weight.tolist() == [0.25, 0, 0, 0.25, 0.5]
 
 
 def test_a_name_in_two_domains_is_one_patient_only_where_domains_are_paired():
@@ -434,6 +454,13 @@ def test_runs_on_older_images_are_left_out_and_counted(tmp_path: Path):
     study = Study.load(tmp_path, "toy", "sdg")
     assert list(study.runs) == ["good"]
     assert study.left_out == ("Left out: 3 runs on other images or by other metrics than the newest run (old).",)
+
+
+def test_one_run_that_is_left_out_is_told_as_one(tmp_path: Path):
+    on_disk(tmp_path, run("old", "A", LEVELS, unit="px", started="2025"), *every_source("good"))
+    assert Study.load(tmp_path, "toy", "sdg").left_out == (
+        "Left out: 1 run with another unit than the newest run (old).",
+    )
 
 
 def test_a_domain_added_to_the_task_leaves_older_variants_out_and_names_them(tmp_path: Path):

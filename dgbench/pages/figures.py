@@ -36,6 +36,7 @@ from dgbench.pages.drawing import (
     wrap,
 )
 from dgbench.pages.score_tables import Scale, places
+from dgbench.scores.bounds import FLOOR
 from dgbench.scores.ranking import Ranked, Ranking
 from dgbench.scores.statistics import Resampling, estimate
 from dgbench.scores.study import Matrix, Study
@@ -194,13 +195,21 @@ def intervals(ranking: Ranking) -> dict[str, list[Interval]]:
     return found
 
 
+def frames(ranking: Ranking) -> dict[str, list[str]]:
+    """The variants that bound the others, by the line they draw through all rows: dashed above, dotted below."""
+    above = [of.variant for of in ranking.every if of.row.bound]
+    below = [of.variant for of in ranking.every if of.row.method == FLOOR and not of.row.bound]
+    return {line: names for line, names in (("dashed", above), ("dotted", below)) if names}
+
+
 @styled
 def forest(ranking: Ranking) -> Figure:
     """One row per variant, one panel for the mean and for each target: a point with its 95 % interval.
 
     Ranked variants are filled; the others stand apart, hollow, under a line. A band continues the interval of the
     first row, so that one sees which intervals it meets; dashed lines, the means of what was trained inside the
-    targets. The axes end at the latest a little beyond what is possible.
+    targets, and dotted ones, those of `bounds.FLOOR`, frame the others. The axes end at the latest a little beyond
+    what is possible.
     """
     names, ranked, metric = [of.variant for of in ranking.every], len(ranking.ranked), ranking.metric
     columns = intervals(ranking)
@@ -212,8 +221,10 @@ def forest(ranking: Ranking) -> Figure:
             look: dict[str, Any] = {"color": COLOURS[0] if i < ranked else GRAY, "zorder": 3}
             axes.plot([low, high], [i, i], linewidth=1.6, solid_capstyle="butt", **look)
             axes.plot([mean], [i], "o", markersize=4.5, markerfacecolor=None if i < ranked else "white", **look)
-        for bound in (value[0] for of_row, value in zip(ranking.every, of, strict=True) if of_row.row.bound):
-            axes.axvline(metric.scale * bound, color=GRAY, linewidth=0.8, linestyle="dashed", zorder=0)
+        means = dict(zip(names, (metric.scale * interval.mean for interval in of), strict=True))
+        for line, variants in frames(ranking).items():
+            for variant in variants:
+                axes.axvline(means[variant], color=GRAY, linewidth=0.8, linestyle=line, zorder=0)
         if 0 < ranked < len(names):
             axes.axhline(ranked - 0.5, color=GRAY, linewidth=0.6, linestyle="dotted")
         axes.set(title=title, xlabel=measured(ranking.study, metric.name))

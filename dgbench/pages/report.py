@@ -136,6 +136,7 @@ def _tables(ranking: Ranking, links: Mapping[str, str], domains: Mapping[str, In
         "costs": costs,
         "spent": _draw(figures.cost(ranking), f"{about} against the FLOPs of training") if _counted(ranking) else None,
         "forest": _draw(figures.forest(ranking), f"{about} of each variant, its mean and each target, with intervals"),
+        "frames": figures.frames(ranking),
         "heat": {
             v: [score_tables.matrix_table(study.matrix(v, m), "", heading(study, m), scales[m]) for m in metrics]
             for v in variants

@@ -15,7 +15,7 @@ import pandas as pd
 from dgbench.files import make_folder, write_atomic
 from dgbench.metrics import FURTHER, METRICS, Metric
 from dgbench.pages.captions import context, counted, false_counts, heading, measured
-from dgbench.pages.table import Cell, Table, as_text, csv_text, groups, on_terminal
+from dgbench.pages.table import Cell, OnTerminal, Table, as_text, csv_text, groups
 from dgbench.scores import domain_shift
 from dgbench.scores.domain_shift import Intensities
 from dgbench.scores.study import Matrix, Study, VariantRow
@@ -308,12 +308,12 @@ def print_study(console: Console, study: Study, metrics: Sequence[str] = ("dice"
         for metric in metrics:
             m = study.matrix(variant, metric)
             console.print(Text(f"{heading(study, metric)}, {counted(m.seeds_text, 'seed')}"))
-            console.print(on_terminal(matrix_table(m)))
+            console.print(OnTerminal(matrix_table(m)))
     if len(study.variants) > 1:
         results, costs = summary_tables(study, metrics)
         console.print(Text("\nall variants", "bold"))
-        console.print(on_terminal(results, padding=0, leave_out="found"))
-        console.print(on_terminal(costs, padding=0, leave_out="parameters"))
+        console.print(OnTerminal(results, padding=0, leave_out="found"))
+        console.print(OnTerminal(costs, padding=0, leave_out="parameters"))
     console.print(Text(NOTES + context(study), "dim"))
 
 

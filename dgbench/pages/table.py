@@ -6,7 +6,7 @@ import base64
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from dgbench.pages.screen import printable
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table as RichTable
 
 LATEX = {
@@ -150,34 +150,75 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def show(table: Table, console: Console) -> None:
-    """A table on the terminal, its caption above and its foot below; where it is narrow, without column parameters."""
+    """A table on the terminal, its caption above and its foot below."""
     from rich.text import Text
 
     console.print(Text(f"\n{table.caption}", "bold"))
-    console.print(on_terminal(table, padding=0, leave_out="parameters" if console.width < 100 else ""))
+    console.print(OnTerminal(table, padding=0))
     console.print(Text(table.foot, "dim"))
 
 
-def on_terminal(table: Table, padding: int = 1, leave_out: str = "") -> RichTable:
-    """For `Console.print`. padding: blanks beside a column. leave_out: the first word of a header that is left out."""
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
+@dataclass(frozen=True)
+class OnTerminal:
+    """For `Console.print`. Where not all columns fit, in parts under each other, each of which begins with the first.
 
-    shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, padding, 0, 0), show_edge=False)
-    kept = [i for i, name in enumerate(table.header) if not leave_out or name.partition(" ")[0] != leave_out]
-    for i in kept:
-        widest, numeric = max((len(row[i].text) for row in table.rows), default=0), table.numeric[i]
-        least = widest if numeric else min(widest, 10 if i else 16)
-        side: Literal["left", "right"] = "right" if numeric else "left"
-        shown.add_column(Text(table.header[i]), justify=side, overflow="fold", min_width=least)
-    for title, rows in table.groups:
-        if title:
-            shown.add_section()
-            shown.add_row(Text(title, "italic"))
-        for n, row in enumerate(rows):
-            if table.total and n == len(rows) - 1:
+    padding: blanks beside a column. leave_out: the first word of a header that is left out.
+    """
+
+    table: Table
+    padding: int = 1
+    leave_out: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        for n, part in enumerate(self._parts(options.max_width)):
+            if n:
+                yield ""
+            yield self._shown(part)
+
+    def _parts(self, room: int) -> list[dict[int, int]]:
+        """Which columns stand in each part, and how wide: no number is broken, words are where they must be."""
+        from rich.cells import cell_len
+
+        t = self.table
+        kept = [i for i, name in enumerate(t.header) if not self.leave_out or name.partition(" ")[0] != self.leave_out]
+        texts = {i: max((cell_len(row[i].text) for row in t.rows), default=0) for i in kept}
+        titles = max(cell_len(title) for title, _ in t.groups)
+        widest = {i: max(texts[i], cell_len(t.header[i]), 0 if i else titles) for i in kept}
+        word = {i: max(map(cell_len, t.header[i].split()), default=0) for i in kept}
+        least = {i: max(texts[i] if t.numeric[i] else min(texts[i], 10 if i else 16), min(word[i], 10)) for i in kept}
+        between = self.padding + 1
+        parts = [kept[:1]]
+        for i in kept[1:]:
+            if len(parts[-1]) > 1 and sum(least[j] + between for j in (*parts[-1], i)) - 1 > room:
+                parts.append(kept[:1])
+            parts[-1].append(i)
+        return [_fitting({i: (least[i], widest[i]) for i in of}, room + 1 - between * len(of)) for of in parts]
+
+    def _shown(self, part: Mapping[int, int]) -> RichTable:
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        t = self.table
+        shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, self.padding, 0, 0), show_edge=False)
+        for i, width in part.items():
+            side: Literal["left", "right"] = "right" if t.numeric[i] else "left"
+            shown.add_column(Text(t.header[i]), justify=side, overflow="fold", width=width)
+        for title, rows in t.groups:
+            if title:
                 shown.add_section()
-            style = {"best": "bold", "home": "dim"}
-            shown.add_row(*(Text(row[i].text, style.get(row[i].kind, "")) for i in kept))
-    return shown
+                shown.add_row(Text(title, "italic"))
+            for n, row in enumerate(rows):
+                if t.total and n == len(rows) - 1:
+                    shown.add_section()
+                style = {"best": "bold", "home": "dim"}
+                shown.add_row(*(Text(row[i].text, style.get(row[i].kind, "")) for i in part))
+        return shown
+
+
+def _fitting(columns: Mapping[int, tuple[int, int]], room: int) -> dict[int, int]:
+    """A width for each column between its least and its widest, the larger ones narrowed first until all have room."""
+    widths = {i: widest for i, (_, widest) in columns.items()}
+    while sum(widths.values()) > room and (loose := [i for i in widths if widths[i] > columns[i][0]]):
+        widths[max(loose, key=widths.__getitem__)] -= 1
+    return widths

@@ -4,6 +4,8 @@ A method is trained inside each domain on all but one of its folds and tested on
 that every case is tested once. What a target's cases score is then what a method reaches that has seen the target: the
 upper bound of most papers. For each source its targets get these scores, so that the row's mean weighs them as the
 means of all other rows do. A domain of which a fold is missing is blank.
+
+The bound from below is a row as all others, ranked with them: that of a method which looks at no image.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import pandas as pd
 
 from dgbench.protocol import PROTOCOLS, Protocol
 from dgbench.running.records import RunRecord, read_runs
+
+FLOOR = "constant"  # the method below which nothing was read from an image
 
 
 def bounds(

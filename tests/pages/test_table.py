@@ -57,16 +57,48 @@ def test_columns_of_numbers_are_told_from_columns_of_words():
     assert table.numeric == [False, True, True, True, True, False]
 
 
-def test_a_narrow_terminal_leaves_out_the_column_parameters():
-    table = Table(
-        "t", "caption", ("variant", "parameters"), [("", [[Cell("erm[steps=5]"), Cell("123.0")]])], foot="end"
+def on_screen(table: Table, width: int) -> list[str]:
+    console = Console(width=width, file=io.StringIO())
+    show(table, console)
+    return console.file.getvalue().splitlines()
+
+
+def wide(columns: int) -> Table:
+    """Two variants, so many columns of numbers that tell their row and column, and a verdict at the end."""
+    names, words = ("erm[steps=5]", "constant"), ("not resolved", "better")
+    rows = [
+        [Cell(name), *(Cell(f"{100 * r + c}.25") for c in range(columns)), Cell(word)]
+        for r, (name, word) in enumerate(zip(names, words, strict=True), 1)
+    ]
+    return Table(
+        "t", "caption", ("variant", *(f"target {c}" for c in range(columns)), "verdict"), [("", rows)], foot="end"
     )
-    for width, shown in ((120, True), (80, False)):
-        console = Console(width=width, file=io.StringIO())
-        show(table, console)
-        text = console.file.getvalue()
-        assert ("123.0" in text) == shown
-        assert text.index("caption") < text.index("erm[steps=5]") < text.index("end")  # brackets are no markup
+
+
+@pytest.mark.parametrize("width", [25, 40, 60, 80, 300])
+def test_a_terminal_of_any_width_shows_every_column_whole_under_the_others_where_it_is_narrow(width: int):
+    lines = on_screen(wide(11), width)
+    assert all(len(line) <= width for line in lines)
+    shown = " ".join(lines).split()
+    assert all(shown.count(f"{100 * r + c}.25") == 1 for r in (1, 2) for c in range(11))
+    assert {"not", "resolved", "better"} <= set(shown)
+    assert lines[1] == "caption" and lines[-1] == "end"
+    parts = [line for line in lines if line.startswith("variant")]
+    assert sum(line.startswith("erm[steps=5]") for line in lines) == len(parts) and (len(parts) == 1) == (width == 300)
+
+
+def test_a_table_that_fits_stands_as_wide_as_it_is():
+    assert on_screen(wide(2), 80)[2:6] == [
+        "variant      target 0 target 1 verdict     ",
+        "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * 43,
+        "erm[steps=5]   100.25   101.25 not resolved",
+        "constant       200.25   201.25 better      ",
+    ]
+
+
+def test_a_long_name_is_broken_before_a_column_is_moved_below():
+    table = Table("t", "c", ("variant", "mean"), [("", [[Cell("erm[encoder=resnet34;steps=5]"), Cell("12.34")]])])
+    assert [line.rstrip() for line in on_screen(table, 25)[4:6]] == ["erm[encoder=resnet3 12.34", "4;steps=5]"]
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+A", "-A", "@SUM(A1)", "\tA"])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dgbench.pages import figures, leaderboard
 from dgbench.protocol import get_protocol
 from dgbench.running.records import RunRecord
 from dgbench.scores.bounds import joined
-from dgbench.scores.ranking import rank
+from dgbench.scores.ranking import Ranking, rank
 from dgbench.scores.study import Study
 from tests import toy_runs
 
@@ -21,14 +22,16 @@ INSIDE = {"A": [[0.9, 0.8], [0.7, 0.6]], "B": [[0.9, 0.9], [0.5, 0.5]], "C": [[1
 CASES = {d: [f"{d}-{i}" for i in range(sum(map(len, folds)))] for d, folds in INSIDE.items()}
 
 
-def inside(of: Mapping[str, Sequence[Sequence[float]]] = INSIDE, seed: int = 0, **record: Any) -> list[RunRecord]:
+def inside(
+    of: Mapping[str, Sequence[Sequence[float]]] = INSIDE, seed: int = 0, variant: str = "erm", **record: Any
+) -> list[RunRecord]:
     runs = []
     for domain, folds in of.items():
         names = iter(CASES[domain])
         for n, dice in enumerate(folds, 1):
             told = {"protocol": "in_domain", "started": "2026", "data": {}, "sources": ["A", "B", "C"], **record}
             told |= {"targets": [domain], "fold": n, "folds": 2, "trained_on": [], "targets_of": TARGETS}
-            run = toy_runs.run("erm", domain, {domain: dice}, seed, **told)
+            run = toy_runs.run(variant, domain, {domain: dice}, seed, **told)
             run.cases["case"] = [next(names) for _ in dice]
             run.cases["role"] = "target"
             runs.append(run)
@@ -84,6 +87,31 @@ def test_board_and_plot_show_it_apart_with_its_own_reason():
     (bound,) = ranking.apart
     assert bound.why == "trained inside the target" and bound.row.mean > ranking.ranked[0].row.mean
     assert "trained inside the target" in leaderboard.render(ranking, "md")
-    panels = figures.forest(ranking).axes
-    dashed = [[line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] for axes in panels]
-    assert dashed[0] == pytest.approx([100 * bound.row.mean]) and dashed[1] == pytest.approx([75])
+
+
+def through_all_rows(ranking: Ranking, line: str) -> list[list[float]]:
+    """Where vertical lines of a style stand, by panel: the mean, then each target."""
+    panels = [[of.get_xdata() for of in a.lines if of.get_linestyle() == line] for a in figures.forest(ranking).axes]
+    return [[left for left, right in of if left == right] for of in panels]
+
+
+def test_two_lines_frame_the_plot_what_knew_the_target_above_and_what_looks_at_no_image_below():
+    runs = [*beside("erm", 0.5), *beside("constant", 0.3), *joined([*inside(), *inside(seed=1)], SDG)[0]]
+    ranking = rank(Study(runs, SDG), draws=200)
+    _, floor = ranking.ranked
+    (bound,) = ranking.apart
+    above, below = (through_all_rows(ranking, line) for line in ("--", ":"))
+    assert above == pytest.approx(np.array([[100 * bound.row.mean], [75], [70], [90]]))
+    assert below == pytest.approx(100 * np.array([[floor.row.mean], *([v] for v in floor.row.targets.values())]))
+    assert figures.frames(ranking) == {"dashed": ["erm (in_domain)"], "dotted": ["constant"]}
+
+
+def test_without_a_bound_nothing_frames_the_plot():
+    ranking = rank(Study([*beside("erm", 0.5), *beside("other", 0.3)], SDG), draws=200)
+    assert figures.frames(ranking) == {} and not any(through_all_rows(ranking, "--") + through_all_rows(ranking, ":"))
+
+
+def test_constant_trained_inside_the_targets_is_a_bound_from_above_as_any_other_there():
+    runs = [*beside("erm", 0.5), *joined(inside(variant="constant"), SDG)[0]]
+    ranking = rank(Study(runs, SDG), draws=200)
+    assert figures.frames(ranking) == {"dashed": ["constant (in_domain)"]}

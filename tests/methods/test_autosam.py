@@ -57,6 +57,13 @@ def test_a_structure_is_answered_by_its_own_prompt_alone(released):
     assert not torch.allclose(before[:, 0], before[:, 1])
 
 
+def test_the_network_that_prompts_sees_z_scores_and_is_as_wide_as_it_is_told(released):
+    prompter = build(width="8")[0].prompter.eval()
+    assert prompter.net.decoder.head.in_channels == 8
+    with torch.no_grad():
+        torch.testing.assert_close(prompter(0.5 * image() + 0.3), prompter(image()), atol=1e-4, rtol=0)
+
+
 def test_sam_is_frozen_as_a_whole_and_its_embeddings_are_kept(released):
     method, files = build()
     assert list(files) == ["narrow.pth"] and method.cache is not None

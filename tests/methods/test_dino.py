@@ -118,6 +118,13 @@ def test_frozen_only_the_head_changes_and_the_encoder_sees_each_image_once(file:
     assert len(list(Path(os.environ["DGBENCH_CACHE"]).glob("embeddings/*/*.npy"))) == 2
 
 
+def test_training_images_are_augmented_unless_features_are_to_be_kept():
+    for augmentation, changed in (("base", True), ("none", False)):
+        method, _ = build("dino", "scratch", augmentation=augmentation)
+        seen = method.augment(drawn(), torch.Generator().manual_seed(0))
+        assert torch.equal(seen.image, drawn().image) != changed
+
+
 def test_tuned_the_encoder_changes_too_at_a_tenth_of_the_rate(file: Path):
     method, _ = build("dino", file, tune="true", learning_rate="0.01")
     assert all(p.requires_grad for p in method.parameters()) and method.cache is None

@@ -156,20 +156,26 @@ def test_trid_by_hand():
     assert y.flatten().tolist() == pytest.approx([0.5 - 0.25 / 2**0.5, 0.5 + 0.25 / 2**0.5], abs=1e-5)
 
 
-def test_trid_draws_a_style_for_one_image_and_for_each_channel_by_itself():
+@pytest.mark.parametrize("n", [1, 3])
+def test_trid_draws_styles_for_each_image_and_channel_by_itself(n):
     layer = RandomStyle(1.0, 1.0)
     torch.manual_seed(0)
-    mean, deviation = style(layer(feature()[:1].repeat(1, 100, 1, 1)))
-    for drawn in (mean, deviation):  # 400 even draws
-        assert drawn.unique().numel() == 400 and drawn.min() > -1e-4 and drawn.max() < 1 + 1e-4
+    mean, deviation = style(layer(feature()[:n].repeat(1, 100, 1, 1)))
+    for drawn in (mean, deviation):  # 400 even draws for each image
+        assert drawn.unique().numel() == n * 400 and drawn.min() > -1e-4 and drawn.max() < 1 + 1e-4
         assert drawn.mean().item() == pytest.approx(0.5, abs=0.06)
+    together = torch.corrcoef(torch.stack([mean.flatten(), deviation.flatten()]))[0, 1]
+    assert abs(together) < 0.15, "the mean says nothing about the deviation"
 
 
-def test_about_half_of_trids_channels_keep_their_own_style():
+def test_about_half_of_trids_channels_keep_their_own_style_whatever_style_the_others_draw():
     torch.manual_seed(0)
     x = feature().repeat(1, 100, 1, 1)
-    same = (RandomStyle(1.0, 0.5)(x) - x).abs().amax((2, 3)) < 1e-4
+    y = RandomStyle(1.0, 0.5)(x)
+    same = (y - x).abs().amax((2, 3)) < 1e-4
     assert same.float().mean().item() == pytest.approx(0.5, abs=0.06)
+    for drawn in style(y):
+        assert drawn[~same].mean().item() == pytest.approx(0.5, abs=0.05)
 
 
 # EFDMix
@@ -251,6 +257,18 @@ def test_where_gradients_go_through_the_new_styles():
 
 
 # All as layers
+
+
+@pytest.mark.parametrize("alpha", [0.1, 3.0])
+@pytest.mark.parametrize("layer", [StyleMix, DistributionMix])
+def test_each_image_draws_a_share_of_its_own_from_a_beta_of_that_alpha(layer, alpha, monkeypatch):
+    """Images of mean 0 and 1 by turns, one deviation: beside a partner of mean 0 those of mean 1 come out at l."""
+    monkeypatch.setattr(torch, "randperm", lambda n, **_: torch.arange(n).roll(1))
+    x = (torch.arange(2000) % 2).view(-1, 1, 1, 1) + torch.tensor([-1.0, 1.0])
+    torch.manual_seed(0)
+    share = layer(1.0, alpha)(x).mean((1, 2, 3))[1::2]
+    assert share.mean().item() == pytest.approx(0.5, abs=0.04)
+    assert share.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.15)
 
 
 LAYERS = [StyleMix(1.0, 0.1), UncertainStyle(1.0, 1.0), DistributionMix(1.0, 0.1), StyleSwap(1.0)]

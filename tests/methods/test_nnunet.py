@@ -170,6 +170,26 @@ def test_a_forced_patch_has_a_pixel_of_the_structure_in_its_middle_where_the_ima
     assert augmentation.corner(torch.zeros(1, 30, 31), (32, 32), forced=False) == (-1, 0), "a small image is centred"
 
 
+def test_the_last_patches_of_a_batch_are_the_forced_ones():
+    """Each image shows one pixel of the structure in its corner, which a quarter of it need not."""
+    image, mask = torch.zeros(2, 1, 64, 64), torch.zeros(2, 1, 64, 64)
+    mask[..., 60, 60] = 1
+    torch.manual_seed(0)
+    patches = [augmentation.augmented(Batch(image, mask), (32, 32), forced=1, changed=False) for _ in range(10)]
+    first, last = torch.stack([p.mask.sum((1, 2, 3)) for p in patches]).T
+    assert last.eq(1).all() and first.eq(0).any()
+
+
+def test_a_mask_goes_where_its_image_goes(monkeypatch):
+    monkeypatch.setattr(augmentation, "recoloured", lambda image: image)
+    monkeypatch.setattr(augmentation, "chance", lambda p: bool(torch.rand(()) < 0.5))  # most are turned, too
+    given = torch.zeros(8, 1, 32, 32)
+    given[:, :, 3:12, 5:25] = 1
+    torch.manual_seed(0)
+    image, mask = augmentation.augmented(Batch(given, given), (32, 32), forced=0)
+    assert torch.equal((image >= 0.5).float(), mask) and len({m.numpy().tobytes() for m in mask}) > 6
+
+
 # --- the batch --------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +226,24 @@ def test_the_gradient_is_clipped_to_norm_12():
     train.step(method, batch(), seed=0, t=0)
     moved = nn.utils.parameters_to_vector(method.parameters()) - before
     assert moved.norm().item() == pytest.approx(12 * 1e-2, rel=1e-3)
+
+
+def test_two_steps_are_nesterovs_with_momentum_and_decay():
+    method, rate = start(momentum=0.8, weight_decay=0.1), 1e-2
+    head, velocity = method.net.heads[-1].weight, 0.0
+    for _ in range(2):
+        before = head.detach().clone()
+        method.update(batch())
+        g = head.grad + 0.1 * before
+        velocity = 0.8 * velocity + g
+        torch.testing.assert_close(head, before - rate * (g + 0.8 * velocity), atol=1e-7, rtol=1e-4)
+
+
+def test_the_mean_of_mirrored_images_is_that_of_their_logits():
+    """A network whose logits rise from the left to the right, whatever it sees: from both sides they are level."""
+    method = start().eval()
+    method.logits = lambda image: torch.arange(32.0).expand(len(image), 1, 32, 32)  # type: ignore[method-assign]
+    torch.testing.assert_close(method.predict(batch().image), torch.full((4, 1, 32, 32), 15.5).sigmoid())
 
 
 def test_a_mirrored_image_is_predicted_mirrored():

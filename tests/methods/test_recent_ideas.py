@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgbench.errors import UsageError
+from dgbench.losses import dice_loss
 from dgbench.method import Batch, Method, resolve_hparams
 from dgbench.methods import adverin, constyx, freesdg, morestyle, srcsm, stacking
 from dgbench.methods._curves import through
@@ -131,6 +132,19 @@ def test_the_random_network_of_srcsm_is_bent_behind_its_last_layer_too_and_keeps
     torch.testing.assert_close(ours.flatten(1).norm(dim=1), z.flatten(1).norm(dim=1), rtol=1e-4, atol=0)
 
 
+def test_the_view_of_srcsm_is_its_equation_redrawn_class_by_class():
+    batch = drawn(2, 2)
+    method = build("srcsm", 2)
+    torch.manual_seed(1)
+    seen = method.view(batch)
+    torch.manual_seed(1)
+    z = normalise(batch.image[:, :1], "zscore")
+    expected = sum(part * reference_gin(z, 0.1) for part in srcsm.classes(batch.mask, 1.0))
+    low, high = (torch.stack([f(x) for x in expected]).view(2, 1, 1, 1) for f in (torch.min, torch.max))
+    torch.testing.assert_close(seen[:, :1], (expected - low) / (high - low), atol=1e-4, rtol=0)
+    assert loss_of(build("srcsm", 2), batch) != loss_of(build("erm", 2), batch), "the view is trained on"
+
+
 def test_an_even_image_is_redrawn_and_matched_to_an_image():
     even = Batch(torch.full((2, 1, SIZE, SIZE), 0.5).expand(-1, 3, -1, -1), torch.zeros(2, 1, SIZE, SIZE))
     assert build("srcsm").view(even).eq(0).all()
@@ -249,7 +263,9 @@ def test_adverin_trains_on_harder_images_than_erm_and_its_search_leaves_no_trace
     method.loss(batch)
     counts = [b for n, b in method.named_buffers() if n.endswith("num_batches_tracked")]
     assert counts and all(int(c) == 1 for c in counts) and all(p.grad is None for p in method.parameters())
-    torch.testing.assert_close(loss_of(build("adverin", attack_rate=0), batch), loss_of(build("erm"), batch))
+    for still in ("attack_rate", "attack_length"):
+        torch.testing.assert_close(loss_of(build("adverin", **{still: 0}), batch), loss_of(build("erm"), batch))
+    assert loss_of(build("adverin", points=3), batch) != loss_of(build("adverin"), batch)
 
 
 # Stacking
@@ -291,7 +307,12 @@ def test_the_loss_of_stacking_is_that_of_both_images_and_what_lies_between_them(
     root = stacking.rarity(batch.mask).sqrt()
     predictions = 1 - torch.nn.functional.cosine_similarity(*((root * z).flatten(2) for z in logits), dim=2).mean()
     assert encoders > 1e-3 and predictions > 1e-3
-    torch.testing.assert_close(total, expected + 0.7 * (encoders + predictions))
+    expected = expected + 0.7 * (encoders + predictions)
+    torch.testing.assert_close(total, expected)
+    names, weights = zip(*method.named_parameters(), strict=True)  # both images teach, through all terms
+    ours, theirs = (torch.autograd.grad(x, weights) for x in (total, expected))
+    for name, a, b in zip(names, ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3, msg=name)
 
 
 def test_stacking_lies_over_slaug_and_over_dapsam():
@@ -376,7 +397,7 @@ def test_the_second_loss_of_constyx_equals_its_equation_step_by_step():
     f = again.net.decoder.maps(again.net.encode(normalise(batch.image, "zscore")))[-1].detach().requires_grad_()
     head, mask = again.net.decoder.head, batch.mask
     plain = again.criterion(head(f), mask)
-    (g,) = torch.autograd.grad(plain, f)
+    (g,) = torch.autograd.grad(plain, f, retain_graph=True)
     owner = (mask[:, 0] + mask[:, 1]).long()  # the second lies inside of the first
     variance = torch.stack([f.detach().permute(0, 2, 3, 1)[owner == k].var(0, correction=0) for k in range(3)])
     torch.manual_seed(3)
@@ -389,7 +410,11 @@ def test_the_second_loss_of_constyx_equals_its_equation_step_by_step():
     p = logits.sigmoid()
     bce = -(weight * (mask * p.log() + (1 - mask) * (1 - p).log())).mean()
     dice = 1 - ((2 * (p * mask).sum((2, 3)) + 1) / (p.sum((2, 3)) + mask.sum((2, 3)) + 1)).mean()
-    torch.testing.assert_close(total, plain + (bce + dice) / 2, atol=1e-4, rtol=1e-4)
+    expected = plain + (bce + dice) / 2
+    torch.testing.assert_close(total, expected, atol=1e-4, rtol=1e-4)
+    (ours,) = torch.autograd.grad(total, method.net.decoder.head.weight)
+    (theirs,) = torch.autograd.grad(expected, head.weight)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3, msg="trust is a weight, and not learned through")
 
 
 # FreeSDG
@@ -461,6 +486,11 @@ def test_the_loss_of_freesdg_adds_how_badly_the_tested_view_is_rebuilt():
     added = loss_of(method, batch) - loss_of(without, batch)
     target = freesdg.high_pass(batch.image, *freesdg.TESTED)
     torch.testing.assert_close(added, (method.net.decoder.rebuilt - target).abs().mean())
+    torch.manual_seed(0)
+    mixture = without.mixture(batch.image)
+    assert not torch.equal(mixture, target)
+    expected = without.criterion(without.net(mixture), batch.mask)
+    torch.testing.assert_close(loss_of(without, batch), expected)
 
 
 def test_freesdg_predicts_from_the_high_frequencies_alone():
@@ -562,3 +592,60 @@ def test_each_optimizer_of_morestyle_moves_its_own_part():
         for k in kinds:
             after = list(getattr(method, k).parameters())
             assert any(not torch.equal(a, b) for a, b in zip(after, state[k], strict=True)) == (k == moved), (k, moved)
+
+
+def test_the_three_steps_of_morestyle_are_their_equations_one_after_the_other():
+    """Written again on a second copy from the same draws; compared are the gradients that an update leaves."""
+    settings = {"norm": "instance", "copies": 3, "noise": 0.5, "style_rate": 5, "cutoff": 0.2, "emphasis": 1}
+    batch, (method, again) = drawn(3, 2), (build("morestyle", 2, **settings) for _ in range(2))
+    torch.manual_seed(3)
+    shown = method.update(batch)
+    torch.manual_seed(3)
+    gray, mask = batch.image[:, :1], batch.mask
+    noise, partner = torch.randn(3, morestyle.NOISES), torch.randperm(3)
+    features = [f.detach() for f in again.net.encode(normalise(batch.image, "zscore"))]
+
+    def segmented(image: Tensor) -> Tensor:
+        return again.logits(image.expand_as(batch.image))
+
+    climbed = list(again.noise_encoder.parameters())
+    uphill = torch.autograd.grad(
+        again.criterion(segmented(again.recomposed(gray, features, noise, partner)), mask), climbed
+    )
+    with torch.no_grad():
+        for p, g in zip(climbed, uphill, strict=True):
+            p += 5 * g
+        hard = again.recomposed(gray, features, noise, partner)
+    image = again.rebuilt(gray, features, {})
+    amplitudes = (torch.fft.rfft2(image, norm="ortho").abs() - torch.fft.rfft2(gray, norm="ortho").abs()).abs()
+    amplitudes[..., :7, :7] *= 0.1  # frequencies up to a fifth of 32 pixels
+    amplitudes[..., -6:, :7] *= 0.1
+    rebuilding = 5e-3 * (image - gray).square().mean() + 5e-4 * amplitudes.mean()
+    plain, styled = segmented(gray), segmented(hard)
+    with torch.no_grad():
+        mean = torch.stack([segmented(hard + 0.5 * torch.randn_like(gray)).sigmoid() for _ in range(3)]).mean(0)
+        weight = morestyle.pixel_weight(plain, styled, mean, mask, 1.0)
+    assert (weight != 1).float().mean() > 0.01
+    bce = torch.nn.functional.binary_cross_entropy_with_logits(styled, mask, weight=weight)
+    loss = again.criterion(plain, mask) + (bce + dice_loss(styled, mask)) / 2
+    assert shown["loss"].item() == pytest.approx(loss.item(), rel=1e-4)
+    assert shown["loss_rebuilt"].item() == pytest.approx(rebuilding.item(), rel=1e-4)
+    for a, b, g in zip(method.noise_encoder.parameters(), climbed, uphill, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(a.grad, g, atol=1e-5, rtol=1e-3)
+    for x, part in ((rebuilding, "image_decoder"), (loss, "net")):
+        names, ours = zip(*getattr(method, part).named_parameters(), strict=True)
+        theirs = torch.autograd.grad(x, list(getattr(again, part).parameters()))
+        for name, a, g in zip(names, ours, theirs, strict=True):
+            torch.testing.assert_close(a.grad, g, atol=1e-5, rtol=5e-3, msg=f"{part}.{name}")
+
+
+def test_the_climber_of_morestyle_gathers_momentum():
+    method, batch = build("morestyle", style_rate=0.5, style_momentum=0.9), drawn(3)
+    velocity = 0.0
+    for _ in range(2):
+        before = [p.detach().clone() for p in method.noise_encoder.parameters()]
+        method.update(batch)
+        after = list(method.noise_encoder.parameters())
+        velocity = 0.9 * velocity + after[0].grad
+        torch.testing.assert_close(after[0], before[0] + 0.5 * velocity, atol=1e-6, rtol=1e-4)

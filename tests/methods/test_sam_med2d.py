@@ -177,6 +177,31 @@ def test_a_box_or_point_tells_where_and_the_whole_image_does_not(released):
     assert not torch.allclose(method.predict(given.image), plain.predict(given.image)), "a box is a prompt"
 
 
+def test_prompts_are_the_box_or_the_central_pixel_moved_by_their_draw_and_the_whole_image(released):
+    """The mask's columns are 30 to 50, its rows 10 to 20; a 16th of 64 pixels is 4."""
+    mask, draw = torch.zeros(1, SIDE, SIDE), torch.tensor([[0.0, 1.0, 0.25, 0.75]])
+    mask[0, 10:21, 30:51] = 1
+    method, _ = build(prompt="box", jitter="0.0625")
+    ask = method.prompt_encoder
+    box = ask(points=None, boxes=torch.tensor([[30.0, 10 - 4, 50 + 1, 20 + 3]]), masks=None)[0]
+    torch.testing.assert_close(method.prompt(mask, draw), box)
+    method, _ = build(prompt="point", jitter="0.0625")
+    inside = torch.tensor([[[40.0 - 4, 15 + 4]]]), torch.ones(1, 1, dtype=torch.int)
+    torch.testing.assert_close(method.prompt(mask, draw), ask(points=inside, boxes=None, masks=None)[0])
+    method, asked = build(prompt="image")[0], []
+    decode = method.decode
+    method.decode = lambda e, dense, sparse: (asked.append(sparse), decode(e, dense, sparse))[1]  # type: ignore
+    method.predict(batch().image)
+    whole = ask(points=None, boxes=torch.tensor([[0.0, 0, SIDE - 1, SIDE - 1]] * 2), masks=None)[0]
+    torch.testing.assert_close(asked[0], whole)
+
+
+def test_the_gate_is_as_wide_as_it_is_told(tmp_path, monkeypatch):
+    release(tmp_path, monkeypatch)
+    gate = build(backbone=NAME, gate="0.5")[0].image_encoder.blocks[0].Adapter.channel
+    assert gate[0].out_features == 16, "half of 32"
+
+
 def test_a_trained_one_learns_to_answer_boxes_of_the_source(released, tmp_path, monkeypatch):
     release(tmp_path, monkeypatch)
     method, _ = build(backbone=NAME, prompt="box", augmentation="none", learning_rate="3e-3")

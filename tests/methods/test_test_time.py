@@ -345,11 +345,12 @@ def test_tent_equals_the_public_code():
 def test_sar_is_momentum_on_the_sharp_entropy_of_certain_pixels():
     """Written again: torch's own batch statistics, entropy from logits, SAM's two passes, and momentum's formula."""
     batches, rate = [images(3), images(2, 700)], 0.5
-    method = trained("erm+sar", 2, adaptation="online", test_learning_rate=rate, reset_below=0, margin=0.97)
+    settings = {"reset_below": 0, "margin": 0.97, "rho": 0.2}
+    method = trained("erm+sar", 2, adaptation="online", test_learning_rate=rate, **settings)
     net = by_batch(trained("erm+cutout", 2).net)
     kept = {id(p) for m in net.decoder.merge[0] if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)}
     learned = [p for p in affine(net) if id(p) not in kept]
-    velocity = [torch.zeros_like(p) for p in learned]
+    velocity, average = [torch.zeros_like(p) for p in learned], None
     for image in batches:
         logits = net(zscore(image))
         torch.testing.assert_close(predict(method, image), logits.sigmoid().detach(), atol=2e-5, rtol=1e-4)
@@ -360,14 +361,26 @@ def test_sar_is_momentum_on_the_sharp_entropy_of_certain_pixels():
         length = sum(float(x.square().sum()) for x in g) ** 0.5
         with torch.no_grad():
             for p, x in zip(learned, g, strict=True):
-                p += 0.05 * x / length
+                p += 0.2 * x / length
         h = binary_entropy(net(zscore(image)))
-        along = torch.autograd.grad(h[certain & (h < 0.97 * math.log(2))].mean(), learned)
+        loss = h[certain & (h < 0.97 * math.log(2))].mean()
+        average = loss.item() if average is None else 0.9 * average + 0.1 * loss.item()
+        assert method.stream["loss"].item() == pytest.approx(average, rel=1e-4)
+        along = torch.autograd.grad(loss, learned)
         with torch.no_grad():
             for p, x, v, a in zip(learned, g, velocity, along, strict=True):
-                p -= 0.05 * x / length
+                p -= 0.2 * x / length
                 v.mul_(0.9).add_(a)
                 p -= rate * v
+
+
+@pytest.mark.parametrize("kept", [0, 5])
+def test_sar_leaves_as_many_of_the_last_norms_as_it_is_told(kept):
+    method, met = trained("erm+sar", norms_kept=kept), []
+    for norm in method.norms():
+        norm.register_forward_hook(lambda norm, *_: met.append(norm))
+    learned = method.in_order(images(1))
+    assert learned == met[: len(met) - kept] and len(met) > 5
 
 
 def test_sar_begins_anew_when_all_is_too_certain():
@@ -432,38 +445,41 @@ def test_a_prompt_multiplies_the_lowest_amplitudes_and_keeps_phases(side):
     torch.testing.assert_close(after[0, 0][~window], before[0, 0][~window], atol=1e-2, rtol=1e-3)
 
 
-def test_the_prompt_moves_by_adams_first_step_against_the_distance_of_the_statistics():
-    """Written again: amplitude and phase apart, norms by blended statistics, and Adam's first step."""
-    image = images(1, 700)
-    method = trained("erm+vptta", 2)
-    net, norms, share = method.net, method.norms(), 1 / (1 / 5 + 1)
-    whole, q, distances = torch.fft.fft2(image[:, :1]), torch.ones(3, 3, requires_grad=True), []
+def test_prompts_move_by_adam_against_the_distance_of_the_statistics_each_from_ones():
+    """Written again: amplitude and phase apart, norms by blended statistics, and Adam's formula for two images."""
+    method = trained("erm+vptta", 2, adaptation="online", warm_up=3)
+    net, norms, moments = method.net, method.norms(), torch.zeros(2, 3, 3)
+    for t in (1, 2):
+        image, share = images(1, 700 * t), 1 / (t**0.5 / 3 + 1)
+        whole, q, distances = torch.fft.fft2(image[:, :1]), torch.ones(3, 3, requires_grad=True), []
 
-    def seen(q):
-        amplitudes = torch.ones(SIZE, SIZE)
-        amplitudes = amplitudes.index_put(tuple(torch.meshgrid(*[torch.tensor([-1, 0, 1])] * 2, indexing="ij")), q)
-        return zscore(torch.fft.ifft2(torch.polar(whole.abs() * amplitudes, whole.angle())).real.expand_as(image))
+        def seen(q, whole=whole, image=image):
+            amplitudes = torch.ones(SIZE, SIZE)
+            amplitudes = amplitudes.index_put(tuple(torch.meshgrid(*[torch.tensor([-1, 0, 1])] * 2, indexing="ij")), q)
+            return zscore(torch.fft.ifft2(torch.polar(whole.abs() * amplitudes, whole.angle())).real.expand_as(image))
 
-    def hook(norm, inputs, output):
-        mean, deviation = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), correction=0).clamp(min=1e-8).sqrt()
-        aim = torch.lerp(norm.running_mean, mean.detach(), share)
-        spread = torch.lerp(norm.running_var, deviation.detach().square(), share)
-        distances.append((mean - aim).abs().mean() + (deviation - spread.sqrt()).abs().mean())
-        x = (inputs[0] - aim[:, None, None]) / (spread + norm.eps)[:, None, None].sqrt()
-        return x * norm.weight[:, None, None] + norm.bias[:, None, None]
+        def hook(norm, inputs, output, share=share, distances=distances):
+            mean, deviation = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), correction=0).clamp(min=1e-8).sqrt()
+            aim = torch.lerp(norm.running_mean, mean.detach(), share)
+            spread = torch.lerp(norm.running_var, deviation.detach().square(), share)
+            distances.append((mean - aim).abs().mean() + (deviation - spread.sqrt()).abs().mean())
+            x = (inputs[0] - aim[:, None, None]) / (spread + norm.eps)[:, None, None].sqrt()
+            return x * norm.weight[:, None, None] + norm.bias[:, None, None]
 
-    hooks = [n.register_forward_hook(hook) for n in norms]
-    net(seen(q))
-    (gradient,) = torch.autograd.grad(torch.stack(distances).mean(), q)
-    with torch.no_grad():
-        moved = q - 0.05 * gradient / (gradient.abs() + 1e-8)
-        expected = net(seen(moved)).sigmoid()
-    for h in hooks:
-        h.remove()
-    torch.testing.assert_close(predict(method, image), expected, atol=1e-3, rtol=1e-2)
-    at = moved != moved.clamp(0.951, 1.049)  # without the mean's amplitude, which the z-score undoes
-    assert at.sum() >= 6
-    torch.testing.assert_close(method.stream["prompt"].detach()[0, 0][at], moved[at], atol=1e-3, rtol=1e-3)
+        hooks = [n.register_forward_hook(hook) for n in norms]
+        net(seen(q))
+        (gradient,) = torch.autograd.grad(torch.stack(distances).mean(), q)
+        moments[0].lerp_(gradient, 0.1)
+        moments[1].lerp_(gradient.square(), 0.01)
+        with torch.no_grad():
+            moved = q - 0.05 * moments[0] / (1 - 0.9**t) / ((moments[1] / (1 - 0.99**t)).sqrt() + 1e-8)
+            expected = net(seen(moved)).sigmoid()
+        for h in hooks:
+            h.remove()
+        torch.testing.assert_close(predict(method, image), expected, atol=1e-3, rtol=1e-2)
+        prompt, around = method.stream["prompt"].detach()[0, 0], torch.ones(3, 3, dtype=torch.bool)
+        around[1, 1] = False  # without the mean's amplitude, which the z-score undoes
+        torch.testing.assert_close(prompt[around], moved[around], atol=1e-3, rtol=1e-3)
 
 
 def test_a_prompt_starts_from_those_of_the_most_alike_images():
@@ -479,6 +495,11 @@ def test_a_prompt_starts_from_those_of_the_most_alike_images():
     method.forget()
     predict(method, images(5))
     assert method.stream["seen"] == 5 and len(method.stream["stored"]) == 3
+    newest = vptta.spectrum(images(5)[-1:, :1], 3)[0].abs().flatten()
+    torch.testing.assert_close(method.stream["stored"][-1][0], newest)
+    method = trained("erm+vptta", prompt_share=0.16)
+    predict(method, images(1))
+    assert method.stream["prompt"].shape == (1, 1, 5, 5), "16 of 100 of 32 pixels"
 
 
 # GraTa
@@ -526,6 +547,16 @@ def test_grata_is_adam_at_the_rate_of_the_agreement():
     assert 0 < factor < 1
     torch.testing.assert_close(predict(method, image), expected, atol=1e-3, rtol=1e-2)
     assert method.stream["optimizer"].param_groups[0]["lr"] == pytest.approx(rate * factor, rel=1e-3)
+
+
+def test_online_grata_draws_a_new_contrast_for_each_case_and_the_same_ones_for_each_domain(monkeypatch):
+    method, seen = trained("erm+grata", adaptation="online"), []
+    monkeypatch.setattr(grata, "new_contrast", lambda x, rng: seen.append(new_contrast(x, rng=rng)) or seen[-1])
+    for _ in range(2):
+        method.forget()
+        for _ in range(2):
+            predict(method, images(1))
+    assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3]) and not torch.equal(seen[0], seen[1])
 
 
 # In a run

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dgbench.errors import DataError
 from dgbench.method import Batch, resolve_hparams
+from dgbench.methods import universeg
 from dgbench.methods._universeg import Cross, UniverSegNet
 from dgbench.methods.universeg import UniverSeg, stretched
 from dgbench.networks import weights
@@ -164,6 +165,26 @@ def test_from_scratch_it_learns_to_read_the_other_slices_of_a_batch():
     assert losses[-1] < 0.8 * losses[0]
     alone = method.loss(Batch(*(x[:1] for x in batch())))
     assert torch.isfinite(alone), "one image is its own support"
+
+
+def test_the_loss_asks_for_each_structure_of_an_image_by_the_other_images_alone():
+    method, drawn = build(structures=2), batch(3, structures=2)
+    images, masks = method.small(drawn.image), method.small_mask(drawn.mask)
+    answers = []
+    for k in range(2):
+        pairs = torch.stack((images[:, 0], masks[:, k]), 1)
+        others = (pairs[[j for j in range(3) if j != i]] for i in range(3))
+        answers.append(torch.cat([method.net(images[i : i + 1], other[None]) for i, other in enumerate(others)]))
+    torch.testing.assert_close(method.loss(drawn), method.criterion(torch.cat(answers, 1), masks))
+
+
+def test_the_support_is_gathered_before_augmentation_and_training_sees_the_augmented(monkeypatch):
+    method, drawn = build(), batch()
+    mirrored = Batch(drawn.image.flip(3) ** 2, drawn.mask.flip(3))
+    monkeypatch.setattr(universeg, "augment", lambda given, rng: mirrored if given is drawn else None)
+    expected = method.loss(mirrored).item()
+    assert method.update(drawn)["loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(method.images[0], method.small(drawn.image)[:3, 0])
 
 
 # --- its weights ------------------------------------------------------------------------------------------------------

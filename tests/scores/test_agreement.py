@@ -82,8 +82,10 @@ def test_two_seeds_that_both_made_can_agree():
 
 def test_where_another_system_made_its_masks_is_no_matter():
     """They are measured here, and measuring gives the same numbers everywhere: no machine to agree with."""
-    ranking = rank(Study([*ERM, *made("theirs", [0.80, 0.81, 0.82], THERE, origin=EXTERNAL)], PROTOCOLS["sdg"]))
-    assert ranking.machines.others == {} and "made on" not in why(ranking).get("theirs", "")
+    masks = made("masks", [0.80, 0.81, 0.82], THERE, origin=EXTERNAL)
+    assert rank(Study([*ERM, *masks], PROTOCOLS["sdg"])).machines.others == {}
+    reasons = why(board([], masks))
+    assert "made on" in reasons["theirs"] and "made on" not in reasons["masks"]
 
 
 def test_what_others_made_again_is_in_no_number_of_the_board():

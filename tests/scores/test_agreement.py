@@ -74,8 +74,9 @@ def test_rows_are_ranked_together_when_both_made_erm_and_it_agrees():
     assert "made on NVIDIA H100, cuda, torch 2.13.0 are ranked with those made on AMD EPYC" in said(ranking)
 
 
-def test_two_seeds_that_both_made_can_agree():
-    ranking = board(made("erm", [0.70, 0.69], THERE))
+def test_two_seeds_that_both_made_with_every_source_can_agree():
+    third_lacks_a_source = [r for r in made("erm", [0.70, 0.69, 0.10], THERE) if (r.seed, r.source) != (2, "C")]
+    ranking = board(third_lacks_a_source)
     (found,) = ranking.machines.others["NVIDIA H100, cuda, torch 2.13.0"]
     assert found.seeds == 2 and found.difference == pytest.approx(0.695 - 0.69) and not ranking.apart
 

@@ -199,6 +199,14 @@ def test_a_mean_under_any_choice_is_that_of_nested_loops(missed: Missed):
         assert found == pytest.approx(expected, rel=1e-9, nan_ok=True), (metric, mean)
 
 
+def test_what_a_false_finding_costs_need_not_be_known_where_none_is_charged():
+    """The scores of others say nothing of an image's diagonal. Of what was found, 0.9 and 0.7, the ASD is 1 and 3."""
+    runs = of("x", lambda s, d, seed: [0.9, "false_positive", 0.7])
+    study = Study([changed(r, cases=r.cases.assign(diagonal=math.nan)) for r in runs], SDG)
+    of_rule = {missed: CaseCube(study, ["x"]).means(Choices("asd", missed, "domains")).item() for missed in MISSED}
+    assert of_rule["found"] == pytest.approx(2) and math.isnan(of_rule["penalty"])
+
+
 # --- one choice ------------------------------------------------------------------------------------------------------
 
 

@@ -104,14 +104,15 @@ def test_a_case_that_lacks_a_structure_counts_for_the_other_only():
     assert found["erm"].mean == pytest.approx((0.85 + 0.7) / 2)
 
 
-def test_a_first_place_that_hangs_on_one_target_is_pointed_out():
+@pytest.mark.parametrize("metric", ["dice", "asd"])
+def test_a_first_place_that_hangs_on_one_target_is_pointed_out(metric: str):
     """`steady` scores 0.7 everywhere; `lucky` 0.9 on target A and less elsewhere, and leads by that alone."""
     levels = {"steady": (0.7, 0.7, 0.7), "lucky": (0.95, 0.6, 0.6), "poor": (0.3, 0.3, 0.3)}
     runs = [
         run(name, source, {d: [x + 0.01 * i for i in range(4)] for d, x in zip(DOMAINS, level, strict=True)}, seed)
         for (name, level), source, seed in itertools.product(levels.items(), DOMAINS, (0, 1))
     ]
-    b = board(runs)
+    b = board(runs, metric=metric)
     assert [r.variant for r in b.ranked] == ["lucky", "steady", "poor"]
     # On two thirds of the cases steady is first: the averaged ranks turn the two round, one discordant pair of three.
     assert b.stability is not None
@@ -172,6 +173,23 @@ def test_a_mean_that_is_not_defined_is_not_ranked():
     assert [r.variant for r in b.ranked] == ["good"] and "NaN" in b.apart[0].why
 
 
+@pytest.mark.parametrize(
+    ("flag", "because"),
+    [
+        ("missed", "prostate of B is missed in 6 of 48 cases, and what that costs is not known"),
+        ("false_positive", "what a structure falsely found costs is not known"),
+    ],
+)
+def test_what_costs_a_diagonal_that_nobody_knows_leaves_the_mean_undefined_and_says_why(flag: str, because: str):
+    """One case of B, in the runs of two sources with three seeds."""
+    lost = []
+    for r in runs_of("lost", 0.8):
+        cases = r.cases.assign(diagonal=math.nan)
+        cases.loc[cases["case"] == "B-0", ["dice", "asd", "flag"]] = [0.0, math.inf, flag]
+        lost.append(changed(r, cases=cases))
+    assert reasons(lost, metric="asd") == {"lost": f"a mean that is not defined: {because}"}
+
+
 def test_a_failed_run_is_named(tmp_path: Path):
     partial = [changed(r, path=tmp_path / r.path) for r in runs_of("partial", 0.9, sources=("A", "B"))]
     failed = partial[0].path.parent / "C-seed0"
@@ -225,6 +243,8 @@ def test_every_row_is_tested_against_the_baseline_that_was_asked_for():
 def test_rows_inside_the_margin_are_equivalent():
     b = board(GOOD, runs_of("nearly", 0.799), BAD, baseline="good")
     assert {r.variant: b.verdict(r) for r in b.ranked} == {"good": "", "nearly": "equivalent", "bad": "worse"}
+    wide = board(GOOD, runs_of("nearly", 0.79), baseline="good", margin=0.02)
+    assert {r.variant: wide.verdict(r) for r in wide.ranked} == {"good": "", "nearly": "equivalent"}
 
 
 def test_an_unknown_baseline_is_refused():

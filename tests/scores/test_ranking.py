@@ -132,6 +132,18 @@ def test_what_is_found_falsely_counts_in_the_order_by_cases_too():
     assert b.stability is not None and b.stability == (pytest.approx(1), {})
 
 
+def test_a_target_that_is_left_out_takes_what_was_falsely_found_in_it_along():
+    """`eager` scores 0.95, less 2/4 on A and 1/4 on B: 0.7 in the mean. Without A 0.95 - 1/8 = 0.825, above 0.8."""
+    held = {"A": 2, "B": 3, "C": 4}  # of four cases
+    kinds = {"eager": (0.95, "false_positive"), "calm": (0.8, "both_empty"), "poor": (0.3, "both_empty")}
+    b = board(
+        run(v, source, {d: [dice] * n + [empty] * (4 - n) for d, n in held.items()}, seed)
+        for (v, (dice, empty)), source, seed in itertools.product(kinds.items(), DOMAINS, (0, 1))
+    )
+    assert {r.variant: r.row.net for r in b.ranked} == pytest.approx({"calm": 0.8, "eager": 0.7, "poor": 0.3})
+    assert b.stability is not None and b.stability.firsts == {"A": "eager"}
+
+
 # --- apart -----------------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +262,11 @@ def test_rows_inside_the_margin_are_equivalent():
 def test_an_unknown_baseline_is_refused():
     with pytest.raises(UsageError, match="unknown variant to compare with 'god'"):
         board(GOOD, BAD, baseline="god")
+
+
+def test_a_variant_without_a_mean_is_no_baseline():
+    with pytest.raises(UsageError, match="unknown variant to compare with 'partial'"):
+        board(GOOD, BAD, runs_of("partial", 0.9, sources=("A", "B")), baseline="partial")
 
 
 def test_a_row_made_by_two_versions_of_its_code_is_pointed_out():

@@ -324,6 +324,14 @@ def test_an_interval_without_zero_is_not_enough():
     assert dataclasses.replace(d, p_holm=0.06).verdict(0.005) == "not resolved"
 
 
+def test_where_no_interval_is_known_nothing_is_resolved():
+    """A domain with one case, whatever the test over all cases says."""
+    domain = [*[0] * 40, 1]
+    d = difference(scores([[*GAIN, 0.05]] * 2, domain), scores([np.zeros(41)] * 2, domain))
+    assert d.p < 1e-6 and math.isnan(d.estimate.low)
+    assert dataclasses.replace(d, p_holm=d.p).verdict(0.005) == "not resolved"
+
+
 def test_a_small_p_is_not_enough():
     """An interval with 0 in it leaves the verdict open, whatever the test of the cases alone says."""
     d = difference(scores([GAIN] * 2), scores([np.zeros(40)] * 2))

@@ -248,8 +248,8 @@ def test_wilcoxons_test_is_scipys():
 
 
 def test_effect_size_and_improvement_by_hand():
-    # Differences 1, 2, 3 and -4: ranks up 1 + 2 + 3, down 4; three of four cases are better.
-    d = difference(scores([1, 2, 3, 0]), scores([0, 0, 0, 4]))
+    # Differences 0.1, 0.2, 0.3 and -0.4: ranks up 1 + 2 + 3, down 4; three of four cases are better.
+    d = difference(scores([0.1, 0.2, 0.3, 0]), scores([0, 0, 0, 0.4]))
     assert d.effect == pytest.approx((6 - 4) / 10)
     assert d.improved == 0.75
 

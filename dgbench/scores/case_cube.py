@@ -91,7 +91,7 @@ class CaseCube:
         size = np.zeros(self.shape[1])
         per_run = np.bincount(self.place[1], minlength=len(size))
         np.add.at(size, self.place[1], self.frame["n_reference"].to_numpy(float))
-        size, third = size / np.maximum(per_run, 1), np.zeros(len(size), int)
+        size, third = size / per_run, np.zeros(len(size), int)
         for d in range(len(self.domains)):
             at = np.flatnonzero(self.domain == d)
             if len(at) < 3 or not np.ptp(size[at]) > 0:
@@ -121,7 +121,7 @@ class CaseCube:
         if missed == "absent":
             kept = kept.reindex(frame.index).where(there(frame), METRICS[metric].worse(best, costs))
         if missed != "penalty":
-            costs = costs * 0.0
+            costs = pd.Series(0.0, frame.index)
         return self._placed(kept, np.nan), self._placed(pd.Series(True, kept.index), False), self._placed(costs, 0.0)
 
     def means(self, choices: Choices) -> np.ndarray:

@@ -875,7 +875,7 @@ def _target_cases(study: Study, metric: str) -> TargetCases:
         place = (rows["run"].to_numpy(), name[rows["column"]], structure, rows["column"].to_numpy())
         return _weighed(study, values.to_numpy(), place, domain, group)
 
-    of_costs = weighed(costs) if costs.any() else {}
+    of_costs = weighed(costs) if (costs != 0).any() else {}  # one that is not known, NaN, is none of nothing
     return TargetCases(weighed(values), [(str(d), str(c)) for d, c in cases], domain, of_costs, group)
 
 

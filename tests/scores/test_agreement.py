@@ -74,16 +74,19 @@ def test_rows_are_ranked_together_when_both_made_erm_and_it_agrees():
     assert "made on NVIDIA H100, cuda, torch 2.13.0 are ranked with those made on AMD EPYC" in said(ranking)
 
 
-def test_two_seeds_that_both_made_can_agree():
-    ranking = board(made("erm", [0.70, 0.69], THERE))
+def test_two_seeds_that_both_made_with_every_source_can_agree():
+    third_lacks_a_source = [r for r in made("erm", [0.70, 0.69, 0.10], THERE) if (r.seed, r.source) != (2, "C")]
+    ranking = board(third_lacks_a_source)
     (found,) = ranking.machines.others["NVIDIA H100, cuda, torch 2.13.0"]
     assert found.seeds == 2 and found.difference == pytest.approx(0.695 - 0.69) and not ranking.apart
 
 
 def test_where_another_system_made_its_masks_is_no_matter():
     """They are measured here, and measuring gives the same numbers everywhere: no machine to agree with."""
-    ranking = rank(Study([*ERM, *made("theirs", [0.80, 0.81, 0.82], THERE, origin=EXTERNAL)], PROTOCOLS["sdg"]))
-    assert ranking.machines.others == {} and "made on" not in why(ranking).get("theirs", "")
+    masks = made("masks", [0.80, 0.81, 0.82], THERE, origin=EXTERNAL)
+    assert rank(Study([*ERM, *masks], PROTOCOLS["sdg"])).machines.others == {}
+    reasons = why(board([], masks))
+    assert "made on" in reasons["theirs"] and "made on" not in reasons["masks"]
 
 
 def test_what_others_made_again_is_in_no_number_of_the_board():

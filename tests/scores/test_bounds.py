@@ -54,6 +54,14 @@ def test_a_targets_value_is_the_mean_of_all_its_folds_and_weighs_as_in_every_row
     assert row.mean == pytest.approx((0.75 + 0.7 + 0.9) / 3)
 
 
+def test_its_costs_are_those_of_a_fold_on_average():
+    runs = inside()
+    for i, run in enumerate(runs):
+        run.record["costs"]["train_seconds"] = 10.0 * i  # 0 to 50, of six runs
+    row = Study(joined(runs, SDG)[0], SDG).row("erm (in_domain)")
+    assert (row.train_seconds, row.test_seconds) == (25.0, 4.0)
+
+
 def test_where_a_target_belongs_to_more_sources_it_weighs_more_as_in_every_row():
     """C is never trained on: both sources have it as a target, and A and B are a target of one source each."""
     of = {"A": ["B", "C"], "B": ["A", "C"]}

@@ -199,6 +199,14 @@ def test_a_mean_under_any_choice_is_that_of_nested_loops(missed: Missed):
         assert found == pytest.approx(expected, rel=1e-9, nan_ok=True), (metric, mean)
 
 
+def test_what_a_false_finding_costs_need_not_be_known_where_none_is_charged():
+    """The scores of others say nothing of an image's diagonal. Of what was found, 0.9 and 0.7, the ASD is 1 and 3."""
+    runs = of("x", lambda s, d, seed: [0.9, "false_positive", 0.7])
+    study = Study([changed(r, cases=r.cases.assign(diagonal=math.nan)) for r in runs], SDG)
+    of_rule = {missed: CaseCube(study, ["x"]).means(Choices("asd", missed, "domains")).item() for missed in MISSED}
+    assert of_rule["found"] == pytest.approx(2) and math.isnan(of_rule["penalty"])
+
+
 # --- one choice ------------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +316,22 @@ def test_universes_with_the_same_numbers_are_one_and_are_named():
     assert [found.universes[i].name for i in found.kinds["seed left out"]] == ["seed 0", "seed 1", "seed 2"]
 
 
+def test_a_shift_is_how_many_places_are_gained_against_the_leaderboard():
+    """y is first there; without seed 2 x is."""
+    found = look(*HANGS["a seed"][:2])
+    (without,) = (i for i, u in enumerate(found.universes) if u.name == "seed 2")
+    assert found.variants == ["y", "x"] and found.shifts[without].tolist() == [-1, 1]
+    assert found.shifts[0].tolist() == [0, 0]
+
+
+def test_what_cannot_be_chosen_is_said():
+    found = look(
+        of("x", STEADY), of("y", lambda s, d, seed: [0.6]), protocol=dataclasses.replace(SDG, metrics=("dice",))
+    )
+    assert found.missing["metric"] == "these runs have Dice alone"
+    assert found.missing["structure left out"] == "there is no second structure"
+
+
 def test_without_a_miss_no_rule_for_misses_is_tried():
     found = look(of("x", STEADY), of("y", lambda s, d, seed: [0.6]))
     assert found.missing["missed structures"] == "every structure was there and found"
@@ -404,6 +428,12 @@ def test_runs_of_another_protocol_on_other_images_are_left_out_and_it_is_said(tm
     found = of_folder(rank(Study.load(tmp_path, "toy", "sdg"), draws=20), None, tmp_path)
     assert found.missing["protocol dapsam"] == "its runs saw other images"
     assert found.missing["slices"] == "the task's images are not at hand"
+
+
+def test_a_protocol_without_the_leaderboards_metric_is_left_out_and_it_is_said(tmp_path: Path):
+    on_disk(tmp_path, *of("x", STEADY), *of("y", lambda s, d, seed: [0.6]), *of("x", STEADY, protocol="dapsam"))
+    found = of_folder(rank(Study.load(tmp_path, "toy", "sdg"), "hd95", draws=20), None, tmp_path)
+    assert found.missing["protocol dapsam"] == "it has no HD95" and "runs of another protocol" not in found.missing
 
 
 def test_without_runs_of_another_protocol_it_is_said(tmp_path: Path):

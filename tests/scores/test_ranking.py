@@ -104,14 +104,15 @@ def test_a_case_that_lacks_a_structure_counts_for_the_other_only():
     assert found["erm"].mean == pytest.approx((0.85 + 0.7) / 2)
 
 
-def test_a_first_place_that_hangs_on_one_target_is_pointed_out():
+@pytest.mark.parametrize("metric", ["dice", "asd"])
+def test_a_first_place_that_hangs_on_one_target_is_pointed_out(metric: str):
     """`steady` scores 0.7 everywhere; `lucky` 0.9 on target A and less elsewhere, and leads by that alone."""
     levels = {"steady": (0.7, 0.7, 0.7), "lucky": (0.95, 0.6, 0.6), "poor": (0.3, 0.3, 0.3)}
     runs = [
         run(name, source, {d: [x + 0.01 * i for i in range(4)] for d, x in zip(DOMAINS, level, strict=True)}, seed)
         for (name, level), source, seed in itertools.product(levels.items(), DOMAINS, (0, 1))
     ]
-    b = board(runs)
+    b = board(runs, metric=metric)
     assert [r.variant for r in b.ranked] == ["lucky", "steady", "poor"]
     # On two thirds of the cases steady is first: the averaged ranks turn the two round, one discordant pair of three.
     assert b.stability is not None
@@ -129,6 +130,18 @@ def test_what_is_found_falsely_counts_in_the_order_by_cases_too():
     )
     assert [r.variant for r in b.ranked] == ["calm", "poor", "eager"]
     assert b.stability is not None and b.stability == (pytest.approx(1), {})
+
+
+def test_a_target_that_is_left_out_takes_what_was_falsely_found_in_it_along():
+    """`eager` scores 0.95, less 2/4 on A and 1/4 on B: 0.7 in the mean. Without A 0.95 - 1/8 = 0.825, above 0.8."""
+    held = {"A": 2, "B": 3, "C": 4}  # of four cases
+    kinds = {"eager": (0.95, "false_positive"), "calm": (0.8, "both_empty"), "poor": (0.3, "both_empty")}
+    b = board(
+        run(v, source, {d: [dice] * n + [empty] * (4 - n) for d, n in held.items()}, seed)
+        for (v, (dice, empty)), source, seed in itertools.product(kinds.items(), DOMAINS, (0, 1))
+    )
+    assert {r.variant: r.row.net for r in b.ranked} == pytest.approx({"calm": 0.8, "eager": 0.7, "poor": 0.3})
+    assert b.stability is not None and b.stability.firsts == {"A": "eager"}
 
 
 # --- apart -----------------------------------------------------------------------------------------------------------
@@ -170,6 +183,23 @@ def test_a_mean_that_is_not_defined_is_not_ranked():
     lost[0].cases.loc[lost[0].cases["domain"] == "B", ["dice", "asd", "flag"]] = [0.0, math.inf, "missed"]
     b = rank(Study([*runs_of("good", 0.8, protocol="dapsam"), *lost], DAPSAM), "asd")
     assert [r.variant for r in b.ranked] == ["good"] and "NaN" in b.apart[0].why
+
+
+@pytest.mark.parametrize(
+    ("flag", "because"),
+    [
+        ("missed", "prostate of B is missed in 6 of 48 cases, and what that costs is not known"),
+        ("false_positive", "what a structure falsely found costs is not known"),
+    ],
+)
+def test_what_costs_a_diagonal_that_nobody_knows_leaves_the_mean_undefined_and_says_why(flag: str, because: str):
+    """One case of B, in the runs of two sources with three seeds."""
+    lost = []
+    for r in runs_of("lost", 0.8):
+        cases = r.cases.assign(diagonal=math.nan)
+        cases.loc[cases["case"] == "B-0", ["dice", "asd", "flag"]] = [0.0, math.inf, flag]
+        lost.append(changed(r, cases=cases))
+    assert reasons(lost, metric="asd") == {"lost": f"a mean that is not defined: {because}"}
 
 
 def test_a_failed_run_is_named(tmp_path: Path):
@@ -225,11 +255,18 @@ def test_every_row_is_tested_against_the_baseline_that_was_asked_for():
 def test_rows_inside_the_margin_are_equivalent():
     b = board(GOOD, runs_of("nearly", 0.799), BAD, baseline="good")
     assert {r.variant: b.verdict(r) for r in b.ranked} == {"good": "", "nearly": "equivalent", "bad": "worse"}
+    wide = board(GOOD, runs_of("nearly", 0.79), baseline="good", margin=0.02)
+    assert {r.variant: wide.verdict(r) for r in wide.ranked} == {"good": "", "nearly": "equivalent"}
 
 
 def test_an_unknown_baseline_is_refused():
     with pytest.raises(UsageError, match="unknown variant to compare with 'god'"):
         board(GOOD, BAD, baseline="god")
+
+
+def test_a_variant_without_a_mean_is_no_baseline():
+    with pytest.raises(UsageError, match="unknown variant to compare with 'partial'"):
+        board(GOOD, BAD, runs_of("partial", 0.9, sources=("A", "B")), baseline="partial")
 
 
 def test_a_row_made_by_two_versions_of_its_code_is_pointed_out():

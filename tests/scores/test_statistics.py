@@ -248,8 +248,8 @@ def test_wilcoxons_test_is_scipys():
 
 
 def test_effect_size_and_improvement_by_hand():
-    # Differences 1, 2, 3 and -4: ranks up 1 + 2 + 3, down 4; three of four cases are better.
-    d = difference(scores([1, 2, 3, 0]), scores([0, 0, 0, 4]))
+    # Differences 0.1, 0.2, 0.3 and -0.4: ranks up 1 + 2 + 3, down 4; three of four cases are better.
+    d = difference(scores([0.1, 0.2, 0.3, 0]), scores([0, 0, 0, 0.4]))
     assert d.effect == pytest.approx((6 - 4) / 10)
     assert d.improved == 0.75
 
@@ -322,6 +322,14 @@ def test_an_interval_without_zero_is_not_enough():
     d = difference(scores([base + GAIN] * 2), scores([base] * 2))
     assert d.estimate.low > 0
     assert dataclasses.replace(d, p_holm=0.06).verdict(0.005) == "not resolved"
+
+
+def test_where_no_interval_is_known_nothing_is_resolved():
+    """A domain with one case, whatever the test over all cases says."""
+    domain = [*[0] * 40, 1]
+    d = difference(scores([[*GAIN, 0.05]] * 2, domain), scores([np.zeros(41)] * 2, domain))
+    assert d.p < 1e-6 and math.isnan(d.estimate.low)
+    assert dataclasses.replace(d, p_holm=d.p).verdict(0.005) == "not resolved"
 
 
 def test_a_small_p_is_not_enough():

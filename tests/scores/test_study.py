@@ -290,6 +290,16 @@ def test_a_summary_tells_what_a_variant_costs_and_starts_from():
     assert overview(several()).loc["prompted", "needs"] == "target masks"
 
 
+def test_a_row_is_of_all_sources_and_its_spread_that_of_their_mean():
+    """Of what was found 0.6 and 0.8 from A, 0.5 from B; with a miss in two cases of C, 3/4 of each."""
+    a = [run("erm", "A", {"A": [0.9], "B": [x], "C": [x, "missed"]}, n) for n, x in enumerate((0.6, 0.8))]
+    b = [run("erm", "B", {"A": [0.5], "B": [0.7], "C": [0.5, "missed"]}, n) for n in (0, 1)]
+    row = Study([*a, *b], SDG).row("erm")
+    assert (row.found, row.mean) == (pytest.approx((0.7 + 0.5) / 2), pytest.approx(0.75 * 0.6))
+    assert row.seed_std == pytest.approx(stdev([0.75 * (0.6 + 0.5) / 2, 0.75 * (0.8 + 0.5) / 2]))
+    assert row.validation == pytest.approx(0.8) and row.gap == pytest.approx(0.8 - 0.45)
+
+
 def test_a_row_tells_the_mean_time_of_its_runs_the_most_memory_and_what_one_of_them_counted():
     one, other = (run("erm", "A", UNEQUAL, seed) for seed in (0, 1))
     one.record["costs"] = {**one.record["costs"], "train_seconds": 60.0, "test_seconds": 4.0, "peak_memory_mb": 800}
@@ -454,6 +464,15 @@ def test_runs_on_older_images_are_left_out_and_counted(tmp_path: Path):
     study = Study.load(tmp_path, "toy", "sdg")
     assert list(study.runs) == ["good"]
     assert study.left_out == ("Left out: 3 runs on other images or by other metrics than the newest run (old).",)
+
+
+def test_images_that_the_newest_run_does_not_name_are_those_of_the_first_that_does(tmp_path: Path):
+    """Each names the images of the domains that it saw."""
+    both, odd = ({"data": {"A": "1f", "B": b}, "started": "2025"} for b in ("1f", "2e"))
+    on_disk(tmp_path, *every_source("both", **both), *every_source("newest"), *every_source("odd", **odd))
+    study = Study.load(tmp_path, "toy", "sdg")
+    assert list(study.runs) == ["both", "newest"]
+    assert study.left_out == ("Left out: 3 runs on other images or by other metrics than the newest run (odd).",)
 
 
 def test_one_run_that_is_left_out_is_told_as_one(tmp_path: Path):

@@ -138,6 +138,16 @@ def test_the_views_have_new_looks_and_a_gray_image_stays_gray():
     assert (torch.cos(phase[0] - phase[1]) > 0.99).float().mean() > 0.9
 
 
+def test_the_view_of_fda_has_the_low_amplitudes_of_another_image_and_its_own_high_ones():
+    image = batch().image
+    torch.manual_seed(0)
+    fda, own, other = (torch.fft.fft2(x[:, 0]) for x in (start().views(image)[0], image, image.flip(0)))
+    frequency = (torch.fft.fftfreq(32) * 32).abs().round()
+    reach = torch.maximum(frequency[:, None], frequency)
+    torch.testing.assert_close(fda.abs()[:, reach <= 1], other.abs()[:, reach <= 1], atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(fda[:, reach > 5], own[:, reach > 5], atol=1e-2, rtol=1e-3)
+
+
 def test_repeated_prompt_steps_lower_their_loss():
     method = start()
     torch.manual_seed(0)

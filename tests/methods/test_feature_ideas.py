@@ -136,6 +136,17 @@ def test_dsu_equals_its_public_code():
     assert scalars(shifted(feature(), noise)) == pytest.approx(public, abs=2e-5)
 
 
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_dsu_draws_noise_for_each_image_and_channel_in_deviations_over_the_batch(factor):
+    x = feature().repeat(1, 100, 1, 1)
+    torch.manual_seed(0)
+    y = UncertainStyle(1.0, factor)(x)
+    for new, old in zip(style(y), style(x), strict=True):
+        noise = ((new - old) / (old.var(0, keepdim=True) + 1e-6).sqrt()).flatten(1)
+        assert noise.std().item() == pytest.approx(factor, rel=0.1) and noise.unique().numel() > 1000
+        assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.2, "each image has its own"
+
+
 # TriD
 
 

@@ -179,6 +179,15 @@ def test_bigaug_moves_the_mask_with_the_image():
         assert one[where].mean() > one[~where].mean() + 0.2
 
 
+@pytest.mark.parametrize(("size", "least", "most"), [("0.5,0.5", 0.1, 0.4), ("1.5,1.5", 1.3, 2.5)])
+def test_bigaug_shows_structures_as_large_as_it_is_told(size, least, most):
+    inside = torch.zeros(8, 1, SIZE, SIZE)
+    inside[:, :, 18:30, 18:30] = 1
+    batch = Batch(inside.expand(-1, 3, -1, -1), inside)
+    mask = build("bigaug", augmentation="none", bigaug_size=size, p_bigaug=1).augment(batch, rng()).mask
+    assert least < mask.sum() / inside.sum() < most
+
+
 def test_bigaug_without_probability_is_the_base_augmentation_up_to_the_z_score():
     method, batch = build("bigaug", p_bigaug=0), drawn(6)
     image, mask = method.augment(batch, rng())
@@ -229,6 +238,8 @@ def test_fourier_changes_about_half_of_the_images_by_another_of_the_batch():
         image = build("fourier", augmentation="none", fourier=kind).augment(batch, rng()).image
         changed = (image != batch.image).flatten(1).any(1)
         assert 20 < int(changed.sum()) < 44
+    still = build("fourier", augmentation="none", p_fourier=1, largest_share=0).augment(batch, rng()).image
+    torch.testing.assert_close(still, batch.image, atol=1e-5, rtol=0)
 
 
 # Consistency
@@ -380,6 +391,16 @@ def test_csdg_weighs_its_losses_against_each_other_as_the_public_code_does():
     assert consistency > 1e-4
 
 
+@pytest.mark.parametrize("name", ["randconv", "csdg", "advbias", "advnoise"])
+def test_consistency_is_the_weight_of_what_it_adds(name):
+    losses = []
+    for weight in (0, 100, 300):
+        torch.manual_seed(0)
+        losses.append(build(name, consistency=weight, norm="instance").loss(drawn()).item())
+    alone, once, thrice = losses
+    assert once > alone and thrice - alone == pytest.approx(3 * (once - alone), rel=1e-2)
+
+
 # Curves
 
 
@@ -505,6 +526,16 @@ def test_slaug_steps_along_the_sum_of_both_passes():
         torch.testing.assert_close(p.grad, left[n], atol=1e-5, rtol=1e-3)
 
 
+def test_slaugs_second_image_has_the_whole_ones_contrast_where_its_map_is_large(monkeypatch):
+    ramp = torch.linspace(0, 1, SIZE).expand(3, 1, SIZE, SIZE)
+    monkeypatch.setattr(slaug, "fusion_map", lambda gradient, cells: ramp * (cells == 5))
+    monkeypatch.setattr(slaug, "local_contrasts", lambda image, mask: torch.zeros_like(image))
+    method = build("slaug", saliency_grid=5)
+    with seen_by(method) as seen:
+        method.update(drawn())
+    torch.testing.assert_close(seen[1], ramp * seen[0])
+
+
 # Fields
 
 
@@ -611,8 +642,16 @@ def test_unit_scales_each_image_and_leaves_zeros():
     assert torch.allclose(unit(x).view(2, 2), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 
-def test_adversaries_do_not_disagree_with_themselves_when_nothing_may_change():
-    method, batch = build("advbias", bias=1e-6, norm="instance"), drawn()
+def test_an_adversary_of_no_step_leaves_what_it_drew():
+    method = build("advbias", bias_step=0)
+    with seen_by(method) as seen:
+        method.loss(drawn())
+    assert torch.equal(seen[2], seen[1]) and not torch.equal(seen[1], seen[0])
+
+
+@pytest.mark.parametrize(("name", "nothing"), [("advbias", {"bias": 1e-6}), ("advnoise", {"noise_norm": 0})])
+def test_adversaries_do_not_disagree_with_themselves_when_nothing_may_change(name, nothing):
+    method, batch = build(name, norm="instance", **nothing), drawn()
     torch.manual_seed(0)
     expected = 2 * method.criterion(method.logits(batch.image), batch.mask)
     assert method.loss(batch).item() == pytest.approx(expected.item(), rel=1e-3)

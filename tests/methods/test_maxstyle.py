@@ -122,6 +122,31 @@ def test_the_image_decoder_rebuilds_from_the_deepest_map_alone():
     assert torch.equal(decoder.finish(decoder.begin(others), others, image, UNSTYLED), image)
 
 
+def test_what_is_seen_is_segmented_and_rebuilt_as_the_clean_image():
+    method, shown = start(norm="instance"), batch()
+    clean = shown.image[:, :1]
+    total, features = method.both(clean**2, clean, shown)
+    rebuilt = method.image_decoder.finish(method.image_decoder.begin(features), features, clean, UNSTYLED)
+    segmentation = method.criterion(method.logits((clean**2).expand_as(shown.image)), shown.mask)
+    torch.testing.assert_close(total, segmentation + (rebuilt - clean).square().mean() / 2)
+
+
+def test_the_loss_is_that_of_the_noisy_and_of_the_rebuilt_image():
+    method, shown, seen, losses = start(noise=0.02), batch(), [], []
+    both = method.both
+
+    def noted(image: Tensor, clean: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        loss, features = both(image, clean, batch)
+        seen.append(image)
+        losses.append(loss)
+        return loss, features
+
+    method.both = noted  # type: ignore[method-assign]
+    torch.testing.assert_close(method.loss(shown), losses[0] + losses[1])
+    assert (seen[0] - shown.image[:, :1]).std().item() == pytest.approx(0.02, rel=0.05)
+    assert (seen[1].amin((1, 2, 3)) == 0).all() and (seen[1].amax((1, 2, 3)) == 1).all(), "rebuilt and stretched"
+
+
 def test_training_teaches_the_decoder_to_rebuild():
     shown = batch()
     clean = shown.image[:, :1]

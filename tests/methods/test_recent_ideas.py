@@ -469,6 +469,9 @@ def test_freesdg_segments_from_what_it_rebuilds_and_weighs_it_by_attention():
     assert rebuilt.shape == batch.image.shape and rebuilt.abs().max() <= 1
     (g,) = torch.autograd.grad(logits.sum(), method.net.decoder.rebuild.merge[0][0].weight, retain_graph=True)
     assert g.abs().max() > 0  # through the segmentation alone
+    for attention in method.net.decoder.attention:
+        (g,) = torch.autograd.grad(logits.sum(), attention.where.weight, retain_graph=True)
+        assert g.abs().max() > 0, "each size's map is weighed on its way"
     look = method.net.decoder.attention[1]
     x = wave(2, 16, 4, 4)
     ratio = look(x) / x
@@ -491,6 +494,10 @@ def test_the_loss_of_freesdg_adds_how_badly_the_tested_view_is_rebuilt():
     assert not torch.equal(mixture, target)
     expected = without.criterion(without.net(mixture), batch.mask)
     torch.testing.assert_close(loss_of(without, batch), expected)
+    lost = (without.net.decoder.rebuilt - target).abs().mean()
+    learns = [without.net.stages[0][0].weight, without.net.decoder.rebuild.merge[0][0].weight]
+    for g in torch.autograd.grad(lost, learns):
+        assert g.abs().max() > 0, "encoder and decoder learn to rebuild, and not its head alone"
 
 
 def test_freesdg_predicts_from_the_high_frequencies_alone():

@@ -191,6 +191,14 @@ def test_ma_sams_factors_start_as_the_identity_and_its_adapters_do_not(plain):
     torch.testing.assert_close(method.encode(x), plain(x), atol=1e-6, rtol=0)
 
 
+def test_the_adapter_beside_the_mlp_counts_by_its_scale(plain):
+    method, x = build("sam_adapter", backbone=NAME, mlp_scale="0"), torch.randn(2, 3, 64, 64)
+    for block in method.image_encoder.blocks:
+        torch.nn.init.zeros_(block.space_adapter.D_fc2.weight)
+        torch.nn.init.zeros_(block.space_adapter.D_fc2.bias)
+    torch.testing.assert_close(method.encode(x), plain(x), atol=1e-6, rtol=0)
+
+
 def test_medical_sam_adapter_disturbs_the_encoder_from_the_first_step_on(plain):
     x = torch.randn(2, 3, 64, 64)
     assert (build("sam_adapter", backbone=NAME).encode(x) - plain(x)).abs().max() > 1e-3

@@ -71,6 +71,8 @@ def test_every_block_has_its_part_in_the_masks(name: str):
     method.loss(drawn()).backward()
     added = {n: p for n, p in method.image_encoder.named_parameters() if p.requires_grad}
     assert len(added) >= 8 and all(p.grad is not None and p.grad.abs().sum() > 0 for p in added.values())
+    if name == "sam_rein":  # a stage's tokens lie in one parameter, by blocks
+        assert all(t.grad.abs().sum((1, 2)).all() for reins in method.image_encoder.reins for t in (reins.a, reins.b))
 
 
 def test_low_rank_changes_are_as_wide_as_what_they_change():

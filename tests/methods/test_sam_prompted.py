@@ -461,6 +461,18 @@ def test_a_shift_costs_no_strain_and_a_stretch_costs_its_square():
     assert strain(columns).item() == pytest.approx((55 + 2 * 0.5**2) / 63 / 2, rel=1e-4)
 
 
+def test_smoothness_is_the_weight_of_the_strain(monkeypatch):
+    stretch = torch.zeros(2, 2, 8, 8)
+    stretch[:, 0] = torch.arange(8.0) / 32
+    losses = []
+    for weight in ("0", "1", "7"):
+        method = build("med_persam", smoothness=weight)
+        monkeypatch.setattr(method.warper, "forward", lambda moving, image: stretch)
+        losses.append(method.loss(TWO).item())
+    assert losses[1] - losses[0] == pytest.approx(strain(stretch).item(), rel=1e-2)
+    assert losses[2] - losses[0] == pytest.approx(7 * strain(stretch).item(), rel=1e-2)
+
+
 def test_likeness_is_blind_to_contrast_and_to_its_sign():
     a = small(TWO.image)
     assert likeness(a, a).item() > 0.95

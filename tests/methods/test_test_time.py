@@ -480,6 +480,7 @@ def test_prompts_move_by_adam_against_the_distance_of_the_statistics_each_from_o
         prompt, around = method.stream["prompt"].detach()[0, 0], torch.ones(3, 3, dtype=torch.bool)
         around[1, 1] = False  # without the mean's amplitude, which the z-score undoes
         torch.testing.assert_close(prompt[around], moved[around], atol=1e-3, rtol=1e-3)
+    assert method.stream["optimizer"].defaults["betas"] == (0.9, 0.99), "two steps hardly tell 0.99 from 0.999"
 
 
 def test_a_prompt_starts_from_those_of_the_most_alike_images():

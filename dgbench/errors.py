@@ -64,6 +64,8 @@ def of_system(error: BaseException, place: object = "the disk") -> DgbenchError 
     """
     if isinstance(error, OSError) and error.errno in REFUSALS:
         return DataError(f"{error.filename or place}: {os.strerror(error.errno)}", REFUSALS[error.errno])
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"{error.filename or place}: {os.strerror(error.errno)}", "give a path that can be one")
     text = str(error).lower()
     if isinstance(error, MemoryError) or any(f"{words} memory" in text for words in MEMORY_ERRORS):
         return RunError("out of memory", MEMORY)

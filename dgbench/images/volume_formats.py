@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 import zlib
 from pathlib import Path
@@ -120,7 +121,7 @@ def files_of(path: Path) -> list[Path]:
     with open(path, "rb") as file:
         found = ELSEWHERE.search(file.read(1 << 14))
     other = path.parent / found[1].decode("utf-8", "replace") if found else path
-    return [path, *([other] if other != path and other.is_file() else [])]
+    return [path, *([other] if other != path and os.path.isfile(other) else [])]
 
 
 def read_numpy(path: Path, mask: bool = False) -> Pixels:

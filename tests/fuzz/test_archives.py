@@ -126,7 +126,7 @@ HURT = st.builds(
 )  # fmt: skip
 
 
-@inputs(25)
+@inputs(20)
 @given(
     st.lists(HURT, max_size=1),
     st.lists(st.tuples(st.sampled_from(RUNS), LIES), max_size=2),
@@ -177,7 +177,7 @@ def test_a_damaged_submission_holds_what_it_held_or_is_refused(damage: Damage, i
         assert isinstance(answer(lambda: submission.review([path]), box), Refusal | submission.Review)
 
 
-@inputs(30)
+@inputs(25)
 @given(
     st.lists(ABSURD, max_size=4),
     st.sampled_from(["zip", "w", "w:gz", "w:xz"]),

@@ -78,7 +78,7 @@ TEXTS = st.one_of(
 )
 
 
-@inputs(50)
+@inputs(40)
 @given(TEXTS, st.booleans())
 @example(b"steps = 1" + b"0" * 5000, False)
 @example(b"spacing = [1e-320, 1]", False)
@@ -145,7 +145,7 @@ LETTERS = st.sampled_from(
 NAMES = st.text(LETTERS, min_size=1, max_size=6).filter(lambda n: not n.startswith(".") and n != "..")
 
 
-@inputs(30)
+@inputs(25)
 @given(st.lists(NAMES, min_size=1, max_size=2, unique=True), st.lists(NAMES, min_size=2, max_size=3, unique=True))
 @example(["a_b", "a"], ["x", "y"])
 @example(["\n", "\x1b"], ["x", "\n"])
@@ -218,7 +218,7 @@ def happen(mishap: Mishap, root: Path) -> None:
             path.with_name("\udcff.png").write_bytes(b"")
 
 
-@inputs(50)
+@inputs(40)
 @given(st.lists(MISHAPS, max_size=3))
 @example([Mishap("A/images/x.png", "folder")])
 @example([Mishap("A/images", how) for how in ("upper case", "folder", "upper case")])

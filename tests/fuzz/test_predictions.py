@@ -54,7 +54,7 @@ def arrays(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, ...], int]:
         return np.array(draw(hnp.arrays("O", size, elements=elements)).tolist()).astype(kind), shape, count
 
 
-@inputs(40)
+@inputs(30)
 @given(arrays(), st.sampled_from(["x.npy", "x.npz"]))
 @example((np.full((1, 3, 4), 1e300), (1, 3, 4), 1), "x.npy")
 @example((np.full((1, 3, 4), 2**64 - 1, np.uint64), (1, 3, 4), 2), "x.npy")
@@ -77,7 +77,7 @@ def test_the_numbers_of_a_file_are_the_mask_that_they_say(drawn: tuple, name: st
     np.testing.assert_array_equal(found, expected)
 
 
-@inputs(25)
+@inputs(20)
 @given(st.one_of(arrays(), rasters(("png", "tif")), volumes()), st.sampled_from(["npy", "npz"]), DAMAGE)
 @example((np.ones((1, 3, 4), np.uint8), (1, 3, 4), 1), "npy", Damage("flipped", 0.07, 6))
 def test_a_broken_file_is_refused_by_name_or_is_a_mask_of_the_case(
@@ -108,7 +108,7 @@ FOLDERS = st.sampled_from(["", "A/", "B/", "C d/", "D/", "A/B/", ".old/"])
 SUFFIXES = st.sampled_from([".png", ".npy", ".nii.gz", ".npz", ".txt", ".mhd", ".raw", ".gif", "", ".PNG"])
 
 
-@inputs(20)
+@inputs(10)
 @given(st.sets(st.tuples(FOLDERS, STEMS, SUFFIXES), max_size=6))
 def test_every_file_is_of_one_case_or_what_is_wrong_with_it_is_told(names: set):
     with folder() as box:

@@ -150,7 +150,7 @@ def all_named(results: Path, changed: set[str]) -> None:
     assert not isinstance(standings, Refusal) and {s.state for s in standings} <= set(STATES)
 
 
-@inputs(40)
+@inputs(35)
 @given(st.lists(MISHAPS, max_size=3))
 @example([Mishap("toy/sdg/erm/D-seed0/FAILED.json", "json", {})])
 @example([Mishap(f"toy/sdg/erm/D-seed0/{name}", "json", {}) for name in ("checkpoint-x.safetensors", "run.json")])

@@ -60,7 +60,7 @@ def by_hand(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float,
     return [dice, math.fsum(there) / len(there), math.fsum(ordered) / len(ordered), hd95]
 
 
-@inputs(60)
+@inputs(30)
 @given(pairs())
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_score_of_two_masks_is_that_of_all_pairs_of_border_voxels_and_medpys(pair: Any):
@@ -154,7 +154,7 @@ def imported(content: bytes, file: str = "theirs.csv", **told: str) -> None:
                 assert cell["value"].item() == pytest.approx(mean, nan_ok=True)
 
 
-@inputs(45)
+@inputs(40)
 @given(
     st.integers(0, 99), EDITS, ROWS, st.permutations(COLUMNS), st.sets(st.sampled_from(COLUMNS), max_size=1),
     st.sampled_from(",,,,;\t"), st.sampled_from(["theirs.csv", "theirs.csv", "theirs.csv.gz"]), WHOLE,

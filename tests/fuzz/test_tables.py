@@ -14,7 +14,7 @@ from dgbench.names import one_form
 from tests.fuzz.pictures import DAMAGE, Damage
 from tests.fuzz.right_or_refused import Folder, Refusal, answer, folder, inputs
 from tests.fuzz.test_folders import MISHAPS as OF_FOLDERS
-from tests.fuzz.test_folders import disc, gray, happen, pictures
+from tests.fuzz.test_folders import Mishap, disc, gray, happen, pictures
 
 CASES, DOMAINS = ("x", "y"), ("A", "B")
 NEEDED = ("case", "domain", "image", "mask")
@@ -78,7 +78,7 @@ def read_or_told(box: Folder, plain: bool) -> None:
                 assert np.isfinite(found.image).all() and all(0 < s < float("inf") for s in found.spacing)
 
 
-@inputs(30)
+@inputs(25)
 @example([(0, 2, "a" * 300)], [], None, ",", "\n", "")
 @given(
     EDITS, MORE, st.data(), st.sampled_from(",,,;\t"), st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", "\ufeff"])
@@ -107,7 +107,7 @@ def test_a_damaged_table_of_cases_is_read_or_refused(damage: Damage, encoding: s
         read_or_told(box, plain=False)
 
 
-@inputs(15)
+@inputs(10)
 @given(st.lists(OF_FOLDERS, max_size=3))
 @example([Mishap(f"A/{part}/x.png", "unreadable name") for part in ("images", "masks")])
 @example([Mishap("task.toml", Damage("flipped", 0.0, 0))])

@@ -68,7 +68,7 @@ def grids(draw: st.DrawFn) -> Grid:
     return Grid(suffix, dtype, shape, draw(st.integers(0, 99)), draw(st.booleans()), colours)
 
 
-@inputs(25)
+@inputs(20)
 @given(grids())
 def test_a_grid_of_numbers_is_read_as_it_was_written(grid: Grid):
     with folder() as box:
@@ -80,7 +80,7 @@ def test_a_grid_of_numbers_is_read_as_it_was_written(grid: Grid):
             assert found.spacing == ((3.0, 0.75, 0.5) if len(grid.shape) - grid.colours == 3 else (1.0, 0.75, 0.5))
 
 
-@inputs(45)
+@inputs(35)
 @given(grids(), DAMAGE, st.booleans())
 @example(Grid("nhdr", "u1", (2, 12, 12), 0), Damage("flipped", 0.0, 0), False)
 @example(Grid("mhd", "u1", (2, 12, 12), 0), Damage("flipped", 0.5, 0), False)
@@ -147,7 +147,7 @@ def spelled(content: bytes, field: str, text: str) -> bytes:
     return stream.getvalue()
 
 
-@inputs(25)
+@inputs(20)
 @given(
     st.lists(
         st.tuples(st.sampled_from(sorted(series())), st.one_of(DAMAGE, st.sampled_from(["gone", "again", "note"]))),

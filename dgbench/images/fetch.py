@@ -7,7 +7,10 @@ among it: a file whose publisher states none must be the same the next time.
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
+import lzma
 import os
 import shutil
 import stat
@@ -26,6 +29,7 @@ from dgbench.files import Taken, lock, make_folder, move, read_json, sha256, wri
 NOTED = "FETCHED.json"  # in a task's folder: {file: url, sha256, and the names at the top of what was unpacked}
 MOST_FILES = 1_000_000
 RATIO, ALLOWANCE = 100, 64 << 20  # an archive becomes at most so many times its bytes, or so many bytes
+PACKED = (gzip.GzipFile, bz2.BZ2File, lzma.LZMAFile)
 LITTER = ("__MACOSX", ".DS_Store")
 Report = Callable[[str, int, int | None], None]  # what is done, bytes that are there, bytes in all where they are known
 
@@ -206,6 +210,13 @@ def _members(archive: Path) -> Generator[_Member, None, None]:
         for entry in tarred:
             if entry.isreg():
                 yield _Member(_safe(entry.name, archive), entry.size, lambda e=entry: tarred.extractfile(e))  # type: ignore[misc]
+        assert tarred.fileobj is not None
+        if not isinstance(tarred.fileobj, PACKED):
+            tarred.fileobj.seek(tarred.offset)
+            if tarred.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise EOFError("it is cut off")
+        while tarred.fileobj.read(1 << 20):  # to the end, which is what compares the checksum of what is packed
+            pass
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:

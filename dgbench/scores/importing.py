@@ -66,8 +66,9 @@ def _cells(frame: pd.DataFrame) -> Iterator[str]:
     """Cells that are blank, no number, out of range, or not of their kind."""
     for column in (c for c in (*KEY, GROUP) if c in frame and (frame[c] == "").any()):
         yield f"{column} is blank in {_lines(frame[frame[column] == ''])}"
-    for column in (c for c in (*KEY, GROUP) if c in frame and (bad := frame[c].str.contains(CONTROL)).any()):
-        yield f"{column} holds a line break or another control character in {_lines(frame[bad], column)}"
+    for column in (c for c in (*KEY, GROUP) if c in frame):
+        if (strange := frame[column].str.contains(CONTROL)).any():
+            yield f"{column} holds a line break or another control character in {_lines(frame[strange], column)}"
     if (bad := ~frame["seed"].str.fullmatch(r"-?\d{1,9}|")).any():
         yield f"seed is no whole number in {_lines(frame[bad], 'seed')}"
     for column in (c for c in (*METRICS, "n_reference") if c in frame):

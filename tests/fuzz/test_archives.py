@@ -135,6 +135,8 @@ HURT = st.builds(
 @example([], [(RUNS[0], ("RESULT.json", "files", {"/etc/hostname": ""}))], [])
 @example([], [(RUNS[0], ("RESULT.json", "files", [1]))], [])
 @example([], [(RUNS[0], ("RESULT.json", "fingerprint", [1]))], [])
+@example([], [], [Member("a/a/a/\udcff-seed0/run.json", b"")])
+@example([], [], [Member("a/a/a/\0-seed0/run.json", b"")])
 def test_a_submission_is_taken_as_it_is_or_what_is_wrong_is_told(hurt: list, lies: list, absurd: list):
     """Reviewed and joined: no file but those of its runs, nothing from outside of it."""
     members = submitted()
@@ -165,6 +167,7 @@ def test_a_submission_is_taken_as_it_is_or_what_is_wrong_is_told(hurt: list, lie
 
 @inputs(10)
 @given(DAMAGE, st.booleans())
+@example(Damage("cut", 0.7109375), False)
 def test_a_damaged_submission_holds_what_it_held_or_is_refused(damage: Damage, inside: bool):
     """xz has a checksum; what is damaged before it is packed has none."""
     plain = tarred([Member(name, content) for name, content in submitted().items()], "w")
@@ -175,6 +178,10 @@ def test_a_damaged_submission_holds_what_it_held_or_is_refused(damage: Damage, i
         found = answer(lambda: archives.members_of(path), box)
         assert isinstance(found, Refusal) or inside or found == submitted()
         assert isinstance(answer(lambda: submission.review([path]), box), Refusal | submission.Review)
+
+
+def held(place: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(place)): p.read_bytes() for p in place.rglob("*") if p.is_file()}
 
 
 @inputs(25)
@@ -200,6 +207,11 @@ def test_an_archive_of_images_is_unpacked_whole_and_inside_or_not_at_all(members
         assert not any(p.is_symlink() for p in written)
         if isinstance(names, Refusal):
             assert not written
+        elif hurt and how in ("w:gz", "w:xz"):  # which have a checksum
+            archive.write_bytes(content)
+            whole = box.path / box.written / "whole"
+            assert not isinstance(answer(lambda: unpack(archive, whole, inside)), Refusal)
+            assert held(whole) == held(to)
         elif not hurt:
             assert sorted(p.name for p in to.iterdir()) == names
             assert {p.read_bytes() for p in written} <= {m.content for m in members}

@@ -50,7 +50,7 @@ def arrays(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, ...], int]:
     if np.dtype(kind).kind not in "fc":
         low, high = (0, 1) if kind == "?" else (np.iinfo(kind).min, np.iinfo(kind).max)
         elements = elements.filter(math.isfinite).map(int).map(lambda n: min(max(n, low), high))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.array(draw(hnp.arrays("O", size, elements=elements)).tolist()).astype(kind), shape, count
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 # A file's name may hold a line break, or what moves a terminal's cursor: it is shown, and a line stays one line. The
 # problems of a list begin lines of their own.
-CONTROL = re.compile(r"[\x00-\x1f\x7f](?!- )")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029](?!- )")
+OBJECT = re.compile(r"<(?:\w+\.)*(\w+) object at 0x[0-9a-f]+>")  # in what other libraries say
 
 
 class DgbenchError(Exception):
@@ -16,7 +17,8 @@ class DgbenchError(Exception):
     exit_code = 2
 
     def __init__(self, cause: str, remedy: str = ""):
-        self.cause, self.remedy = (CONTROL.sub(lambda found: repr(found[0])[1:-1], text) for text in (cause, remedy))
+        told = (OBJECT.sub(r"\1", text) for text in (cause, remedy))
+        self.cause, self.remedy = (CONTROL.sub(lambda found: repr(found[0])[1:-1], text) for text in told)
         super().__init__(self.cause)
 
     def __str__(self) -> str:
@@ -62,6 +64,8 @@ def of_system(error: BaseException, place: object = "the disk") -> DgbenchError 
     """
     if isinstance(error, OSError) and error.errno in REFUSALS:
         return DataError(f"{error.filename or place}: {os.strerror(error.errno)}", REFUSALS[error.errno])
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"{error.filename or place}: {os.strerror(error.errno)}", "give a path that can be one")
     text = str(error).lower()
     if isinstance(error, MemoryError) or any(f"{words} memory" in text for words in MEMORY_ERRORS):
         return RunError("out of memory", MEMORY)

@@ -21,6 +21,7 @@ from typing import Any
 
 from dgbench import names
 from dgbench.errors import DataError, UsageError
+from dgbench.files import make_folder, write_atomic
 from dgbench.images.dicom import is_dicom, is_segmentation, series_of
 from dgbench.images.folder_task import FOREIGN, listing
 from dgbench.images.formats import is_image, stem
@@ -76,9 +77,9 @@ class Adoption:
         for row in self.rows:
             files = {c: _relative(Path(v), out.parent) for c, v in row.items() if _is_file(c)}
             table.writerow(row | files)
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         for path, content in zip(paths, (text.getvalue(), "\n".join([*self.settings, ""])), strict=False):
-            path.write_text(content, encoding="utf-8")
+            write_atomic(path, content)
         return paths
 
 
@@ -106,6 +107,7 @@ def adopt(root: Path) -> Adoption:
         _domains_of(adoption, [(f"{folder.name}",) if len(sets) > 1 else () for folder in sets for _ in _cases(folder)])
     else:
         _paired(adoption)
+    _leave_out_unreadable(adoption)
     if not adoption.rows:
         told = "; ".join(adoption.unclear[:5]) or "no image file is there"
         raise DataError(
@@ -114,6 +116,17 @@ def adopt(root: Path) -> Adoption:
     adoption.rows.sort(key=lambda row: (row["domain"], row["case"]))
     _check_names(adoption)
     return adoption
+
+
+def _leave_out_unreadable(adoption: Adoption) -> None:
+    """Rows with a file's name that is no UTF-8, which no table can hold."""
+    rows, adoption.rows = adoption.rows, []
+    for row in rows:
+        try:
+            "".join(row.values()).encode()
+            adoption.rows.append(row)
+        except UnicodeEncodeError:
+            adoption.unclear.append(f"{row['image']}: a name that is no UTF-8 cannot stand in a table: rename the file")
 
 
 # --- layouts ---------------------------------------------------------------------------------------------------------
@@ -132,8 +145,11 @@ def _as_folder_task(adoption: Adoption, folders: dict[str, dict[str, Files]]) ->
     rule = f"<domain>/images with <domain>/masks: {len(adoption.rows)} cases of {len(folders)} domains"
     adoption.rules.append(f"{rule}; --task {adoption.root} reads this without a table")
     if (toml := adoption.root / "task.toml").is_file():
-        adoption.settings += toml.read_text(encoding="utf-8-sig").splitlines()
-        adoption.rules.append("task.toml is copied beside the table")
+        try:
+            adoption.settings += toml.read_text(encoding="utf-8-sig").splitlines()
+            adoption.rules.append("task.toml is copied beside the table")
+        except (OSError, ValueError) as error:
+            adoption.decide.append(f"{toml} cannot be read and is not copied: {error}")
     if left := [d.name for d in _inside(adoption.root) if d.is_dir() and d.name not in folders]:
         adoption.decide.append(f"beside them lie {', '.join(left[:6])}: no domain is made of these")
 

@@ -7,6 +7,7 @@ among it: a file whose publisher states none must be the same the next time.
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import lzma
@@ -16,22 +17,20 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from dgbench import transfer
-from dgbench.errors import ROOM, DataError
+from dgbench.errors import REFUSALS, ROOM, DataError
 from dgbench.files import Taken, lock, make_folder, move, read_json, sha256, write_json
 
 NOTED = "FETCHED.json"  # in a task's folder: {file: url, sha256, and the names at the top of what was unpacked}
 MOST_FILES = 1_000_000
 RATIO, ALLOWANCE = 100, 64 << 20  # an archive becomes at most so many times its bytes, or so many bytes
+PACKED = (gzip.GzipFile, bz2.BZ2File, lzma.LZMAFile)
 LITTER = ("__MACOSX", ".DS_Store")
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError)
-UNFIT = (NotImplementedError, NotADirectoryError, IsADirectoryError)  # a compression of its own; a file as a folder
 Report = Callable[[str, int, int | None], None]  # what is done, bytes that are there, bytes in all where they are known
 
 
@@ -161,7 +160,11 @@ def unpack(archive: Path, to: Path, inside: str = "", report: Callable[[int], No
         if not names:
             raise DataError(f"{archive} holds no file{f' in {inside}' if inside else ''}", remedy)
         _merge(top, to)
-    except (*BROKEN, *UNFIT) as error:
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, tarfile and what they decode with raise a dozen kinds; a name may be no name
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in REFUSALS):
+            raise  # it is the machine's
         told = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")  # tarfile tells all that it tried
         raise DataError(f"{archive} cannot be unpacked: {told}", remedy) from None
     finally:
@@ -200,13 +203,20 @@ def _members(archive: Path) -> Generator[_Member, None, None]:
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if info.flag_bits & 1:
                     raise DataError(f"{archive} is encrypted", "unpack it by hand, with its password")
-                if not info.is_dir() and kind in (0, stat.S_IFREG):
+                if not info.filename.endswith("/") and kind in (0, stat.S_IFREG):
                     yield _Member(_safe(info.filename, archive), info.file_size, lambda i=info: zipped.open(i))  # type: ignore[misc]
         return
     with tarfile.open(archive) as tarred:  # which looks for itself how it is compressed
         for entry in tarred:
             if entry.isreg():
                 yield _Member(_safe(entry.name, archive), entry.size, lambda e=entry: tarred.extractfile(e))  # type: ignore[misc]
+        assert tarred.fileobj is not None
+        if not isinstance(tarred.fileobj, PACKED):
+            tarred.fileobj.seek(tarred.offset)
+            if tarred.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise EOFError("it is cut off")
+        while tarred.fileobj.read(1 << 20):  # to the end, which is what compares the checksum of what is packed
+            pass
 
 
 def _safe(name: str, archive: Path) -> PurePosixPath:

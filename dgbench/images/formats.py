@@ -181,6 +181,8 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
         raise
     except Image.DecompressionBombError as error:
         raise broken(path, [str(error).rstrip(".")], BOMB) from None
+    except MemoryError:
+        raise broken(path, ["its header tells of more than memory can hold"], BOMB) from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         raise broken(path, [f"Pillow cannot read it ({error or type(error).__name__})"]) from None
     return checked(path, Pixels(values), mask)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import csv
 import difflib
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,7 +153,7 @@ def _cell_problems(folder: Path, column: str, cell: str, files: Files) -> Iterat
         path = folder / cell.replace("\\", "/")
         if not cell:
             yield f"no {column}"
-        elif not path.exists():
+        elif not os.path.exists(path):  # which is False, too, for what can be no path
             yield f"there is no {column} {path}"
         elif not is_image(path):
             yield f"{column} {path} is no {KNOWN} file" + (", and no DICOM series" if path.is_dir() else "")

@@ -22,10 +22,11 @@ import numpy as np
 from dgbench.errors import DataError
 from dgbench.images import formats
 from dgbench.images.folder_task import FOREIGN
+from dgbench.images.volume_formats import member
 from dgbench.names import one_form
-from dgbench.running.test import BROKEN_ZIP
 
 ARRAYS = (".npy", ".npz")
+EXACT = 2**53  # from here on floats skip whole numbers
 HEADERS = (".mhd", ".nhdr")  # of voxels in a file beside them
 Labels = Mapping[str, Sequence[int]]  # the mask values that belong to each structure
 Place = tuple[str, str]  # (domain, case)
@@ -144,6 +145,8 @@ def _values(path: Path, shape: Sequence[int], planes: int, grids: Sequence[np.nd
         raise DataError(f"{path} holds {values.dtype}, no numbers", "save a mask or probabilities")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError(f"{path} holds NaN or infinite values", "save a mask or probabilities")
+    if values.dtype.kind == "f" and (most := float(np.abs(values).max(initial=0))) >= EXACT:
+        raise DataError(f"{path} holds {most:.4g}, no value of a mask and no probability", "save one of both")
     return values
 
 
@@ -165,16 +168,16 @@ def _array(path: Path, most: int) -> np.ndarray:
         if path.suffix.lower() == ".npy":
             values = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 names = [n for n in file.files if n == "probabilities"] or file.files
                 if len(names) != 1:
                     raise ValueError(f"it holds {len(names)} arrays, and none is named probabilities")
                 if file.zip.getinfo(f"{names[0]}.npy").file_size > 16 * most + 4096:
                     raise ValueError("its array is far larger than the case")
-                values = file[names[0]]
+                values = member(file, names[0])
         return np.array(values) if values.size <= most else values
-    except (OSError, ValueError, KeyError, EOFError, *BROKEN_ZIP) as error:
-        raise DataError(f"{path} cannot be read: {error}", remedy) from None
+    except Exception as error:  # numpy, zipfile, zlib and Python's tokenizer, for a header, raise a dozen kinds
+        raise DataError(f"{path} cannot be read: {error or type(error).__name__}", remedy) from None
 
 
 def _check_grid(path: Path, affine: np.ndarray, shape: Sequence[int], grids: Sequence[np.ndarray]) -> None:

@@ -14,6 +14,7 @@ from dgbench.errors import UsageError
 from dgbench.files import read_json
 
 PLACE = ".slurm"  # in the folder of results: a folder for each array, with its tasks, what they print, and runs.json
+PING = "is the cluster's controller up? `scontrol ping`"
 HELP = "see `sinfo` and `sbatch --help` for what this cluster takes"
 ENDED = ("CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT")  # after NODE_FAIL: queued again
 
@@ -49,10 +50,10 @@ def ask(*command: str) -> str:
     except FileNotFoundError:
         raise UsageError(f"this host has no {command[0]}", "call it on a login node of a SLURM cluster") from None
     except subprocess.TimeoutExpired:
-        raise UsageError(f"{command[0]} does not answer", "is the cluster's controller up? `scontrol ping`") from None
+        raise UsageError(f"{command[0]} does not answer", PING) from None
     if done.returncode:
         asked = f" (asked: {' '.join(command[1:])})" if command[0] == "sbatch" else ""
-        raise UsageError(f"{command[0]}: {last_words(done.stderr)}{asked}", HELP)
+        raise UsageError(f"{command[0]}: {last_words(done.stderr)}{asked}", HELP if asked else PING)
     return done.stdout
 
 
@@ -80,7 +81,7 @@ def submissions(results: Path) -> list[Submission]:
 
 def living(results: Path) -> dict[Path, tuple[Submission, Queued]]:
     """Runs that a task in the queue makes, or will, by their folders; none where there is no SLURM."""
-    submitted = submissions(results)
+    submitted = [s for s in submissions(results) if s.runs]
     if not submitted or not shutil.which("squeue"):
         return {}
     known = queue()

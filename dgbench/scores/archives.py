@@ -37,18 +37,16 @@ def archive(members: Mapping[str, bytes]) -> bytes:
 
 def members_of(path: Path) -> dict[str, bytes]:
     """The files in an archive of scores. Raises `DataError` for anything else in it, and for one that is too large."""
-    members, size = dict[str, bytes](), 0
+    members = dict[str, bytes]()
     try:
         if path.stat().st_size > MOST_PACKED:
             raise ValueError(f"it takes more than {MOST_PACKED:,} bytes")
-        with tarfile.open(path, "r|xz") as tar:
+        with tarfile.open(fileobj=io.BytesIO(_unxz(path.read_bytes())), mode="r:") as tar:
             for member in tar:
                 if member.isdir():
                     continue
-                size += member.size
-                if size > MOST:
-                    raise ValueError(f"it becomes more than {MOST >> 20} MiB")
                 named_out = any(part.startswith(".") for part in member.name.split("/"))
+                named_out |= not member.name.isprintable()
                 if not member.isfile() or named_out or not MEMBER.fullmatch(member.name) or member.name in members:
                     raise ValueError(f"it holds {member.name!r}, which is no record, scores or checksums of a run")
                 file = tar.extractfile(member)
@@ -57,6 +55,23 @@ def members_of(path: Path) -> dict[str, bytes]:
     except (OSError, ValueError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
         raise DataError(f"{path} is no submission: {getattr(error, 'strerror', '') or error}", HOW) from None
     return members
+
+
+def _unxz(content: bytes) -> bytes:
+    """What is packed, its checksum compared and its end seen: tarfile would take what is cut off for whole.
+
+    Raises `ValueError` for more than `MOST` bytes, `EOFError` for one that is cut off.
+    """
+    unpacker, whole = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=1 << 28), bytearray()
+    while not unpacker.eof:
+        part = unpacker.decompress(content, 1 << 20)
+        if not part and unpacker.needs_input and not content:
+            raise EOFError("it is cut off")
+        content = b""
+        whole += part
+        if len(whole) > MOST:
+            raise ValueError(f"it becomes more than {MOST >> 20} MiB")
+    return bytes(whole)
 
 
 HOW = "make it with `dgbench submit`"

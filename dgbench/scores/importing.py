@@ -23,6 +23,7 @@ from dgbench.scores.boards import COLUMNS, OPTIONAL, RUN, Board
 from dgbench.scores.study import Study
 from dgbench.task import Task
 
+CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a line break, or what moves a terminal's cursor
 SHOWN = 3  # lines or names of one kind of problem that are told
 KEY = [*RUN, "target", "case", "structure"]
 SEE = "the columns are described in docs/published-scores.md"
@@ -65,6 +66,9 @@ def _cells(frame: pd.DataFrame) -> Iterator[str]:
     """Cells that are blank, no number, out of range, or not of their kind."""
     for column in (c for c in (*KEY, GROUP) if c in frame and (frame[c] == "").any()):
         yield f"{column} is blank in {_lines(frame[frame[column] == ''])}"
+    for column in (c for c in (*KEY, GROUP) if c in frame):
+        if (strange := frame[column].str.contains(CONTROL)).any():
+            yield f"{column} holds a line break or another control character in {_lines(frame[strange], column)}"
     if (bad := ~frame["seed"].str.fullmatch(r"-?\d{1,9}|")).any():
         yield f"seed is no whole number in {_lines(frame[bad], 'seed')}"
     for column in (c for c in (*METRICS, "n_reference") if c in frame):

@@ -23,7 +23,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from dgbench.errors import DataError, DgbenchError, UsageError, require
-from dgbench.files import make_folder, read_json, write_atomic
+from dgbench.files import is_name, make_folder, read_json, write_atomic
 from dgbench.names import MOCK
 from dgbench.running.records import RunRecord, broken_files, find_runs, read_run
 from dgbench.scores import suspicion
@@ -338,8 +338,9 @@ def merge(places: Sequence[Path], to: Path) -> list[Path]:
             parent = make_folder((to / inside).parent)
             building = Path(tempfile.mkdtemp(prefix=".merging-", dir=parent))
             try:
-                listed = (read_json(run / "RESULT.json") or {}).get("files", {})
-                for name in (n for n in (*listed, "RESULT.json") if (run / n).is_file()):
+                listed = (read_json(run / "RESULT.json") or {}).get("files")
+                names_of = filter(is_name, listed if isinstance(listed, dict) else ())
+                for name in (n for n in (*names_of, "RESULT.json") if (run / n).is_file()):
                     shutil.copy2(run / name, building)
                 building.chmod(0o755)
                 os.rename(building, to / inside)
@@ -351,8 +352,9 @@ def merge(places: Sequence[Path], to: Path) -> list[Path]:
     return [to / inside for inside in new]
 
 
-def _identity(run: Path) -> tuple[object, ...]:
+def _identity(run: Path) -> str:
     """What two copies of one run share, though one of them was packed."""
     result = read_json(run / "RESULT.json") or {}
-    broken = broken_files(run, result, ["cases.csv"])
-    return result.get("fingerprint"), result.get("files", {}).get("cases.csv"), tuple(broken)
+    files = result.get("files")
+    scores = files.get("cases.csv") if isinstance(files, dict) else None
+    return repr((result.get("fingerprint"), scores, broken_files(run, result, ["cases.csv"])))

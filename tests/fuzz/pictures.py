@@ -13,13 +13,14 @@ MODES = {
     "png": ("L", "LA", "P", "RGB", "RGBA", "1", "I;16"),
     "jpg": ("L", "RGB"),
     "tif": ("L", "RGB", "1", "I;16", "F"),
+    "bmp": ("L", "P", "RGB", "1"),
 }
 DTYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "i8", "u8", "f4", "f8")
 
 
 @dataclass(frozen=True)
 class Raster:
-    """A PNG, JPEG or TIFF file. side: (H, W). levels: how many values there are. pages: of a TIFF."""
+    """A PNG, JPEG, TIFF or BMP file. side: (H, W). levels: how many values there are. pages: of a TIFF."""
 
     suffix: str
     mode: str
@@ -62,7 +63,7 @@ class Raster:
         options = {"save_all": True, "append_images": pages[1:]} if self.pages > 1 else {}
         if self.compression:
             options["compression"] = self.compression
-        kind = {"png": "PNG", "jpg": "JPEG", "tif": "TIFF"}[self.suffix]
+        kind = {"png": "PNG", "jpg": "JPEG", "tif": "TIFF", "bmp": "BMP"}[self.suffix]
         pages[0].save(stream, kind, **options, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
         return stream.getvalue()
 
@@ -81,7 +82,7 @@ class Raster:
 
 @dataclass(frozen=True)
 class Volume:
-    """A NIfTI file. shape: (x, y, z). spacing: in mm along these. scale: (slope, intercept) of the header."""
+    """A NIfTI file. shape: (x, y, z). spacing: in `units` along these. scale: (slope, intercept) of the header."""
 
     suffix: str
     dtype: str
@@ -93,6 +94,7 @@ class Volume:
     version: int = 1
     scale: tuple[float, float] | None = None
     turn: float = 0.0
+    units: str = "mm"
 
     def voxels(self) -> np.ndarray:
         """(x, y, z) as they lie in the file."""
@@ -110,6 +112,7 @@ class Volume:
         affine = np.array([[c, -s, 0, 7], [s, c, 0, -3], [0, 0, 1, 0], [0, 0, 0, 1.0]]) @ np.diag([*self.spacing, 1])
         kind = nibabel.Nifti1Image if self.version == 1 else nibabel.Nifti2Image
         header = kind.header_class(endianness=self.endian)
+        header.set_xyzt_units(self.units)
         header.set_data_dtype(np.dtype(self.dtype).newbyteorder(self.endian))
         raw = bytearray(kind(self.voxels(), affine, header, dtype=np.dtype(self.dtype)).to_bytes())
         if self.scale:
@@ -149,7 +152,7 @@ DAMAGE = st.builds(
 
 
 @st.composite
-def rasters(draw: st.DrawFn, suffixes: tuple[str, ...] = ("png", "jpg", "tif")) -> Raster:
+def rasters(draw: st.DrawFn, suffixes: tuple[str, ...] = ("png", "jpg", "tif", "bmp")) -> Raster:
     suffix = draw(st.sampled_from(suffixes))
     mode = draw(st.sampled_from(MODES[suffix]))
     pages, compression = 1, None
@@ -174,5 +177,5 @@ def volumes(draw: st.DrawFn, scaled: bool = True) -> Volume:
         (draw(number), draw(number), draw(number)), draw(st.sampled_from((1, 2, 5, 100, 30000))),
         draw(st.integers(0, 99)), draw(st.sampled_from("<>")), draw(st.sampled_from((1, 1, 2))),
         draw(st.sampled_from((None, None, (2.0, -1.0), (0.5, 10.0)))) if scaled else None,
-        draw(st.sampled_from((0.0, 0.0, 0.4, 3.0))),
+        draw(st.sampled_from((0.0, 0.0, 0.4, 3.0))), draw(st.sampled_from(("mm", "mm", "meter", "micron", "unknown"))),
     )  # fmt: skip

@@ -61,7 +61,7 @@ def test_weights_come_back_bit_by_bit(state: dict[str, np.ndarray], name: str):
         assert same(answer(lambda: load_state(path), box), state)
 
 
-@inputs(35)
+@inputs(25)
 @given(STATES, KINDS, DAMAGE)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch, of an old file
 def test_broken_weights_are_refused_or_are_what_the_file_says(state: dict[str, np.ndarray], name: str, damage: Damage):
@@ -144,7 +144,7 @@ def fresh() -> Pixels:
     return method
 
 
-@inputs(20)
+@inputs(15)
 @given(st.lists(st.tuples(st.sampled_from(sorted(interrupted())), st.one_of(DAMAGE, st.just("gone"))), max_size=3))
 @example([("checkpoint-00000002.sha256", Damage("zeroed", 0.0)), ("checkpoint-00000001.sha256", "gone")])
 @example([("checkpoint-00000002.sha256", Damage("flipped", 0.0, 7))])

@@ -52,7 +52,7 @@ def a_folder(box: Folder) -> None:
     (box.path / "x.png").write_bytes(b"\x89PNG")
 
 
-@inputs(60)
+@inputs(45)
 @given(commands())
 @example(["report", "--task", ""])
 def test_a_command_of_any_words_ends_well_or_says_why_not(words: list[str]):

@@ -39,10 +39,11 @@ def disc(seed: int) -> np.ndarray:
 
 KEYS = (
     "name", "structures", "spacing", "unit", "image_size", "steps", "intensity", "sources", "empty_masks", "citation",
-    "licence", "collections",
+    "licence", "collections", "modality", "threshold",
 )  # fmt: skip
 WORDS = st.one_of(
-    st.sampled_from(["A", "B", "C", "disc", "mm", "px", "phantom", "", " ", "a/b", "../up", "ü"]), st.text(max_size=5)
+    st.sampled_from(["A", "B", "C", "disc", "mm", "px", "ct", "mr", "phantom", "", " ", "a/b", "../up", "ü"]),
+    st.text(max_size=5),
 )
 NUMBERS = st.one_of(
     st.sampled_from([0, 1, 2, 15, 16, 64, 4096, 4097, -1, 10**30, True, False, math.inf, math.nan, 0.5, 1e308, 1e-320]),
@@ -77,7 +78,7 @@ TEXTS = st.one_of(
 )
 
 
-@inputs(50)
+@inputs(40)
 @given(TEXTS, st.booleans())
 @example(b"steps = 1" + b"0" * 5000, False)
 @example(b"spacing = [1e-320, 1]", False)
@@ -115,6 +116,7 @@ VALID = st.fixed_dictionaries({}, optional={
     "intensity": st.tuples(st.floats(-100, 100), st.floats(101, 300)).map(list), "empty_masks": st.booleans(),
     "citation": st.sampled_from(["Doe", "Œ, 2030"]),
     "collections": st.lists(st.sampled_from(["BUSI", "x"]), max_size=2),
+    "modality": st.sampled_from(["mr", "photo", {"A": "ct"}, {"A": "xray", "B": "ct-lung"}]),
 })  # fmt: skip
 
 
@@ -129,7 +131,7 @@ def test_a_task_toml_of_what_the_keys_mean_is_taken(table: dict[str, Any]):
         if task.unit == "mm" and "spacing" not in table:
             return
         case = answer(lambda: task.load("A", "x"), box)
-        low, high = table.get("intensity", (0, 255))
+        low, high = table.get("intensity", (-160, 240) if table.get("modality") == {"A": "ct"} else (0, 255))
         np.testing.assert_allclose(case.image[0, 0], ((gray(0) - low) / (high - low)).clip(0, 1), atol=1e-5)
         np.testing.assert_array_equal(case.mask[0, 0], disc(0) > 0)
         assert case.spacing == ((1.0, *table["spacing"])[-3:] if "spacing" in table else (1.0, 1.0, 1.0))
@@ -143,7 +145,7 @@ LETTERS = st.sampled_from(
 NAMES = st.text(LETTERS, min_size=1, max_size=6).filter(lambda n: not n.startswith(".") and n != "..")
 
 
-@inputs(30)
+@inputs(25)
 @given(st.lists(NAMES, min_size=1, max_size=2, unique=True), st.lists(NAMES, min_size=2, max_size=3, unique=True))
 @example(["a_b", "a"], ["x", "y"])
 @example(["\n", "\x1b"], ["x", "\n"])
@@ -201,9 +203,9 @@ def happen(mishap: Mishap, root: Path) -> None:
             content = path.read_bytes() if path.is_file() else b"\x89PNG"
             path.write_bytes(mishap.how.of(content))
     elif path.parent.is_dir():
-        aside = path.with_name("aside")
-        if path.exists() and not aside.exists():
-            path.rename(path.with_name(path.name.upper()) if mishap.how == "upper case" else aside)
+        place = path.with_name(path.name.upper() if mishap.how == "upper case" else "aside")
+        if path.exists() and not place.exists():
+            path.rename(place)
         if path.exists() or path.is_symlink():
             return
         if mishap.how == "folder":
@@ -216,9 +218,10 @@ def happen(mishap: Mishap, root: Path) -> None:
             path.with_name("\udcff.png").write_bytes(b"")
 
 
-@inputs(50)
+@inputs(40)
 @given(st.lists(MISHAPS, max_size=3))
 @example([Mishap("A/images/x.png", "folder")])
+@example([Mishap("A/images", how) for how in ("upper case", "folder", "upper case")])
 def test_a_folder_after_mishaps_is_prepared_right_or_all_that_is_wrong_is_told(mishaps: list[Mishap]):
     """Where nothing is wrong, what is prepared is what the untouched files hold."""
     with folder() as box:

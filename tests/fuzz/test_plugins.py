@@ -51,7 +51,7 @@ def _does_not_compile(path: Path) -> bool:
     return False
 
 
-@inputs(50)
+@inputs(40)
 @given(TEXTS, FILES)
 @example(b"from dgbench.method import Method\nclass A(B): pass\nclass B(A): pass\n", "mine.py")
 @example(b"-" * 6000 + b"1", "mine.py")

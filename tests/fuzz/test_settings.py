@@ -44,7 +44,7 @@ def meant(text: str, value: object) -> bool:
     return type(value)(text.strip()) == value
 
 
-@inputs(40)
+@inputs(35)
 @given(st.sampled_from(NAMES), st.integers(0, 99), TEXTS, st.sampled_from(["phantom", "prostate", "check"]))
 @example("erm", 3, "9" * 5000, "phantom")
 @example("advbias", 2, "1.0", "phantom")
@@ -70,7 +70,7 @@ def test_a_setting_is_what_was_written_or_is_refused_by_its_name(name: str, numb
         assert method == name and resolve_hparams(cls, task, own) == found, "a row's name makes another run"
 
 
-@inputs(15)
+@inputs(10)
 @given(st.sampled_from(NAMES), st.sampled_from(["phantom", "prostate", "fundus"]))
 def test_every_default_written_out_is_that_default(name: str, task: str):
     cls = get_method(name)
@@ -88,7 +88,7 @@ def test_a_setting_that_a_method_does_not_have_is_refused(name: str, key: str, t
         assert isinstance(found, Refusal) and "learning_rate" in found.remedy
 
 
-@inputs(15)
+@inputs(10)
 @given(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3))
 def test_methods_put_over_each_other_have_the_settings_of_all_or_are_refused(names: list[str]):
     found = answer(lambda: get_method("+".join(names)))
@@ -98,7 +98,7 @@ def test_methods_put_over_each_other_have_the_settings_of_all_or_are_refused(nam
         assert own <= {f.name for f in dataclasses.fields(answer(lambda: resolve_hparams(found, "phantom")))}
 
 
-@inputs(15)
+@inputs(10)
 @given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=12))
 @example("a/b", "a_b")
 @example(".", "..")
@@ -120,7 +120,7 @@ PLANS = st.fixed_dictionaries(
 )
 
 
-@inputs(25)
+@inputs(20)
 @given(options=PLANS)
 def test_a_plan_of_any_words_names_runs_or_is_refused(options: dict, tmp_path_factory: pytest.TempPathFactory):
     results = tmp_path_factory.getbasetemp() / "nothing is written"

@@ -56,6 +56,17 @@ def test_a_volume_cut_off_is_refused(tmp_path, name, compress):
             read(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
+def test_compressed_voxels_are_refused_where_their_checksum_is_wrong(tmp_path, name):
+    """ITK gives what it finds in memory for a damaged MetaImage, and what follows a damaged byte for some of NRRD."""
+    voxels = parts(itk(tmp_path / name))[-1]
+    content = voxels.read_bytes()
+    for at in range(len(content) - 200, len(content), 3):
+        voxels.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        with pytest.raises(DataError, match=name):
+            read(tmp_path / name)
+
+
 def test_colours_are_colours_and_what_is_no_volume_is_told(tmp_path):
     colours = np.arange(2 * 8 * 9 * 3).reshape(2, 8, 9, 3).astype(np.uint8)
     np.testing.assert_array_equal(read(itk(tmp_path / "c.nrrd", colours, vector=True)).values, colours)
@@ -106,6 +117,14 @@ def test_of_several_arrays_the_one_with_the_right_name_is_taken(tmp_path):
     np.savez(tmp_path / "others.npz", a=VOXELS, b=VOXELS)
     with pytest.raises(DataError, match="it holds the arrays a, b"):
         read(tmp_path / "others.npz")
+
+
+def test_an_array_is_compared_with_its_checksum_though_its_header_says_that_it_is_shorter(tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros((20, 40, 40)))
+    content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(content.replace(b"(20, 40, 40)", b"(10, 40, 40)"))
+    with pytest.raises(DataError, match="CRC"):
+        read(tmp_path / "a.npz")
 
 
 def test_an_array_that_would_run_code_or_is_no_image_is_refused(tmp_path):

@@ -123,6 +123,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(keep):
         (lambda t: t.assign(target=t["source"]), ["the source itself is the target in lines 2, 3, 4 and 285 more"]),
         (lambda t: t.assign(structure="cup"), ["structure 'cup' is none of task phantom: prostate"]),
         (lambda t: t.head(0), ["it holds no row"]),
+        (lambda t: t.assign(method="a\x1b[2J"), ["method holds a line break or another control character in lines 2"]),
         (lambda t: t[(t["seed"] > 0) | (t["target"] != "B")], ["theirs from A with seed 0 lacks cases case00"]),
         (lambda t: t.assign(n_reference=0), ["dice is above 0 in lines 2"]),
         (lambda t: t.assign(dice="", n_reference=9), ["dice is blank though the reference is not in lines 2"]),

@@ -366,9 +366,10 @@ def compare(
 ) -> Compared:
     """Is one variant better than another? Paired by case; what would settle it, where it is open.
 
-    one, other: variants; or two folders of results, made before and after. margin: two results are equivalent within
-    it, in Dice points or in the unit of the distances; 0.5 and 0.1 by default. beside: folders of results that others
-    made, whose variants may be compared, too; not where two folders are.
+    one, other: variants, or methods of which there is one variant; or two folders of results, made before and after.
+    margin: two results are equivalent within it, in Dice points or in the unit of the distances; 0.5 and 0.1 by
+    default. beside: folders of results that others made, whose variants may be compared, too, not where two folders
+    are.
 
     >>> import dgbench
     >>> print(dgbench.compare("maxstyle", "erm", "phantom").sentence.partition(".")[0])
@@ -390,7 +391,9 @@ def compare(
     two = comparison.compare(study, str(one), str(other), metric, within)
     where = agreement.machines(two.study, two.metric.name)
     apart = [f"{v}: {why}." for v in (two.one, two.other) for why in where.why_apart(two.study.runs[v])]
-    return Compared((two,), (*study.left_out, *apart))
+    asked = {str(one): two.one, str(other): two.other}
+    taken = [f"{name}: its only variant here is {found}." for name, found in asked.items() if name != found]
+    return Compared((two,), (*taken, *study.left_out, *apart))
 
 
 @dataclass(frozen=True)

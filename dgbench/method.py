@@ -65,6 +65,7 @@ class Method(nn.Module):
     neighbours: int = 0  # how many slices before and after a slice its image also holds; a variant may set its own
     foreground_share: float = 0.0  # of a training batch, its last slices, drawn among those that hold a structure
     pretrained: ClassVar[str] = ""  # the weights it starts from, in words, for a list of methods
+    ignores_images: ClassVar[bool] = False  # it says what is to be had without them: plots are framed by it from below
     sets_budget: ClassVar[bool] = False  # under a protocol of equal compute, all may spend what its training does
 
     optimizers: tuple[torch.optim.Optimizer, ...] = ()

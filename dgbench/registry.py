@@ -359,6 +359,11 @@ def budget_name() -> str:
     return next(name for name, plugin in plugins if "sets_budget" in plugin.facts() and not plugin.derives())
 
 
+def floors() -> list[str]:
+    """The methods that are stated to ignore the images, sorted."""
+    return [name for name, plugin in METHODS.plugins().items() if "ignores_images" in plugin.facts()]
+
+
 def budget_method() -> type[Method]:
     """Its class."""
     return get_method(budget_name())

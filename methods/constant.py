@@ -21,6 +21,8 @@ from dgbench.task import TaskInfo
 class Constant(Method):
     """Predicts the mean mask of its training slices for every image: the floor of every table. Nothing is trained."""
 
+    ignores_images = True
+
     inside: Tensor  # (K, H, W) in how many training images the pixel was inside the structure
     present: Tensor  # (K,) in how many there was any of it
 

@@ -18,6 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
+from dgbench import registry
 from dgbench.errors import UsageError
 from dgbench.files import make_folder
 from dgbench.metrics import METRICS
@@ -36,7 +37,6 @@ from dgbench.pages.drawing import (
     wrap,
 )
 from dgbench.pages.score_tables import Scale, places
-from dgbench.scores.bounds import FLOOR
 from dgbench.scores.ranking import Ranked, Ranking
 from dgbench.scores.statistics import Resampling, estimate
 from dgbench.scores.study import Matrix, Study
@@ -198,7 +198,8 @@ def intervals(ranking: Ranking) -> dict[str, list[Interval]]:
 def frames(ranking: Ranking) -> dict[str, list[str]]:
     """The variants that bound the others, by the line they draw through all rows: dashed above, dotted below."""
     above = [of.variant for of in ranking.every if of.row.bound]
-    below = [of.variant for of in ranking.every if of.row.method == FLOOR and not of.row.bound]
+    floors = registry.floors()
+    below = [of.variant for of in ranking.every if of.row.method in floors and not of.row.bound]
     return {line: names for line, names in (("dashed", above), ("dotted", below)) if names}
 
 
@@ -208,7 +209,7 @@ def forest(ranking: Ranking) -> Figure:
 
     Ranked variants are filled; the others stand apart, hollow, under a line. A band continues the interval of the
     first row, so that one sees which intervals it meets; dashed lines, the means of what was trained inside the
-    targets, and dotted ones, those of `bounds.FLOOR`, frame the others. The axes end at the latest a little beyond
+    targets, and dotted ones, those of what ignores the images, frame the others. The axes end at the latest a little beyond
     what is possible.
     """
     names, ranked, metric = [of.variant for of in ranking.every], len(ranking.ranked), ranking.metric

@@ -20,8 +20,6 @@ import pandas as pd
 from dgbench.protocol import PROTOCOLS, Protocol
 from dgbench.running.records import RunRecord, read_runs
 
-FLOOR = "constant"  # the method below which nothing was read from an image
-
 
 def bounds(
     results: Path, task: str, protocol: Protocol, beside: Sequence[RunRecord]

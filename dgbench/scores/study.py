@@ -361,10 +361,17 @@ class Study:
         return self.among(r for r in self.records if r.variant in kept)
 
     def named(self, variant: str) -> str:
-        """The variant of that name; else, of a method that was not run here, the one that was made elsewhere."""
-        made = [v for v, (first, *_) in self.runs.items() if first.method == variant]
-        elsewhere = [v for v in made if self.runs[v][0].published or self.runs[v][0].external]
-        return elsewhere[0] if variant not in self.runs and len(elsewhere) == 1 else variant
+        """The variant of that name; else the only one of the method of that name, whatever its settings and its maker.
+
+        What was trained inside the targets answers to its own name alone. An unknown name is given back. Raises
+        `UsageError` where the method has several variants, which it names.
+        """
+        made = [v for v, (first, *_) in self.runs.items() if first.method == variant and not first.bound]
+        if variant in self.runs or not made:
+            return variant
+        if len(made) > 1:
+            raise UsageError(f"'{variant}' is not among the variants of {variant}", f"name one: {', '.join(made)}")
+        return made[0]
 
     @functools.cached_property
     def metrics(self) -> tuple[str, ...]:

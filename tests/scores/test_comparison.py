@@ -97,6 +97,35 @@ def test_scores_that_others_published_are_the_same_in_every_folder_and_are_not_c
     assert [c.one for c in compared] == ["good (after)"] and compared[0].verdict() == "equivalent" and not notes
 
 
+def test_a_method_is_enough_where_it_has_one_variant_and_it_is_said_which(tmp_path):
+    """What was trained inside the targets is no variant that a method's name could mean."""
+    bound = runs_of("other (in_domain)", 0.9, method="other", bound="in_domain")
+    study = Study([*GOOD, *runs_of("other[norm=group]", 0.6, method="other"), *bound], SDG)
+    c = comparison.compare(study, "other", "good")
+    assert (c.one, c.other, c.verdict()) == ("other[norm=group]", "good", "worse")
+    results = on_disk(tmp_path, *GOOD, *runs_of("other[norm=group]", 0.6, method="other"))
+    told = face.compare("good", "other", "toy", results=results)
+    assert told.notes == ("other: its only variant here is other[norm=group].",)
+    assert "good is better than other[norm=group]" in told.sentence
+    assert face.compare("good", "other[norm=group]", "toy", results=results).notes == ()
+
+
+def test_of_a_method_with_several_variants_one_must_be_named():
+    several = [*runs_of("other[norm=group]", 0.6, method="other"), *runs_of("other[width=8]", 0.5, method="other")]
+    with pytest.raises(UsageError, match="'other' is not among the variants of other") as caught:
+        comparison.compare(Study([*GOOD, *several], SDG), "good", "other")
+    assert caught.value.remedy == "name one: other[norm=group], other[width=8]"
+    plain = runs_of("other", 0.7)
+    assert comparison.compare(Study([*GOOD, *several, *plain], SDG), "good", "other").other == "other"
+
+
+def test_what_was_trained_inside_the_targets_is_asked_for_by_its_own_name():
+    bound = runs_of("other (in_domain)", 0.9, method="other", bound="in_domain")
+    with pytest.raises(UsageError, match="unknown variant 'other'"):
+        comparison.compare(Study([*GOOD, *bound], SDG), "other", "good")
+    assert comparison.compare(Study([*GOOD, *bound], SDG), "other (in_domain)", "good").verdict() == "better"
+
+
 def test_a_variant_that_others_made_is_compared_from_their_folder(tmp_path):
     """`--beside`, as the leaderboard has it; two whole folders have none beside them."""
     ours, theirs = on_disk(tmp_path / "ours", *GOOD), on_disk(tmp_path / "theirs", *BAD)

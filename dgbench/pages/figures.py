@@ -209,8 +209,8 @@ def forest(ranking: Ranking) -> Figure:
 
     Ranked variants are filled; the others stand apart, hollow, under a line. A band continues the interval of the
     first row, so that one sees which intervals it meets; dashed lines, the means of what was trained inside the
-    targets, and dotted ones, those of what ignores the images, frame the others. The axes end at the latest a little beyond
-    what is possible.
+    targets, and dotted ones, those of what ignores the images, frame the others. The axes end at the latest a little
+    beyond what is possible.
     """
     names, ranked, metric = [of.variant for of in ranking.every], len(ranking.ranked), ranking.metric
     columns = intervals(ranking)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,14 +36,16 @@ class EmbeddingCache:
 
     def _one(self, image: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         content = one_channel(image[None]).detach().cpu().contiguous().numpy()
-        path = self.folder / f"{hashlib.blake2b(content.data, digest_size=20).hexdigest()}.npy"
-        with suppress(OSError, ValueError, EOFError):  # not there, or damaged: computed below
-            return torch.from_numpy(np.load(path, allow_pickle=False)).to(image.device).float()
+        path = self.folder / f"{hashlib.blake2b(content.data, digest_size=20).hexdigest()}.npz"
+        with suppress(Exception):  # not there, or damaged: computed below
+            kept = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+            return torch.from_numpy(kept["embedding"]).to(image.device).float()
         with torch.no_grad():
             result = compute(image[None])[0].half()
-        # No fsync: the loss of an entry costs its computation. The rename keeps readers from half a file.
+        # No fsync: the loss of an entry costs its computation. The rename keeps readers from half a file, and the
+        # checksum that is in a .npz from one whose middle never reached the disk.
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with open(temporary, "wb") as file:
-            np.save(file, result.cpu().numpy(), allow_pickle=False)
+            np.savez(file, embedding=result.cpu().numpy())
         os.replace(temporary, path)
         return result.float()

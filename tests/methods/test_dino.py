@@ -115,7 +115,7 @@ def test_frozen_only_the_head_changes_and_the_encoder_sees_each_image_once(file:
         train.step(method, drawn(), seed=0, t=t)
     assert {n.partition(".")[0] for n, v in method.state_dict().items() if not torch.equal(v, before[n])} == {"head"}
     assert seen == [1, 1]  # two images, one by one, in the first of two steps
-    assert len(list(Path(os.environ["DGBENCH_CACHE"]).glob("embeddings/*/*.npy"))) == 2
+    assert len(list(Path(os.environ["DGBENCH_CACHE"]).glob("embeddings/*/*.npz"))) == 2
 
 
 def test_training_images_are_augmented_unless_features_are_to_be_kept():

@@ -1,5 +1,6 @@
 """SAM trained without prompts: what is frozen, what is cached, what checkpointing spares."""
 
+import io
 import os
 import subprocess
 import sys
@@ -64,19 +65,21 @@ def test_only_the_decoder_changes_and_the_encoder_sees_each_image_once(released,
     assert changed == {"mask_decoder"}
     assert seen == [1, 1]  # two images, one by one, in the first of three steps
     build("sam_decoder", backbone=NAME).eval().predict(drawn().image)
-    assert len(list(Path(os.environ["DGBENCH_CACHE"], "embeddings").glob("*/*.npy"))) == 2
+    assert len(list(Path(os.environ["DGBENCH_CACHE"], "embeddings").glob("*/*.npz"))) == 2
 
 
-def test_a_kept_embedding_is_the_computed_one_to_the_bit_and_half_a_file_is_computed_again(released):
+def test_a_kept_embedding_is_the_computed_one_to_the_bit_and_a_damaged_file_is_computed_again(released):
     image = drawn().image
     method = build("sam_decoder", backbone=NAME).eval()
     fresh = method.predict(image)
     assert torch.equal(method.predict(image), fresh)
-    files = sorted(Path(os.environ["DGBENCH_CACHE"], "embeddings").glob("*/*.npy"))
+    files = sorted(Path(os.environ["DGBENCH_CACHE"], "embeddings").glob("*/*.npz"))
     files[0].write_bytes(files[0].read_bytes()[:100])
-    files[1].write_bytes(b"")
+    whole = files[1].read_bytes()
+    files[1].write_bytes(whole[: len(whole) // 2] + bytes(64) + whole[len(whole) // 2 + 64 :])  # as a lost page
     assert torch.equal(method.predict(image), fresh)
-    assert np.load(files[0]).shape == (32, 4, 4)
+    assert np.load(files[0])["embedding"].shape == (32, 4, 4)
+    assert np.array_equal(np.load(files[1])["embedding"], np.load(io.BytesIO(whole))["embedding"])
 
 
 def test_rounding_to_sixteen_bits_moves_a_probability_by_less_than_a_thousandth(released):
@@ -96,7 +99,7 @@ def test_augmented_images_are_not_kept(released):
     train.configure(method)
     method.train()
     train.step(method, drawn(), seed=0, t=0)
-    assert not list(Path(os.environ["DGBENCH_CACHE"]).glob("embeddings/*/*.npy"))
+    assert not list(Path(os.environ["DGBENCH_CACHE"]).glob("embeddings/*/*.npz"))
 
 
 def test_tested_images_are_embedded_once_for_all_runs_whether_training_augments_or_not(released, monkeypatch):

@@ -94,7 +94,7 @@ def test_only_the_decoder_changes_and_the_finer_features_are_kept_with_the_embed
         train.step(method, drawn(), seed=0, t=t)
     changed = {n.partition(".")[0] for n, v in method.state_dict().items() if not torch.equal(v, before[n])}
     assert changed == {"mask_decoder"}
-    assert len(list(Path(os.environ["DGBENCH_CACHE"]).glob("embeddings/*/*.npy"))) == 2
+    assert len(list(Path(os.environ["DGBENCH_CACHE"]).glob("embeddings/*/*.npz"))) == 2
     kept = method.eval().predict(drawn().image)
     method.cache = None
     assert (method.predict(drawn().image) - kept).abs().max() < 1e-3

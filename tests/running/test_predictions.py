@@ -1,10 +1,14 @@
 """The masks of a run on their way from its test into predictions.npz, and back."""
 
+import io
 import json
 import tracemalloc
+import zipfile
 
 import numpy as np
+import pytest
 
+from dgbench.errors import DataError
 from dgbench.running import test as testing
 
 
@@ -39,3 +43,13 @@ def test_the_file_is_numpy_s_own_of_packed_masks_to_the_byte_and_gives_each_mask
     assert list(found) == list(masks) and len(found) == 2
     for key, mask in masks.items():
         np.testing.assert_array_equal(found[key], mask)
+
+
+def test_a_header_that_python_itself_cannot_tokenise_is_told(tmp_path):
+    """A checksum that was made of the damaged file is right."""
+    good = io.BytesIO()
+    np.save(good, np.zeros(3, np.uint8))
+    with zipfile.ZipFile(tmp_path / "predictions.npz", "w") as file:
+        file.writestr("index.npy", good.getvalue().replace(b"(3,)", b"(3, "))
+    with pytest.raises(DataError, match=r"predictions\.npz cannot be read"):
+        testing.Predictions(tmp_path / "predictions.npz")

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgbench.errors import UsageError
 from dgbench.losses import in_float32
 from dgbench.method import Batch
 from dgbench.methods.erm import ERM, ERMHparams
@@ -97,6 +98,8 @@ class FreeSDG(ERM):
 
     def __init__(self, task: TaskInfo, hparams: FreeSDGHparams):
         super().__init__(task, hparams)
+        if hparams.normalise != "zscore":
+            raise UsageError("freesdg does not normalise the high frequencies it sees", "leave normalise out")
         widths = [m.out_channels for m in self.net.decoder.narrow]
         structures = len(task.structures)
         self.net.decoder = TwoDecoders(self.net.channels, widths, structures, hparams.norm)

@@ -462,6 +462,12 @@ def test_a_mixture_is_one_filters_view_with_a_rectangle_of_anothers():
     assert len(kinds) > 8
 
 
+def test_freesdg_takes_no_setting_that_it_does_not_read():
+    """Another row's name would stand over the same numbers."""
+    with pytest.raises(UsageError, match="does not normalise the high frequencies"):
+        build("freesdg", normalise="imagenet")
+
+
 def test_freesdg_segments_from_what_it_rebuilds_and_weighs_it_by_attention():
     method, batch = build("freesdg"), drawn(2)
     logits = method.logits(batch.image)

@@ -368,7 +368,8 @@ def compare(
 
     one, other: variants, or methods of which there is one variant; or two folders of results, made before and after.
     margin: two results are equivalent within it, in Dice points or in the unit of the distances; 0.5 and 0.1 by
-    default. beside: folders of results that others made, whose variants may be compared, too; not where two folders are.
+    default. beside: folders of results that others made, whose variants may be compared, too; not where two folders
+    are.
 
     >>> import dgbench
     >>> print(dgbench.compare("maxstyle", "erm", "phantom").sentence.partition(".")[0])

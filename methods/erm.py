@@ -12,6 +12,9 @@ one of segmentation_models_pytorch. The initialisation
 is a setting, and so in the name of the variant: it can move the scores as much as a method does. z stays the same with
 it, so that nothing else differs. `norm` and `ema` are settings for the same reason: what a method does to feature
 statistics should be compared with another norm, and what smooths a prediction with averaged weights (`_average`).
+`norm=group` keeps differences between the channels of a group, so whole channels can fall silent behind the ReLU: on
+the phantom from A, 8 channels wide and so one group, after 75 of 250 steps five of the last 8 were 0 in all but 0.5 %
+of the pixels, those of positive weight; at the end no probability on validation cases passed 0.45, and Dice was 0.
 """
 
 from dataclasses import dataclass

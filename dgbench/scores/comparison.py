@@ -66,8 +66,8 @@ class Comparison:
 def compare(study: Study, one: str, other: str, metric: str = "dice", margin: float | None = None) -> Comparison:
     """Compare two variants case by case, over the seeds for which each has all sources.
 
-    one, other: see `Study.named`. margin: by default the metric's. Raises `UsageError` for an unknown variant or metric,
-    and when the runs of one do not fill the matrix.
+    one, other: see `Study.named`. margin: by default the metric's. Raises `UsageError` for an unknown variant or
+    metric, and when the runs of one do not fill the matrix.
     """
     rule = get_metric(metric, study.metrics)
     one, other = study.named(one), study.named(other)

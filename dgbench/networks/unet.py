@@ -7,7 +7,6 @@ logits, and `insert` puts a layer of a method's own behind a stage, so that no m
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from dgbench.networks import smp_encoder
 from dgbench.networks.checkpoints import load_into
 
 Norm = Literal["batch", "instance", "group"]
-GROUP = 16  # channels of a group, as the paper's second setting: Wu & He. Group Normalization. ECCV 2018
+GROUPS = 32  # the paper's default: Wu & He. Group Normalization. ECCV 2018
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its colours in [0, 1]
 
 
@@ -43,15 +42,21 @@ def normalise(image: Tensor, by: Literal["zscore", "imagenet"]) -> Tensor:
     return (image - mean) / deviation
 
 
+def groups_of(channels: int) -> int:
+    """How many groups share the channels evenly: at most `GROUPS`, of two channels at least where there are two."""
+    return max(n for n in range(1, max(1, min(GROUPS, channels // 2)) + 1) if channels % n == 0)
+
+
 def convolutions(inside: int, outside: int, norm: Norm) -> list[nn.Module]:
     """Two 3x3 convolutions, each with its norm and a ReLU: (N, inside, H, W) -> (N, outside, H, W).
 
-    A group is `GROUP` channels, or as many as divide both it and `outside`.
+    There are `GROUPS` groups, or as many as there can be of two channels each: in one group of few channels the larger
+    ones silence the others behind the ReLU.
     """
     layers: dict[Norm, Any] = {
         "batch": nn.BatchNorm2d,
         "instance": partial(nn.InstanceNorm2d, affine=True),
-        "group": lambda channels: nn.GroupNorm(channels // math.gcd(channels, GROUP), channels),
+        "group": lambda channels: nn.GroupNorm(groups_of(channels), channels),
     }
     layer = layers[norm]
     modules: list[nn.Module] = []

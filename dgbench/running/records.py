@@ -275,7 +275,9 @@ def find_runs(results: Path, task: str = "*", protocol: str = "*") -> list[Path]
 
 
 def read_runs(results: Path, task: str, protocol: str) -> tuple[list[RunRecord], list[str]]:
-    """All finished runs of a task that can be read, and a sentence on each that cannot: a broken one stops no table."""
+    """All finished runs of a task that can be read, and a sentence on each that cannot: a broken one stops no table, and
+    neither does a copied folder. Two that differ are both given: which of them counts nobody can tell here.
+    """
     records, left_out = [], []
     for folder in find_runs(results, task, protocol):
         try:
@@ -284,4 +286,17 @@ def read_runs(results: Path, task: str, protocol: str) -> tuple[list[RunRecord],
             left_out.append(f"Left out: {error.cause}.")
         except Exception as error:  # whatever lies there: the others make a table without it
             left_out.append(f"Left out: {folder} cannot be read: {type(error).__name__}: {error}.")
+    known: dict[tuple[object, ...], RunRecord] = {}
+    for run in sorted(records, key=lambda r: len(r.path.name)):  # the name of a copy has more to it
+        who = (run.variant, run.source, run.seed, run.record.get("fold"))
+        first = known.setdefault(who, run)
+        if first is not run and _files(first) == _files(run):
+            records.remove(run)
+            left_out.append(f"Left out: {run.path}, a copy of {first.path}.")
     return records, left_out
+
+
+def _files(run: RunRecord) -> dict[str, str]:
+    """The checksums of what tables need, as they were when it ended."""
+    files = (read_json(run.path / "RESULT.json") or {}).get("files", {})
+    return {name: files.get(name) for name in NEEDED}

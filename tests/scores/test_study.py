@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -425,6 +426,23 @@ def test_a_folder_that_was_changed_is_left_out_and_named(tmp_path: Path):
     study = Study.load(tmp_path, "toy", "sdg")
     assert len(study.records) == 5
     assert len(study.left_out) == 1 and "A-seed0: cases.csv missing or changed" in study.left_out[0]
+
+
+def test_a_copied_folder_is_left_out_and_one_that_differs_is_not_chosen_for(tmp_path: Path):
+    on_disk(tmp_path, *every_source("good"))
+    folder = tmp_path / "toy/sdg/good/A-seed0"
+    copy = shutil.copytree(folder, folder.with_name("A-seed0 (copy)"))
+    study = Study.load(tmp_path, "toy", "sdg")
+    assert [r.path for r in study.records if r.source == "A"] == [folder]
+    assert study.left_out == (f"Left out: {copy}, a copy of {folder}.",)
+    other = json.loads((copy / "run.json").read_text()) | {"started": "2026-01-02"}
+    (copy / "run.json").write_text(json.dumps(other))
+    result = json.loads((copy / "RESULT.json").read_text())
+    result["files"]["run.json"] = sha256(copy / "run.json")
+    (copy / "RESULT.json").write_text(json.dumps(result))
+    with pytest.raises(DataError, match="one run twice") as told:
+        Study.load(tmp_path, "toy", "sdg")
+    assert str(copy) in told.value.cause and str(folder) in told.value.cause
 
 
 BROKEN = {

@@ -275,8 +275,8 @@ def find_runs(results: Path, task: str = "*", protocol: str = "*") -> list[Path]
 
 
 def read_runs(results: Path, task: str, protocol: str) -> tuple[list[RunRecord], list[str]]:
-    """All finished runs of a task that can be read, and a sentence on each that cannot: a broken one stops no table, and
-    neither does a copied folder. Two that differ are both given: which of them counts nobody can tell here.
+    """All finished runs of a task that can be read, and a sentence on each that cannot: a broken one stops no table,
+    and neither does a copied folder. Two that differ are both given: which of them counts nobody can tell here.
     """
     records, left_out = [], []
     for folder in find_runs(results, task, protocol):

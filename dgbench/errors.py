@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 # A file's name may hold a line break, or what moves a terminal's cursor: it is shown, and a line stays one line. The
 # problems of a list begin lines of their own.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029](?!- )")
+CONTROLS = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+CONTROL = re.compile(rf"{CONTROLS}(?!- )")
 OBJECT = re.compile(r"<(?:\w+\.)*(\w+) object at 0x[0-9a-f]+>")  # in what other libraries say
 
 

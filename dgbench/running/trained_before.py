@@ -26,8 +26,8 @@ from dgbench.running.train import Progress, write_checkpoint
 from dgbench.settings import fields
 
 
-def borrow(run: Run, how: dict[str, Any]) -> bool:
-    """Write the last step's checkpoint into the run's folder, if a finished run has made that training; was there one?
+def borrow(run: Run, how: dict[str, Any]) -> None:
+    """Write the last step's checkpoint into the run's folder, if a finished run has made that training.
 
     how: the environment, as `description.environment` tells it, by which the run would be trained here.
     Whatever checkpoints lie there are removed: the folder holds no record that says whose they are.
@@ -35,9 +35,8 @@ def borrow(run: Run, how: dict[str, Any]) -> bool:
     folder = Path(run.folder)
     for path in folder.glob("checkpoint-*"):
         path.unlink()
-    base = find(run, how)
-    if base is None:
-        return False
+    if (base := find(run, how)) is None:
+        return
     record = read_json(base / "run.json") or {}
     weights, chosen = base / "weights.safetensors", record.get("selected", {})
     history = [json.loads(line) for line in (base / "history.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -48,7 +47,6 @@ def borrow(run: Run, how: dict[str, Any]) -> bool:
     tensors = {f"method/{name}": tensor for name, tensor in safetensors.torch.load_file(weights).items()}
     write_json(folder / ORIGIN, {"trained_by": f"{record['variant']}/{base.name}", "weights": sha256(weights)})
     write_checkpoint(folder, progress, tensors, {})
-    return True
 
 
 def find(run: Run, how: dict[str, Any]) -> Path | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from dgbench.errors import DataError, DgbenchError, UsageError
+from dgbench.errors import CONTROLS, DataError, DgbenchError, UsageError
 from dgbench.files import gunzip, make_folder, write_atomic, write_json
 from dgbench.metrics import METRICS
 from dgbench.protocol import PROTOCOLS
@@ -23,7 +23,6 @@ from dgbench.scores.boards import COLUMNS, OPTIONAL, RUN, Board
 from dgbench.scores.study import Study
 from dgbench.task import Task
 
-CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a line break, or what moves a terminal's cursor
 SHOWN = 3  # lines or names of one kind of problem that are told
 KEY = [*RUN, "target", "case", "structure"]
 SEE = "the columns are described in docs/published-scores.md"
@@ -67,7 +66,7 @@ def _cells(frame: pd.DataFrame) -> Iterator[str]:
     for column in (c for c in (*KEY, GROUP) if c in frame and (frame[c] == "").any()):
         yield f"{column} is blank in {_lines(frame[frame[column] == ''])}"
     for column in (c for c in (*KEY, GROUP) if c in frame):
-        if (strange := frame[column].str.contains(CONTROL)).any():
+        if (strange := frame[column].str.contains(CONTROLS)).any():
             yield f"{column} holds a line break or another control character in {_lines(frame[strange], column)}"
     if (bad := ~frame["seed"].str.fullmatch(r"-?\d{1,9}|")).any():
         yield f"seed is no whole number in {_lines(frame[bad], 'seed')}"

@@ -54,7 +54,7 @@ class ERM(Method):
     sets_budget = True
     per_task: ClassVar = {
         "check": {"width": 8, "image_size": 32},
-        "phantom": {"width": 8},
+        **{task: {"width": 8} for task in ("phantom", "nuclei", "sarcoma")},
         "prostate": {"width": 32},
         "fundus": {"width": 32},
     }

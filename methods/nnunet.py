@@ -63,7 +63,10 @@ class NNUNet(Method):
 
     hparams: NNUNetHparams
     paper = "https://doi.org/10.1038/s41592-020-01008-z"
-    per_task: ClassVar = {"check": {"width": 8, "image_size": 32}, "phantom": {"width": 8}}
+    per_task: ClassVar = {
+        "check": {"width": 8, "image_size": 32},
+        **{task: {"width": 8} for task in ("phantom", "nuclei", "sarcoma")},
+    }
 
     def __init__(self, task: TaskInfo, hparams: NNUNetHparams):
         super().__init__(task, hparams)

@@ -212,7 +212,7 @@ def _recolour(image: Tensor, drawn: _Draw, noise: torch.Generator, radius: int) 
     """Change the intensities, in place; `radius`: of the blur, in pixels."""
     size = image.shape[-2:]
     _change(image, drawn.noisy, lambda x, deviation: _add_noise(x, deviation, noise))
-    _change(image, drawn.blurred, lambda x, sigma: gaussian_blur(x, sigma, radius))
+    _change(image, drawn.blurred, lambda x, sigma: gaussian_blur(x, sigma, radius).clamp_(0, 1))  # white to 1 + 2e-7
     _change(image, drawn.brighter, lambda x, factor: (x * factor).clamp_(0, 1))
     _change(image, drawn.contrasted, _contrast)
     fires, zoom = drawn.coarse

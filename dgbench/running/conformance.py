@@ -33,6 +33,7 @@ from dgbench.task import TaskInfo
 TASK = "check"  # a method whose defaults are large gives small settings for this name in its `per_task`
 STEPS = 20
 SLICES = 4
+DRAWS = 16  # of white images: CT cut off at a window's edge, paper behind a stained cell
 
 
 class Finding(NamedTuple):
@@ -240,18 +241,21 @@ def probabilities(subject: _Subject) -> Iterator[str]:
 def augments(subject: _Subject) -> Iterator[str]:
     """augments, drawing from the given generator only"""
     method, batch = subject.start(), subject.batch(2)
+    white = Batch(torch.ones_like(batch.image), batch.mask)
     results = [method.augment(batch, torch.Generator().manual_seed(0)) for _ in range(2)]
     image, mask = results[0]
     if image.shape != batch.image.shape or mask.shape != batch.mask.shape:
         yield "augment must keep the shapes of image and mask"
     elif image.dtype != torch.float32 or mask.dtype != torch.float32:
         yield "augment must keep image and mask float32"
-    elif not (image.isfinite().all() and image.min() >= 0 and image.max() <= 1):
+    elif not _in_range(image):
         yield "augment must keep the image in [0, 1]: clamp it"
     elif not ((mask == 0) | (mask == 1)).all():
         yield "augment must keep the mask in {0, 1}: resample it to the nearest neighbour"
     elif not all(torch.equal(a, b) for a, b in zip(*results, strict=True)):
         yield "augment must draw from its generator only (generator=rng in every call that draws)"
+    elif not all(_in_range(method.augment(white, torch.Generator().manual_seed(n)).image) for n in range(DRAWS)):
+        yield "augment must keep a white image in [0, 1] too: clamp what rounds to 1.0000002, 1 - x has no root there"
 
 
 def trains(subject: _Subject) -> Iterator[str]:
@@ -428,6 +432,11 @@ def _predict(method: Method, image: Tensor, mask: Tensor) -> Tensor:
         out = method.predict_prompted(image, mask) if method.uses_target_masks else method.predict(image)
     method.train(training)
     return out
+
+
+def _in_range(x: Tensor) -> bool:
+    """In [0, 1] and without NaN, of which every comparison is false."""
+    return bool(x.min() >= 0 and x.max() <= 1)
 
 
 def _distance(probabilities: Tensor, mask: Tensor) -> float:

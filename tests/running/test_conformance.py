@@ -276,6 +276,18 @@ def test_augment_must_use_the_generator_it_is_given():
     assert "generator=rng" in the_only_advice(Global)
 
 
+def test_a_white_image_that_augment_makes_whiter_is_found():
+    """Nothing of the other images is white; a method is wrong first on CT, whose bone lies beyond the window."""
+
+    class Sharpens(Good):
+        def augment(self, batch, rng):
+            if torch.rand((), generator=rng) < 0.5:
+                return batch
+            return Batch(1 - (1 - batch.image * 1.0000002).sqrt(), batch.mask)
+
+    assert "a white image" in the_only_advice(Sharpens)
+
+
 def test_a_mask_that_augment_blurred_is_found():
     class Blurs(Good):
         def augment(self, batch, rng):

@@ -210,11 +210,26 @@ def notes(ranking: Ranking) -> list[str]:
             f"{which} made by systems outside dgbench: their masks were measured here; budget and initialisation are "
             "as their makers state them."
         )
-    found += [*_of_machines(ranking), *_of_weights(ranking)]
+    found += [*_of_silence(ranking), *_of_machines(ranking), *_of_weights(ranking)]
     if names := ranking.mixed_code:
         remedy = "`dgbench run` makes the older ones again"
         found.append(f"Runs by different versions of the code are averaged in {', '.join(names)}: {remedy}.")
     return [*found, *ranking.study.left_out]
+
+
+def _of_silence(ranking: Ranking) -> list[str]:
+    """Which trainings came to nothing: they miss every structure of the source's own validation cases."""
+    study = ranking.study
+    own = study.cells[(study.cells["role"] == "validation") & (study.cells["metric"] == study.metrics[0])]
+    counts = ["n_cases", "n_missed", "n_both_empty", "n_false_positive"]
+    of = own.groupby(["variant", "source", "seed"], observed=True, sort=False)[counts].sum()
+    there = of["n_cases"] - of["n_both_empty"] - of["n_false_positive"]
+    silent = of.index[(there > 0) & (of["n_missed"] == there)].to_frame(index=False)
+    told = [
+        f"{variant} from {source} (seed {', '.join(map(str, seeds))})"
+        for (variant, source), seeds in silent.groupby(["variant", "source"], observed=True, sort=False)["seed"]
+    ]
+    return [f"Trainings that miss all of the source's own validation cases, too: {_listed(told)}."] if told else []
 
 
 def _of_machines(ranking: Ranking) -> list[str]:

@@ -98,6 +98,16 @@ def test_different_budgets_are_pointed_out():
     assert "budgets" not in said(board(GOOD, BAD))
 
 
+def test_a_training_that_came_to_nothing_is_named_for_a_mean_does_not_tell_it_from_a_weak_one():
+    """From A, with seeds 0 and 2, nothing is found in A's own validation cases; from B one of eight is."""
+    weak = runs_of("weak", 0.5)
+    for r in weak:
+        silent = (r.source == "A" and r.seed != 1) | ((r.source == "B") & (r.cases["case"] != "B-0"))
+        r.cases.loc[silent & (r.cases["role"] == "validation"), ["dice", "flag"]] = 0.0, "missed"
+    assert "own validation cases, too: weak from A (seed 0, 2)." in said(board(GOOD, weak))
+    assert "own validation cases" not in said(board(GOOD, BAD))
+
+
 def test_a_first_place_that_hangs_on_one_target_is_pointed_out():
     """Of three variants the first is first by one domain only."""
     rng = np.random.default_rng(0)

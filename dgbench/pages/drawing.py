@@ -87,14 +87,20 @@ def panels(
 def row_per_name(names: list[str], n: int, width: float, margin: tuple[float, float]) -> tuple[Figure, list[Axes]]:
     """A figure of n axes side by side, each with a row for every name, named at the left one, the first at the top.
 
+    Row i lies at y = i and is as high as its name has lines.
+
     width: of one of them at most; margin: beside the names; all in inches.
     """
     rows = [wrap(name, 2.4) for name in names]
     side = 0.075 * max(len(line) for row in rows for line in row.split("\n"))
-    lines = sum(max(1.4, row.count("\n") + 1) for row in rows)
+    edges = np.cumsum([0, *(max(1.4, row.count("\n") + 1) for row in rows)])  # of the rows, in lines
+    between = np.arange(len(edges)) - 0.5  # the same, in rows
     width = min(width, max(1.15, (11.5 - side) / n))
-    figure, grid, _ = panels(n, (width, 0.19 * lines + 0.35), (side + margin[0], margin[1]), limit=math.inf)
+    figure, grid, _ = panels(n, (width, 0.19 * edges[-1] + 0.35), (side + margin[0], margin[1]), limit=math.inf)
     for axes in grid:
+        axes.set_yscale(
+            "function", functions=(lambda y: np.interp(y, between, edges), lambda y: np.interp(y, edges, between))
+        )
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_yticks(range(len(names)), rows)
         axes.tick_params(axis="y", length=0, labelleft=axes is grid[0])

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -102,3 +103,19 @@ def test_a_picture_is_not_blank_and_has_150_dpi(tmp_path: Path):
 def test_drawing_needs_no_pyplot_and_no_display(root: Path):
     code = "import sys; from dgbench.pages import figures, pictures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+@styled
+def test_a_name_of_many_lines_pushes_its_neighbours_away():
+    settings = (
+        "encoder=tf_efficientnet_lite0",
+        "initialisation=efficientnet-lite0.pth",
+        "augmentation=none",
+        "steps=50",
+    )
+    long = f"erm[{';'.join(settings)};learning_rate=0.0005]"
+    figure, (axes,) = drawing.row_per_name(["constant", long, *"abcdefgh"], 1, 3.0, (0.3, 0.3))
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert axes.get_yticklabels()[1].get_text().count("\n") >= 3
+    assert all(above.y0 >= below.y1 for above, below in itertools.pairwise(boxes))

@@ -1,7 +1,7 @@
 """The rows of a task's board, all made anew on one machine: every method at its defaults, seed after seed.
 
-    python benchmarks/board.py phantom --results board [--seeds 0,1,2] [--jobs 1] [--only erm,dapsam] [--pack NAME]
-    python benchmarks/board.py /images/breast_us --results board
+    python benchmarks/board.py phantom --results board [--seeds 0,1,2] [--jobs 1] [--pack NAME]
+    python benchmarks/board.py /images/breast_us --results board --only 'erm,dapsam[steps=500;batch_size=4]'
 
 A seed is finished for every method before the next begins, so that wherever it is stopped whole seeds stand in the
 table; called again, it goes on. Several processes with the same --results share the runs. Methods that cannot be run
@@ -17,6 +17,7 @@ from pathlib import Path
 from dgbench import registry
 from dgbench.images.find_task import get_task
 from dgbench.method import resolve_hparams
+from dgbench.running.plan import read_variant
 from dgbench.running.records import find_runs
 from dgbench.scores.archives import archive
 
@@ -26,17 +27,19 @@ FILES = ("run.json", "cases.csv", "RESULT.json")
 
 
 def rows(task: str, only: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The variants that can be run here, `erm` and `constant` first, and {method: why not} of the others."""
+    """The variants that can be run here, `erm` and `constant` first, and {variant: why not} of the others."""
     names = [*FIRST, *(n for n in registry.METHODS.names() if n not in FIRST)]
+    every = [v for n in names for v in (n, *(f"{n}[{setting}]" for setting in VARIANTS.get(n, [])))]
     able, unable = list[str](), dict[str, str]()
-    for name in (n for n in names if not only or n in only):
+    for variant in only or every:
         try:
+            name, settings = read_variant(variant)
             cls = registry.get_method(name)
-            cls.find_pretrained(resolve_hparams(cls, get_task(task).name))
+            cls.find_pretrained(resolve_hparams(cls, get_task(task).name, settings))
         except Exception as error:
-            unable[name] = str(error).partition("\n")[0]
+            unable[variant] = str(error).partition("\n")[0]
         else:
-            able += [name, *(f"{name}[{setting}]" for setting in VARIANTS.get(name, []))]
+            able.append(variant)
     return able, unable
 
 
@@ -63,7 +66,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("board"))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--only", default="", help="methods, with commas")
+    parser.add_argument("--only", default="", help="methods and variants, with commas")
     parser.add_argument("--pack", metavar="NAME")
     given = parser.parse_args()
     variants, unable = rows(given.task, [n for n in given.only.split(",") if n])

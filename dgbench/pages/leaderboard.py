@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from dgbench import registry
 from dgbench.metrics import METRICS
 from dgbench.networks.provenance import Certainty
 from dgbench.pages.captions import context, counted, false_cost, false_counts, heading, measured
@@ -291,8 +292,16 @@ def conclusion(ranking: Ranking) -> str:
         false = f", falsely found {_false(ranking, best)}"
     return (
         f"{best.variant} {lead} {mean} {ranking.unit} (95 % interval {low} to {high}){false}, rank "
-        f"{best.rank_text} of {len(ranking.ranked)}. Against {ranking.baseline}: {words}."
+        f"{best.rank_text} of {len(ranking.ranked)}. Against {ranking.baseline}: {words}.{_below_the_floor(ranking)}"
     )
+
+
+def _below_the_floor(ranking: Ranking) -> str:
+    """Which means are below that of a method that does not look at the images, in a sentence."""
+    names, floors = [of.variant for of in ranking.ranked], registry.floors()
+    floor = next((name for name in names if name.partition("[")[0] in floors), None)
+    below = names[names.index(floor) + 1 :] if floor else []
+    return f" By the mean below {floor}, which ignores the images: {_listed(below)}." if below else ""
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

@@ -88,6 +88,13 @@ def test_the_conclusion_names_the_first_and_what_every_other_is_to_the_baseline(
     assert words.endswith("rank 1 of 3. Against bad: better: good; worse: poor.")
 
 
+def test_the_conclusion_names_what_a_mask_that_ignores_the_images_beats():
+    three = [runs_of("constant", 0.7), runs_of("poor", 0.6), runs_of("poorer", 0.4)]
+    words = leaderboard.conclusion(board(GOOD, *three))
+    assert words.endswith("By the mean below constant, which ignores the images: poor, poorer.")
+    assert "ignores" not in leaderboard.conclusion(board(GOOD, three[0]))
+
+
 def test_of_one_variant_nothing_is_concluded():
     assert "nothing can be concluded" in leaderboard.conclusion(board(GOOD))
 

@@ -19,7 +19,8 @@ from dgbench.scores.study import Study
 from dgbench.task import Task
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-BOARDS = ("phantom", "phantom-second", "breast_us", "breast_us-128")
+BOARDS = ("phantom", "phantom-second", "breast_us", "breast_us-128", "sarcoma")
+IMAGES = {"breast_us": "breast_us", "sarcoma": "sts_sarcoma"}  # by task: the folder that they may lie in
 SETTINGS = {"breast_us": "image_size = 64\nsteps = 200\n", "breast_us-128": "image_size = 128\nsteps = 100\n"}
 
 
@@ -44,21 +45,24 @@ def test_the_scores_give_the_table_again(tmp_path: Path, board: str):
 
 
 @pytest.mark.parametrize("board", BOARDS)
-def test_the_scores_are_of_the_images_as_they_are_known_today(tmp_path: Path, root: Path, board: str):
+def test_the_scores_are_of_the_images_as_they_are_known_today(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, board: str
+):
     """Else nobody's runs would stand beside them."""
-    task: Task
     name = task_of(board)
-    if board in SETTINGS:
-        images = Path(os.environ.get("DGBENCH_BREAST_US") or root / "../shared/data/breast_us")
+    if name in IMAGES:
+        called = IMAGES[name]
+        images = Path(os.environ.get(f"DGBENCH_{called.upper()}") or root / "../shared/data" / called)
         if not images.is_dir():
-            pytest.skip("the breast ultrasound images are not here")
+            pytest.skip(f"the images of {name} are not here")
         (tmp_path / name).mkdir()
         for domain in images.iterdir():
-            (tmp_path / name / domain.name).symlink_to(domain.resolve())
+            if domain.is_dir():
+                (tmp_path / name / domain.name).symlink_to(domain.resolve())
+        monkeypatch.setenv("DGBENCH_DATA", str(tmp_path))
+    if board in SETTINGS:
         (tmp_path / name / "task.toml").write_text(SETTINGS[board])
-        task = FolderTask(tmp_path / name)
-    else:
-        task = get_task(name)
+    task: Task = FolderTask(tmp_path / name) if board in SETTINGS else get_task(name)
     with tarfile.open(RESULTS / f"scores-{board}.tar.xz") as archive:
         records = [json.load(archive.extractfile(m)) for m in archive if m.name.endswith("run.json")]  # type: ignore[arg-type]
     today = {d: content_fingerprint(task, d, task.image_size, tmp_path / "cache")[:16] for d in task.domains}

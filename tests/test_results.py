@@ -66,7 +66,7 @@ def test_the_scores_are_of_the_images_as_they_are_known_today(
     with tarfile.open(RESULTS / f"scores-{board}.tar.xz") as archive:
         records = [json.load(archive.extractfile(m)) for m in archive if m.name.endswith("run.json")]  # type: ignore[arg-type]
     today = {d: content_fingerprint(task, d, task.image_size, tmp_path / "cache")[:16] for d in task.domains}
-    assert records and all(record["data"] == today for record in records)
+    assert records and all(record["data"] and record["data"].items() <= today.items() for record in records)
 
 
 @pytest.mark.parametrize("board", BOARDS)

@@ -72,6 +72,8 @@ def main() -> None:
     variants, unable = rows(given.task, [n for n in given.only.split(",") if n])
     for name, why in unable.items():
         print(f"not run: {name}: {why}", flush=True)
+    if not variants:
+        sys.exit("nothing can be run")
     for number, seed in enumerate(given.seeds.split(",")):
         run(given.task, variants, seed, given.results, given.jobs)
         if not number and "erm" in variants:

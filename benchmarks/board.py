@@ -37,7 +37,7 @@ def rows(task: str, only: list[str]) -> tuple[list[str], dict[str, str]]:
             cls = registry.get_method(name)
             cls.find_pretrained(resolve_hparams(cls, get_task(task).name, settings))
         except Exception as error:
-            unable[variant] = str(error).partition("\n")[0]
+            unable[variant] = "; ".join(str(error).splitlines())
         else:
             able.append(variant)
     return able, unable

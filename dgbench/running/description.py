@@ -123,6 +123,11 @@ def _version(package: str) -> str:
 
 
 def _processor() -> str:
+    """Its name, which rented ones of several kinds share, and the vector instructions that decide how torch rounds."""
+    return f"{_model()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _model() -> str:
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dgbench.errors import UsageError
 from dgbench.files import is_locked, read_json
 from dgbench.running import squeue
 
@@ -39,10 +40,22 @@ def look(results: Path, task: str | None = None) -> list[Standing]:
     """All runs in a folder of results, or of a task in it, those that are being made first.
 
     A finished run costs one listing of its folder: it is not read. Whether one is being made is told by its lock, on
-    this host or another, and by SLURM's queue, no clock being asked.
+    this host or another, and by SLURM's queue, no clock being asked. Where the queue does not answer, a run that was
+    submitted and is not being made says so in its detail.
     """
-    queued = squeue.living(results)
-    standings = [_looked_at(results, folder, queued.get(folder)) for folder in _folders(results, task)]
+    queued: dict[Path, tuple[squeue.Submission, squeue.Queued]] = {}
+    unknown: dict[Path, str] = {}
+    try:
+        queued = squeue.living(results)
+    except UsageError as error:
+        of_job = ((job, folder) for s in squeue.submissions(results) for job, folder in s.runs.items())
+        unknown = {folder: f"may wait as job {job}: {error.cause}" for job, folder in of_job}
+    standings = []
+    for folder in _folders(results, task):
+        standing = _looked_at(results, folder, queued.get(folder))
+        if folder in unknown and standing.state in ("interrupted", "not begun"):
+            standing = replace(standing, detail="; ".join(filter(None, (standing.detail, unknown[folder]))))
+        standings.append(standing)
     return sorted(standings, key=lambda s: (STATES.index(s.state), s.run))
 
 

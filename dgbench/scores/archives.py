@@ -89,9 +89,11 @@ def brought() -> dict[str, Path]:
     return {path.name: path for path in sorted(results_folder().glob("scores-*.tar.xz"))}
 
 
-def brought_of(task: str) -> Path | None:
-    """The archive of a task's board that comes with dgbench, if one does."""
-    return brought().get(f"scores-{task}.tar.xz")
+def brought_of(task: str) -> list[Path]:
+    """The archives of a task's runs that come with dgbench: scores-TASK.tar.xz first, then scores-TASK-*.tar.xz."""
+    known = brought()
+    others = [path for name, path in known.items() if name.startswith(f"scores-{task}-")]
+    return [*filter(None, [known.get(f"scores-{task}.tar.xz")]), *others]
 
 
 def located(place: Path) -> Path:

@@ -22,18 +22,21 @@ from dgbench.running.records import RunRecord, read_runs
 
 
 def bounds(
-    results: Path, task: str, protocol: Protocol, beside: Sequence[RunRecord]
+    folders: Sequence[Path], task: str, protocol: Protocol, beside: Sequence[RunRecord]
 ) -> tuple[list[RunRecord], list[str]]:
     """Rows for a table of runs by `protocol`, and a sentence on each that lacks a fold, and on each run that is broken.
 
-    beside: the runs of that table, which tell, where domains show the same patients, on which cases a source is tested.
+    folders: of results; a row is taken from the first that has it. beside: the runs of that table, which tell, where
+    domains show the same patients, on which cases a source is tested.
     """
     found, told = list[RunRecord](), list[str]()
     for inside in (p for p in PROTOCOLS.values() if p.bounds(protocol)):
-        runs, left_out = read_runs(results, task, inside.name)
-        rows, lacking = joined(runs, protocol, beside)
-        found += rows
-        told += [*left_out, *lacking]
+        for folder in folders:
+            runs, left_out = read_runs(folder, task, inside.name)
+            rows, lacking = joined(runs, protocol, beside)
+            known = {r.variant for r in found}
+            found += [r for r in rows if r.variant not in known]
+            told += [*left_out, *lacking]
     return found, told
 
 

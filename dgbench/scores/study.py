@@ -309,8 +309,8 @@ class Study:
         like: RunRecord | None = None,
         beside: Sequence[Path] = (),
     ) -> Study:
-        """The finished runs of a task that may stand in one table with `like`, by default with the newest of them, and
-        those that were published under the same protocol. Without one, see `boards.shown_protocol`.
+        """The finished runs of a task that may stand in one table with `like`, by default with the newest of the first
+        folder, and those that were published under the same protocol. Without one, see `boards.shown_protocol`.
 
         Runs on other images, domains or structures, or by other metrics, are left out and named. beside: folders of
         results that others made, or archives of them; a variant is taken from the first that has it. Where there is
@@ -319,25 +319,21 @@ class Study:
         protocol, why = (protocol, "") if protocol else shown_protocol(results, task)
         published = boards(results, task, protocol)
         rules = published[0].protocol if published else get_protocol(protocol)
-        found, left_out = read_runs(results, task, protocol)
+        folders = [results, *(folder_of(located(place)) for place in beside)]
+        found, twice, left_out = _gathered(folders, task, protocol)
         left_out = [why, *left_out] if why else left_out
-        twice: list[RunRecord] = []
-        for place in beside:
-            theirs, problems = read_runs(folder_of(located(place)), task, protocol)
-            ours = {r.variant for r in found}
-            found, left_out = [*found, *(r for r in theirs if r.variant not in ours)], [*left_out, *problems]
-            twice += [r for r in theirs if r.variant in ours]
         found += published_runs(published)
         where = f"no finished run of task {task} under protocol {protocol} in {results}"
-        if not found and (archive := brought_of(task)):
-            found, problems = read_runs(folder_of(archive), task, protocol)
+        if not found and (folders := [folder_of(archive) for archive in brought_of(task)]):
+            found, twice, problems = _gathered(folders, task, protocol)
             left_out = [*left_out, *problems, f"{where[0].upper()}{where[1:]}: these come with dgbench."]
         if not found:
             elsewhere = dict.fromkeys(f"--protocol {b.told['protocol']}" for b in every_board(results, task))
             told = f"; scores that others published: {', '.join(elsewhere)}" if elsewhere else ""
             raise UsageError(where, f"make some: dgbench run --task {task} --method ..., or give --results{told}")
-        like = like or max(found, key=lambda r: str(r.record["started"]))
-        inside, lacking = bounds(results, task, rules, found)
+        ours = [r for r in found if r.path.is_relative_to(folders[0])]
+        like = like or max(ours or found, key=lambda r: str(r.record["started"]))
+        inside, lacking = bounds(folders, task, rules, found)
         found, left_out = [*found, *inside], [*left_out, *lacking]
         kept = [r for r in found if not _difference(like, r, found)]
         again = [r for r in twice if not _difference(like, r, found)]
@@ -559,6 +555,18 @@ class Study:
 
 
 # --- which runs, which cases -----------------------------------------------------------------------------------------
+
+
+def _gathered(folders: Sequence[Path], task: str, protocol: str) -> tuple[list[RunRecord], list[RunRecord], list[str]]:
+    """The runs of some folders, each variant from the first that has it, what others have of it again, and problems."""
+    found, again, problems = list[RunRecord](), list[RunRecord](), list[str]()
+    for folder in folders:
+        runs, left_out = read_runs(folder, task, protocol)
+        known = {r.variant for r in found}
+        found += [r for r in runs if r.variant not in known]
+        again += [r for r in runs if r.variant in known]
+        problems += left_out
+    return found, again, problems
 
 
 def _difference(like: RunRecord, run: RunRecord, everyone: Sequence[RunRecord]) -> str:

@@ -114,7 +114,7 @@ def pack(results: Path, task: str, name: str, told: Mapping[str, str], to: Path,
     with tempfile.TemporaryDirectory() as laid:
         lay(members, Path(laid))
         verdicts = tuple(_verdicts(Path(laid), task, beside))
-    if archived := brought_of(task):
+    for archived in brought_of(task):
         with unpacked([archived]) as theirs:
             again = _again(runs, _read(theirs[0], []))
         verdicts = tuple((p, v, "its runs come with dgbench" if (p, v) in again else why) for p, v, why in verdicts)

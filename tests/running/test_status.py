@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -60,6 +61,24 @@ def test_a_folder_of_whatever_content_hides_no_other(tmp_path, files):
     folder(tmp_path, "B-seed0", RESULT_json="{}")
     told = {s.run.rpartition("/")[2]: s.state for s in look(tmp_path)}
     assert set(told) == {"A-seed0", "B-seed0"} and told["B-seed0"] == "done"
+
+
+def test_a_queue_that_does_not_answer_hides_no_run(tmp_path, monkeypatch):
+    for name in "ABC":
+        folder(tmp_path, f"{name}-seed0", **{"RESULT_json": "{}"} if name == "A" else {})
+    (tmp_path / ".slurm" / "7f").mkdir(parents=True)
+    submitted = {f"7_{n}": f"toy/sdg/erm/{name}-seed0" for n, name in enumerate("AB")}
+    (tmp_path / ".slurm" / "7f" / "runs.json").write_text(json.dumps(submitted))
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho 'squeue: error: Unable to contact slurm controller' >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    assert [(s.run[-7], s.state, s.detail) for s in look(tmp_path)] == [
+        ("B", "not begun", "may wait as job 7_1: squeue: Unable to contact slurm controller"),
+        ("C", "not begun", ""),
+        ("A", "done", ""),
+    ]
 
 
 def test_looking_whether_a_folder_is_locked_neither_takes_nor_loses_it(tmp_path):

@@ -2,6 +2,10 @@
 
 import itertools
 import math
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +66,20 @@ def said(ranking: Ranking) -> str:
 def test_a_machine_is_its_hardware_its_kind_of_device_and_its_torch():
     assert machine({"environment": THERE}) == "NVIDIA H100, cuda, torch 2.13.0"
     assert machine({}) == ""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="of this processor torch knows one kind")
+def test_processors_of_one_name_that_compute_with_other_instructions_are_two_machines():
+    """All rented ones of a maker may be called "AMD EPYC"; those with AVX2 alone round otherwise than others."""
+    tell = "from dgbench.running.description import environment; print(environment('cpu')['hardware'])"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", tell], capture_output=True, text=True, check=True,
+            env=os.environ | {"ATEN_CPU_CAPABILITY": instructions},
+        ).stdout
+        for instructions in ("default", "avx2")
+    ]  # fmt: skip
+    assert len(set(told)) == 2 and len({one.partition(" (")[0] for one in told}) == 1
 
 
 def test_rows_are_ranked_together_when_both_made_erm_and_it_agrees():

@@ -10,6 +10,7 @@ from dgbench.errors import DataError, UsageError
 from dgbench.images import cache
 from dgbench.registry import results_folder
 from dgbench.scores import archives, submission
+from dgbench.scores.ranking import rank
 from dgbench.scores.study import Study
 
 PHANTOM = "scores-phantom.tar.xz"
@@ -27,6 +28,28 @@ def test_where_no_run_was_made_those_that_come_with_dgbench_are_shown_and_said_t
     assert told.startswith("No finished run of task phantom under protocol sdg in ")
     assert told.endswith(": these come with dgbench.")
     assert not (tmp_path / "results").exists(), "showing them writes nothing beside one's own"
+
+
+def test_all_that_comes_with_dgbench_of_a_task_is_one_table(tmp_path: Path):
+    """`erm` is of the first archive; that the second has it again, too, tells whether its rows may be ranked there."""
+    study = Study.load(tmp_path / "results", "phantom")
+    assert {"maxstyle", "freesdg"} <= set(study.variants), "one of each archive"
+    assert {r.variant for r in study.again} >= {"erm"}
+    ranking = rank(study, baseline="erm")
+    (agreement,) = (a for of in ranking.machines.others.values() for a in of if a.variant == "erm")
+    assert agreement.holds and {"erm", "maxstyle", "freesdg"} <= {of.variant for of in ranking.ranked}
+
+
+def test_what_was_trained_inside_the_targets_comes_with_the_others(tmp_path: Path):
+    assert Study.load(tmp_path / "results", "sarcoma").row("erm (in_domain)").bound == "in_domain"
+    beside = Study.load(tmp_path / "results", "sarcoma", beside=[Path("scores-sarcoma.tar.xz")])
+    assert beside.row("erm (in_domain)").mean > 0
+
+
+def test_an_archive_of_images_of_another_size_is_left_out_and_named(tmp_path: Path):
+    study = Study.load(tmp_path / "results", "breast_us")
+    assert {r.record["image_size"] for r in study.records} == {64}
+    assert any("Left out: 72 runs on other images" in told and "lite_medsam" in told for told in study.left_out)
 
 
 def test_they_never_stand_unasked_beside_runs_of_ones_own(tmp_path: Path):

@@ -40,7 +40,7 @@ def results(whole: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def anna(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "private_words", lambda: ["anna-laptop", "anna"])
-    monkeypatch.setattr(submission, "brought_of", lambda task: None)  # her runs are those that come with dgbench
+    monkeypatch.setattr(submission, "brought_of", lambda task: [])  # her runs are those that come with dgbench
 
 
 def alter(folder: Path, cases: pd.DataFrame | None = None, **record: object) -> None:

@@ -484,6 +484,14 @@ def test_runs_on_older_images_are_left_out_and_counted(tmp_path: Path):
     assert study.left_out == ("Left out: 3 runs on other images or by other metrics than the newest run (old).",)
 
 
+def test_newer_runs_of_others_on_other_images_do_not_drive_out_ones_own(tmp_path: Path):
+    on_disk(tmp_path / "ours", *every_source("good", started="2025"))
+    on_disk(tmp_path / "theirs", *every_source("new", data={"A": "0a"}, started="2026"))
+    study = Study.load(tmp_path / "ours", "toy", "sdg", beside=[tmp_path / "theirs"])
+    assert list(study.runs) == ["good"]
+    assert study.left_out == ("Left out: 3 runs on other images or by other metrics than the newest run (new).",)
+
+
 def test_images_that_the_newest_run_does_not_name_are_those_of_the_first_that_does(tmp_path: Path):
     """Each names the images of the domains that it saw."""
     both, odd = ({"data": {"A": "1f", "B": b}, "started": "2025"} for b in ("1f", "2e"))

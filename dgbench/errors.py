@@ -77,11 +77,15 @@ def require(value: str, known: Sequence[str], what: str) -> str:
     """`value` if it is known, else a `UsageError` with the nearest match and all names."""
     if value in known:
         return value
+    raise UsageError(f"unknown {what} '{value}'", f"{nearest(value, known)}known: {', '.join(known) or 'none'}")
+
+
+def nearest(value: str, known: Sequence[str]) -> str:
+    """The question whether the known name most like `value` was meant, with a blank behind it; "" where none is."""
     import difflib  # slow to import and seldom needed
 
     near = difflib.get_close_matches(value, known, n=1)
-    guess = f"did you mean '{near[0]}'? " if near else ""
-    raise UsageError(f"unknown {what} '{value}'", f"{guess}known: {', '.join(known) or 'none'}")
+    return f"did you mean '{near[0]}'? " if near and near[0] != value else ""
 
 
 class StillQueued(KeyboardInterrupt):

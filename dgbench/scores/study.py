@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dgbench.errors import DataError, UsageError, require
+from dgbench.errors import DataError, UsageError, nearest, require
 from dgbench.metrics import METRICS
 from dgbench.networks.provenance import Seen, overlap
 from dgbench.protocol import Protocol, get_protocol
-from dgbench.registry import NEEDS
-from dgbench.running.records import RunRecord, read_all_cases, read_runs
+from dgbench.registry import NEEDS, TASKS
+from dgbench.running.records import RunRecord, find_runs, read_all_cases, read_runs
 from dgbench.scores.archives import brought_of, folder_of, located
 from dgbench.scores.boards import boards, every_board, published_runs, shown_protocol
 from dgbench.scores.bounds import bounds, joined
@@ -330,7 +330,9 @@ class Study:
         if not found:
             elsewhere = dict.fromkeys(f"--protocol {b.told['protocol']}" for b in every_board(results, task))
             told = f"; scores that others published: {', '.join(elsewhere)}" if elsewhere else ""
-            raise UsageError(where, f"make some: dgbench run --task {task} --method ..., or give --results{told}")
+            guess = nearest(task, [*TASKS.names(), *{path.parents[2].name for path in find_runs(results)}])
+            make = f"make some: dgbench run --task {task} --method ..., or give --results"
+            raise UsageError(where, f"{guess}{make}{told}")
         ours = [r for r in found if r.path.is_relative_to(folders[0])]
         like = like or max(ours or found, key=lambda r: str(r.record["started"]))
         inside, lacking = bounds(folders, task, rules, found)

@@ -519,3 +519,20 @@ def test_a_domain_added_to_the_task_leaves_older_variants_out_and_names_them(tmp
 def test_no_runs_is_an_error_with_a_remedy(tmp_path: Path):
     with pytest.raises(UsageError, match="no finished run of task toy"):
         Study.load(tmp_path, "toy", "sdg")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("nuclie", "nuclei"), ("clinc", "clinic")])
+def test_a_task_that_is_misspelt_is_guessed_among_those_that_are_known_and_those_of_the_runs(
+    tmp_path: Path, typed: str, meant: str
+):
+    on_disk(tmp_path, *every_source("erm"))
+    (tmp_path / "toy").rename(tmp_path / "clinic")
+    with pytest.raises(UsageError, match=f"no finished run of task {typed}") as raised:
+        Study.load(tmp_path, typed, "sdg")
+    assert raised.value.remedy.startswith(f"did you mean '{meant}'? make some: dgbench run --task {typed}")
+
+
+def test_a_task_that_is_known_is_not_guessed(tmp_path: Path):
+    with pytest.raises(UsageError) as raised:
+        Study.load(tmp_path, "fundus", "sdg")
+    assert raised.value.remedy.startswith("make some: dgbench run --task fundus")

@@ -88,7 +88,7 @@ class Ran:
         slices = None
         with suppress(DataError):
             slices = notable_slices(self.runs[0].load_task(), self.study)
-        return plots(self.study, slices)
+        return {name: draw() for name, draw in plots(self.study, slices).items()}
 
     def _repr_html_(self) -> str:
         from dgbench.pages.notebook import of_runs

@@ -51,7 +51,8 @@ SLOW = (
 # What only `make test-all` runs: a property again on a further backbone, protocol or way to import, and long trainings.
 FAMILY = "tests/methods/test_sam_family.py::test_on_a_pretrained_backbone_it_passes_the_checks"
 THOROUGH = (
-    *(f"{FAMILY}[{name}-tiny]" for name in ("cosam", "desam", "med_persam", "sam_decoder", "sam_full", "sam_lora")),
+    *(f"{FAMILY}[{name}-tiny]" for name in ("autosam", "cosam", "desam", "med_persam", "sam_decoder", "sam_full")),
+    *(f"{FAMILY}[{name}-tiny]" for name in ("sam_lora", "sam_med2d", "sam_rein")),
     *(f"{FAMILY}[{name}-vit]" for name in ("sam_auto", "sam_point")),
     "tests/methods/test_desam.py::test_with_points_it_passes_the_checks_too",
     "tests/methods/test_sam_on_tiny_vit.py::test_ma_sam_learns_from_lite_medsams_weights",

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+import dgbench
 from dgbench.errors import DgbenchError
-from dgbench.files import make_folder
+from dgbench.files import make_folder, read_json, sha256, write_json
 from dgbench.running.launchers import Outcome
 from dgbench.running.plan import Run
 from dgbench.running.records import read_run
@@ -93,16 +99,21 @@ def notable_slices(task: Task, study: Study) -> dict[str, dict[str, Slice]]:
 
 def plots(
     study: Study, slices: Mapping[str, Mapping[str, Slice]] | None = None, metrics: Sequence[str] = ("dice", "asd")
-) -> dict[str, Figure]:
-    """All plots of a study, by the names of their files. slices: by variant and title, as from `notable_slices`."""
+) -> dict[str, Callable[[], Figure]]:
+    """What draws each plot of a study, by the names of their files. slices: by variant and title, as from
+    `notable_slices`."""
     from dgbench.metrics import FURTHER
     from dgbench.pages import figures, pictures
 
     metrics = (*metrics, *(m for m in study.metrics if m in FURTHER))
-    made = {f"matrix-{m}": figures.heat_map(study, m) for m in metrics}
-    made |= {f"targets-{m}": figures.target_boxes(study, m) for m in metrics}
-    made["learning-curves"] = figures.learning_curves(study)
-    return made | {f"overlays-{variant}": pictures.overlays(of) for variant, of in (slices or {}).items()}
+    made: dict[str, Callable[[], Figure]] = {f"matrix-{m}": partial(figures.heat_map, study, m) for m in metrics}
+    made |= {f"targets-{m}": partial(figures.target_boxes, study, m) for m in metrics}
+    made["learning-curves"] = partial(figures.learning_curves, study)
+    return made | {_overlays(variant): partial(pictures.overlays, of) for variant, of in (slices or {}).items()}
+
+
+def _overlays(variant: str) -> str:
+    return f"overlays-{variant}"
 
 
 def write_plots(
@@ -111,9 +122,61 @@ def write_plots(
     slices: Mapping[str, Mapping[str, Slice]] | None = None,
     metrics: Sequence[str] = ("dice", "asd"),
 ) -> list[Path]:
-    """Write `plots` into a folder, each as .png and .pdf; returns the paths."""
+    """Write `plots` into a folder, each as .png and .pdf; returns the paths.
+
+    Those that were drawn there of the same by the same code stay: with 40 variants all others take a minute to draw.
+    """
     from dgbench.pages import drawing
 
-    made = plots(study, slices, metrics)
-    make_folder(folder)
-    return [drawing.save(figure, folder / f"{name}.{kind}") for name, figure in made.items() for kind in ("png", "pdf")]
+    of_study = _digest(_what(study))
+    of_slices = {_overlays(variant): _digest(_of_slices(of)) for variant, of in (slices or {}).items()}
+    known, drawn, written = read_json(make_folder(folder) / DRAWN) or {}, {}, []
+    for name, draw in plots(study, slices, metrics).items():
+        paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
+        shows = of_slices.get(name, of_study)
+        if not all(path.is_file() for path in paths) or known.get(name) != [shows, *map(sha256, paths)]:
+            figure = draw()
+            for path in paths:
+                drawing.save(figure, path)
+        drawn[name] = [shows, *map(sha256, paths)]
+        written += paths
+    if drawn != known:
+        write_json(folder / DRAWN, drawn)
+    return written
+
+
+DRAWN = ".drawn.json"  # of each plot beside it, the digest of what it shows and the checksums of its files
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    found = hashlib.sha256(_code())
+    for part in parts:
+        found.update(hashlib.sha256(part).digest())
+    return found.hexdigest()
+
+
+@functools.cache
+def _code() -> bytes:
+    """A digest of all that may draw otherwise: dgbench's own code and matplotlib's version."""
+    import matplotlib
+
+    files = sorted(Path(dgbench.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join([matplotlib.__version__.encode(), *(f.read_bytes() for f in files)])).digest()
+
+
+def _what(study: Study) -> Iterator[bytes]:
+    """All that plots of a study are drawn from."""
+    import pandas as pd
+
+    yield repr((study.protocol, study.left_out)).encode()
+    for run in (*study.records, *study.again):
+        yield json.dumps(run.record, sort_keys=True, default=str).encode()
+        history = run.path / "history.jsonl"
+        yield history.read_bytes() if history.is_file() else b""
+    yield pd.util.hash_pandas_object(study.cases, index=False).to_numpy().tobytes()
+
+
+def _of_slices(of: Mapping[str, Slice]) -> Iterator[bytes]:
+    for title, (*arrays, number, n) in of.items():
+        yield repr((title, number, n, [(a.shape, a.dtype) for a in arrays])).encode()
+        yield from (np.ascontiguousarray(a).tobytes() for a in arrays)

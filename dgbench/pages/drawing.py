@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import style
+from matplotlib import rc_context, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -134,7 +134,8 @@ def settled(figure: Figure) -> Figure:
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.execute(figure)
-    figure.set_layout_engine("none")
+    with rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # beside "none" every file would be drawn once more, to lay it out
     return figure
 
 

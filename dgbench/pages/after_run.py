@@ -124,7 +124,7 @@ def write_plots(
 ) -> list[Path]:
     """Write `plots` into a folder, each as .png and .pdf; returns the paths.
 
-    Those that were drawn there of the same by the same code stay: with 40 variants all others take a minute to draw.
+    Those that were drawn there of the same by the same code stay: there are pictures of every variant.
     """
     from dgbench.pages import drawing
 

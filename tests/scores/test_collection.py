@@ -9,6 +9,7 @@ import pytest
 from dgbench.errors import DataError, UsageError
 from dgbench.files import read_json, sha256, write_json
 from dgbench.scores import collection
+from dgbench.scores.archives import archive as pack
 from dgbench.scores.collection import collect
 from dgbench.scores.ranking import rank
 
@@ -23,12 +24,13 @@ def no_published_and_few_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 @pytest.fixture
 def results(root: Path, tmp_path: Path) -> Path:
-    """A folder as somebody has it: the archive that comes with dgbench, and one row of it unpacked."""
-    folder = tmp_path / "results"
-    folder.mkdir()
-    shutil.copy(root / "results/scores-phantom.tar.xz", folder)
-    with tarfile.open(folder / "scores-phantom.tar.xz") as archive:
+    """A folder as somebody has it: the archive that comes with dgbench, of one protocol, and a row of it unpacked."""
+    folder, chosen = tmp_path / "results", dict[str, bytes]()
+    with tarfile.open(root / "results/scores-phantom.tar.xz") as archive:
+        for member in (m for m in archive if m.isfile() and m.name.startswith("phantom/sdg/")):
+            chosen[member.name] = archive.extractfile(member).read()  # type: ignore[union-attr]
         archive.extractall(folder, [m for m in archive if m.name.startswith(f"{ERM}/")], filter="data")
+    (folder / "scores-phantom.tar.xz").write_bytes(pack(chosen))
     return folder
 
 

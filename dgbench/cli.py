@@ -152,6 +152,9 @@ def run(
             except DataError as error:  # of this task; the others go on
                 lacking.append(error)
                 continue
+            except DgbenchError:
+                _tell(lacking)
+                raise
             if dry_run:
                 say(*(f"{planned.status:12} {planned}" for planned in ran.runs), *ran.arrays)
             if ran.outcomes or ran.broken:

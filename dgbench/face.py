@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dgbench import registry
-from dgbench.errors import DataError, UsageError
+from dgbench.errors import DataError, UsageError, require
 from dgbench.names import one_form
 from dgbench.protocol import Budget, budgeted
 from dgbench.settings import Range, number, spelled
@@ -93,8 +93,10 @@ class Ran:
     def _repr_html_(self) -> str:
         from dgbench.pages.notebook import of_runs
 
-        done = any(r.status == "done" for r in self.runs)
-        return of_runs(self.study if done else None, self.frame)
+        study = None
+        with suppress(UsageError):
+            study = self.study
+        return of_runs(study, self.frame)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -175,6 +177,8 @@ def run(
     from dgbench.running import launchers, plan
     from dgbench.running import slurm as cluster
 
+    require(launcher, get_args(Launcher), "launcher")
+    require(rerun, get_args(Rerun), "choice of runs to make again")
     if launcher == "local" and (slurm or detach):
         raise UsageError("--slurm and --detach are for a cluster", "add --launcher slurm")
     jobs = None if jobs is None else number("jobs", jobs, int, Range(1))
@@ -624,6 +628,7 @@ def export(
     from dgbench.images import nnunet
     from dgbench.images.find_task import get_task
 
+    require(layout, get_args(Layout), "layout")
     add_plugins(plugin)
     loaded = get_task(str(task), None if data is None else Path(data))
     return nnunet.export(loaded, source, Path(out), number)

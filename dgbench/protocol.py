@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dgbench.errors import UsageError, require
 
@@ -119,6 +119,8 @@ def get_protocol(name: str) -> Protocol:
 def budgeted(name: str, budget: Budget | None) -> str:
     """The name of the protocol with another budget; None: its own. Raises `UsageError` for one that has another."""
     protocol = get_protocol(name)
+    if budget is not None:
+        require(budget, get_args(Budget), "budget")
     if budget is None or budget.removeprefix("equal-") == protocol.budget:
         return name
     if protocol.budget == "compute":

@@ -114,8 +114,8 @@ def test_names_come_in_lists_and_with_commas_and_a_known_name_is_not_torn():
 def test_every_public_function_has_an_example_and_all_examples_are_true(here: Path, root: Path):
     """Beside the scores of two methods that come with dgbench."""
     with tarfile.open(root / "results/scores-phantom.tar.xz") as archive:
-        of_two = [m for m in archive if m.name.split("/")[2] in ("erm", "maxstyle")]
-        archive.extractall(here / "results", of_two, filter="data")
+        two = ("phantom/sdg/erm/", "phantom/sdg/maxstyle/")
+        archive.extractall(here / "results", [m for m in archive if m.name.startswith(two)], filter="data")
     for name in dgbench.FACE:
         assert ">>> " in (getattr(face, name).__doc__ or ""), name
     done = doctest.testmod(face)
@@ -139,6 +139,20 @@ def test_a_run_that_fails_stops_no_other_and_is_told(here: Path):
     assert (row.variant, row.status) == ("pixels[fail_at=1]", "failed") and "nan at step 1" in row.message
     with pytest.raises(UsageError, match="none of these runs is finished"):
         bad.study  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cause"),
+    [
+        ({"budget": "equal_compute"}, "unknown budget 'equal_compute'"),
+        ({"launcher": "SLURM", "slurm": "partition=gpu"}, "unknown launcher 'SLURM'"),
+        ({"rerun": "al"}, "unknown choice of runs to make again 'al'"),
+    ],
+)
+def test_a_misspelt_choice_is_met_with_the_right_ones(here: Path, wrong: dict[str, Any], cause: str):
+    with pytest.raises(UsageError, match=cause) as told:
+        dgbench.run("constant", "phantom", dry_run=True, **wrong)
+    assert "did you mean" in told.value.remedy or "known: local, slurm" in told.value.remedy
 
 
 def test_settings_are_plain_values_and_a_dry_run_makes_nothing(here: Path):

@@ -297,6 +297,21 @@ def test_a_file_that_a_setting_names_counts_by_its_content(tmp_path, monkeypatch
     assert planned() != before
 
 
+def test_patients_and_further_metrics_count_where_a_task_names_them(tmp_path, monkeypatch):
+    """Both are in the scores of a run: images of one patient are drawn together where intervals are made."""
+    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
+    task = FolderTask(write_discs(tmp_path / "discs", cases=2))
+
+    def planned():
+        return plan.plan(task, ["constant"], sources=["dim"], results=tmp_path)[0].fingerprint
+
+    before = planned()
+    monkeypatch.setattr(task, "group", lambda domain, case_id: "smith" if domain == "bright" else case_id)
+    of_one_patient = planned()
+    task.further_metrics = ["cldice"]
+    assert len({before, of_one_patient, planned()}) == 3
+
+
 def test_the_prepared_images_are_made_again_when_the_code_that_makes_them_changes(tmp_path, monkeypatch):
     task = FolderTask(write_discs(tmp_path / "discs", cases=2))
     first = prepare(task, "dim", 48, tmp_path / "cache").folder

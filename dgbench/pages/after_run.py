@@ -66,14 +66,15 @@ def show(task: Task, planned: Sequence[Run], results: Path, console: Console) ->
     """
     from dgbench.pages import score_tables
     from dgbench.protocol import get_protocol
+    from dgbench.scores.bounds import joined
     from dgbench.scores.study import Study
 
     done = [read_run(Path(r.folder)) for r in planned if r.status == "done"]
     if not done:
         return []
     protocol = planned[0].protocol
-    if not any(r.record.get("fold", 0) in (0, r.record.get("folds")) for r in done):
-        return []  # no fold of any domain
+    if not joined(done, get_protocol(protocol))[0]:
+        return []  # of no domain all folds
     if not console.is_jupyter:  # there the result of `run` shows them
         score_tables.print_study(console, Study(done, get_protocol(protocol)))
     folder = Path(results) / task.name / protocol

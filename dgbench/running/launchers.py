@@ -79,6 +79,7 @@ def launch(
         report(news)
 
     lacking: dict[str, DgbenchError | None] = {}  # by variant: what keeps all of its runs from starting
+    outdated: dict[str, None] = {}  # variants with runs that were recorded when the task named other collections
     for run in runs:
         if due(run, rerun):
             if run.variant not in lacking:
@@ -99,12 +100,19 @@ def launch(
             prepared = {d: places[d, size] for d in domains}
             how = options.threads, options.save_every, options.compile
             waiting.append(Order(run, prepared, rerun == "all", devices[0], *how))
-        elif failure := read_json(Path(run.folder) / "FAILED.json"):
+        elif (failure := read_json(Path(run.folder) / "FAILED.json")) and run.status == "failed":
             tell(Outcome(run, "failed", f"failed before: {failure.get('cause')}", "--rerun failed tries again"))
         else:
             with suppress(OSError):  # results may lie where they can only be read
                 tidy(Path(run.folder))
+            if (read_json(Path(run.folder) / "run.json") or {}).get("collections", []) != list(task.collections):
+                outdated[run.variant] = None
             tell(Outcome(run, "kept"))
+    if outdated:
+        report(
+            f"finished runs of {', '.join(outdated)} were recorded when the task's `collections` were others; boards "
+            "go by what they say, and --rerun all makes them anew"
+        )
     for variant, error in lacking.items() if waiting else ():
         if error:
             report(f"{variant} cannot be run: {error.cause}")
@@ -235,8 +243,10 @@ def _heard(connection: Connection, run: Run, process: Any) -> News | Outcome | N
 
 
 def _stopped(run: Run, process: Any, limit: float | None) -> Outcome:
-    """End a run that takes too long; its last checkpoint stays."""
+    """End a run that takes too long; its last checkpoint stays. One that has just ended is done."""
     _kill(process)
+    if run.status == "done":
+        return Outcome(run, "done")
     cause = f"stopped after its time limit of {limit:g} s"
     remedy = "--rerun failed continues it from its last checkpoint; give it more by --time-limit, or look why it hangs"
     with suppress(OSError):

@@ -49,6 +49,7 @@ class Run:
     fingerprint: str  # of code and data: a finished run with another one is stale
     steps: int | None = None  # of a run whose protocol gives a budget of compute; None: those of the settings
     held_out: int = 0  # which fold of the source is tested, from 1; 0: none, the source's targets are
+    code: str = ""  # what `code_of` gave when the run was planned
 
     def __str__(self) -> str:
         return f"{self.task}/{self.protocol}/{self.variant}/{run_place(self.source, self.seed, self.held_out)}"
@@ -71,16 +72,34 @@ class Run:
         return task.folds(self.source, get_protocol(self.protocol).folds)[self.held_out - 1]
 
     def load_task(self) -> Task:
-        """The task, found again by its location."""
+        """The task, found again by its location, or in a plug-in by its name."""
+        self._add_plugins()
         return get_task(self.task_location, Path(self.data) if self.data else None, planned=True)
 
     def load_method(self) -> tuple[type[Method], Hparams]:
         """The method's class and the settings of this run."""
-        for plugin in self.plugins:
-            registry.add_plugin(Path(plugin))
+        self._add_plugins()
         cls = registry.get_method(self.method)
         hparams = resolve_hparams(cls, self.task, dict(self.settings), get_protocol(self.protocol).training)
         return cls, replace(hparams, steps=self.steps or hparams.steps)
+
+    def _add_plugins(self) -> None:
+        for plugin in self.plugins:
+            registry.add_plugin(Path(plugin))
+
+    def planned_again(self, task: Task) -> Run | None:
+        """The same run planned now: its fingerprint is that of today's code and images. None: its fold is no more."""
+        again = plan(
+            task,
+            [self.method],
+            sources=[self.source],
+            seeds=[self.seed],
+            protocol=self.protocol,
+            settings=dict(self.settings),
+            checkpoint=None if self.checkpoint is None else Path(self.checkpoint),
+            results=Path(self.folder).parents[3],
+        )
+        return next((run for run in again if run.held_out == self.held_out), None)
 
     @property
     def status(self) -> Status:
@@ -131,6 +150,11 @@ def plan(
         raise UsageError(f"no such checkpoint: {checkpoint}", "give the path of a .pth or .safetensors file")
     if checkpoint is not None and len(sources) != 1:
         raise UsageError("which domain were these weights trained on?", "name it with --source: it is not tested")
+    if checkpoint is not None and folds:
+        raise UsageError(
+            f"protocol {protocol} trains on every fold but the tested one: given weights have seen them all",
+            "leave --checkpoint out, or choose another protocol",
+        )
     runs: dict[str, Run] = {}  # by folder: two spellings of a variant are one run
     images: dict[str, str] = {}  # {domain: fingerprint}: looked at once, for all runs
     for named in methods:
@@ -177,6 +201,7 @@ def plan(
                 folder="",
                 fingerprint="",
                 steps=steps,
+                code=code_of(cls),
             )
             for held_out in range(1, len(task.folds(source, folds)) + 1) if folds else (0,):
                 first = replace(planned, held_out=held_out)
@@ -229,6 +254,11 @@ def _check_task(task: Task, sources: Sequence[str], trainable: Sequence[str]) ->
         )
 
 
+def code_of(cls: type[Method]) -> str:
+    """A digest of what makes the runs of a method: its own code, and that of training and testing."""
+    return of_code("dgbench.running.worker:make", cls)
+
+
 def _decisive(cls: type[Method], hparams: Hparams, task: Task, protocol: str) -> list[Any]:
     """What decides a run's numbers besides the images: code, settings, and the files that these name.
 
@@ -236,12 +266,13 @@ def _decisive(cls: type[Method], hparams: Hparams, task: Task, protocol: str) ->
     themselves. Not counted: versions of packages, which are in the record, and whose rounding `scores.agreement`
     judges; published weights, which are known by their checksum in the code, or which the hub may replace.
     """
-    code = [of_code("dgbench.running.worker:make", cls), code_fingerprint()]
+    code = [code_of(cls), code_fingerprint()]
     order = [c.__name__ for c in cls.__mro__]  # a combination of two methods is no class in any file
     values = plain(hparams)
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
     given = {name: weights.checksum(Path(text)) for name, text in texts.items() if Path(text).is_file()}
     settings = [values, given, task.image_size, task.steps, asdict(get_protocol(protocol))]
+    settings += [list(task.further_metrics)] if task.further_metrics else []
     return [SCHEMA, metrics.VERSION, code, order, settings, list(task.structures), task.unit]
 
 
@@ -254,7 +285,9 @@ def _fingerprint(decisive: list[Any], task: Task, run: Run, images: dict[str, st
     with suppress(DataError):  # too few cases: the run will say so
         split = run.split(task)
         cases |= {d: run.tested(task, d) for d in run.targets(task)}
-    of_domains = [(d, images[d], cases[d]) for d in domains]
+    of_domains: list[Any] = [(d, images[d], cases[d]) for d in domains]
+    groups = [(d, i, task.group(d, i)) for d in domains for i in cases[d]]
+    of_domains += [groups] if any(group != case_id for _, case_id, group in groups) else []  # intervals rest on them
     return hashlib.sha256(json.dumps([decisive, of_domains, split]).encode()).hexdigest()
 
 

@@ -25,8 +25,8 @@ from dgbench.errors import DgbenchError, StillQueued, UsageError
 from dgbench.files import Taken, cache_folder, make_folder, read_json, write_json
 from dgbench.images.preparation import prepare
 from dgbench.running import squeue
-from dgbench.running.device import choose_device
-from dgbench.running.plan import Run, plan
+from dgbench.running.device import all_devices
+from dgbench.running.plan import Run
 from dgbench.running.worker import News, Order, Outcome, attempt, start_over
 
 # Options of sbatch that are not the user's, and how to get what they are wanted for.
@@ -101,19 +101,15 @@ def _at_home(order: Order) -> Order:
     task = run.load_task()
     root = make_folder(cache_folder() / "prepared")
     with filelock.FileLock(root / ".preparing"):  # several tasks may begin on a node at once
-        (now,) = plan(
-            task, [run.method], sources=[run.source], seeds=[run.seed], protocol=run.protocol,
-            settings=dict(run.settings), checkpoint=None if run.checkpoint is None else Path(run.checkpoint),
-            results=results_of(run),
-        )  # fmt: skip
-    if now.fingerprint != run.fingerprint:
+        now = run.planned_again(task)
+    if now is None or now.fingerprint != run.fingerprint:
         raise UsageError("code or images changed after it was submitted", "the same command submits it as it is now")
     prepared = order.prepared
     if not all(place.is_dir() for place in prepared.values()):
         with filelock.FileLock(root / ".preparing"):
             size = hparams.image_size or task.image_size
             prepared = {domain: prepare(task, domain, size).folder for domain in prepared}
-    return replace(order, device=choose_device(order.device), prepared=prepared)
+    return replace(order, device=all_devices(order.device)[0], prepared=prepared)
 
 
 # --- what is asked for -----------------------------------------------------------------------------------------------
@@ -314,7 +310,7 @@ class _Desk:
         while self.waiting:
             place, array, orders = self.waiting[0]
             try:
-                folder, jobs = self._submit(array, orders)
+                folder, jobs = self._submit(place, array, orders)
             except UsageError as error:
                 if not re.search(r"limit|too many|queue full", error.cause, re.IGNORECASE):
                     raise
@@ -331,13 +327,16 @@ class _Desk:
             self.numbers.setdefault(place, []).append(number)
             self.tell(f"submitted {len(jobs)} runs as job {number}, at most {array.at_once} at once")
 
-    def _submit(self, array: Array, orders: Sequence[Order]) -> tuple[Path, list[str]]:
+    def _submit(self, place: int, array: Array, orders: Sequence[Order]) -> tuple[Path, list[str]]:
         import submitit
         from submitit.core.utils import FailedJobError
 
         options = array.needs.options(self.asked)
-        if array.after is not None:
-            before = ":".join(("afterany", *self.numbers[array.after]))
+        first = [] if array.after is None else list(self.numbers[array.after])
+        if array.at_once < len(array.places):  # its parts have to share what it may have at once
+            first += self.numbers.get(place, [])
+        if first:
+            before = ":".join(("afterany", *first))
             options["dependency"] = ",".join(filter(None, (options.get("dependency"), before)))
         folder = make_folder(self.results / squeue.PLACE / uuid.uuid4().hex[:12])
         try:

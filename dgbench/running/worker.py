@@ -18,7 +18,7 @@ import psutil
 import safetensors.torch
 import torch
 
-from dgbench.errors import DataError, DgbenchError, RunError, of_system
+from dgbench.errors import DataError, DgbenchError, RunError, UsageError, of_system
 from dgbench.files import Taken, cache_folder, lock, make_folder, read_json, sha256, write_atomic, write_json
 from dgbench.images.preparation import PreparedDomain
 from dgbench.method import Hparams, Method
@@ -29,7 +29,7 @@ from dgbench.running.compiled import compile_network
 from dgbench.running.description import describe, environment, needs, now
 from dgbench.running.device import make_deterministic, peak_memory_mb
 from dgbench.running.notice import Notice
-from dgbench.running.plan import Run
+from dgbench.running.plan import Run, code_of
 from dgbench.running.records import SCHEMA
 from dgbench.running.selection import BestOnSource
 from dgbench.running.test import Tested, cases_csv, mean_dice, measure_domain, write_predictions
@@ -118,6 +118,9 @@ def attempt(
             if not order.again and run.status == "done":  # by another process, since it was planned
                 return Outcome(run, "kept")
             try:
+                if code_of(run.load_method()[0]) != run.code:
+                    cause = f"the code that makes {run.variant} was changed while the run waited"
+                    raise UsageError(cause, "the same command makes it with the code as it is now")
                 torch.set_num_threads(order.threads)
                 if order.device.startswith("cuda"):
                     torch.cuda.set_device(order.device)

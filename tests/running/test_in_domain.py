@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from rich.console import Console
 
 from dgbench.errors import DataError, UsageError
+from dgbench.face import Ran
 from dgbench.images.folder_task import FolderTask
+from dgbench.images.preparation import prepare
 from dgbench.pages import leaderboard
+from dgbench.pages.after_run import show
 from dgbench.protocol import DEFAULT, IN_DOMAIN, PROTOCOLS, get_protocol
-from dgbench.running import launchers, plan, worker
+from dgbench.running import launchers, plan, slurm, worker
 from dgbench.running.records import read_run
 from dgbench.scores.bounds import joined
 from dgbench.scores.ranking import TRAINED_INSIDE, rank
@@ -177,6 +181,32 @@ def test_its_own_table_has_a_row_for_each_source_whose_targets_are_all_inside(ma
         values = matrix.values[domain].drop("mean").dropna()
         assert len(values) == len(study.sources) - 1 and values.nunique() == 1
     assert not rank(study).ranked
+
+
+def test_given_weights_are_not_tested_inside_the_domain_that_they_were_trained_on(discs, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match="given weights have seen them all"):
+        planned(discs, tmp_path, sources=["dim"], checkpoint=tmp_path / "w.safetensors")
+
+
+def test_while_folds_are_missing_nothing_is_shown_and_nothing_is_lost(discs, tmp_path):
+    runs = [r for r in planned(discs, tmp_path / "results") if r.source == "dim"]
+    last = runs[-1:]  # as where another host makes the others
+    assert [o.status for o in launchers.launch(discs, last, options=launchers.Options("cpu"))] == ["done"]
+    assert show(discs, runs, tmp_path / "results", Console(quiet=True)) == []
+    assert "Runs that are not done" in Ran(tuple(runs))._repr_html_()
+
+
+def test_a_node_of_a_cluster_finds_the_fold_and_its_own_gpu(discs, tmp_path, monkeypatch):
+    run = planned(discs, tmp_path / "results")[1]
+    prepared = {run.source: prepare(discs, run.source, 32).folder}
+    order = worker.Order(run, prepared, False, "auto", 1, 60.0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert slurm._at_home(order) == dataclasses.replace(order, device="cuda:0"), "a device that torch can be set to"
+    changed = dataclasses.replace(run, fingerprint="of other images")
+    with pytest.raises(UsageError, match="code or images changed"):
+        slurm._at_home(dataclasses.replace(order, run=changed))
 
 
 # Rules

@@ -10,6 +10,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -258,6 +259,57 @@ def test_a_changed_method_makes_its_runs_stale_but_a_changed_comment_does_not(di
     launchers.launch(discs, [status(source)], options=QUICK)
     assert status(source.replace('"""A network', '"""Another word: a network') + "# a comment\n").status == "done"
     assert status(source.replace("Dropout(0.2)", "Dropout(0.3)")).status == "stale"
+
+
+def test_a_method_edited_while_its_runs_wait_makes_none_of_them(discs, tmp_path):
+    """Else runs of two codes would stand in one table, under the fingerprint of the first."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(PLUGIN.read_text())
+    registry.add_plugin(mine)
+    (run,) = plan.plan(discs, ["mine"], results=tmp_path / "r", sources=["dim"])
+    mine.write_text(PLUGIN.read_text().replace("Dropout(0.2)", "Dropout(0.3)"))
+    (outcome,) = launchers.launch(discs, [run], options=QUICK)
+    assert outcome.status == "failed" and outcome.message == "the code that makes mine was changed while the run waited"
+    assert run.status == "missing", "the same command makes it"
+    mine.write_text(PLUGIN.read_text() + "# with a comment\n")
+    assert [o.status for o in launchers.launch(discs, [run], options=QUICK)] == ["done"]
+
+
+def test_a_task_of_a_plug_in_is_run_again_and_continued(discs, tmp_path):
+    """A run's process knows no plug-in but those of its run, and looks for the task first."""
+    ward = tmp_path / "ward.py"
+    ward.write_text(
+        "from dgbench.images.folder_task import FolderTask\n\n\n"
+        f"class Ward(FolderTask):\n    def __init__(self, data=None):\n        super().__init__({str(discs.root)!r})\n"
+    )
+    options = {"source": "dim", "plugin": [PLUGIN, ward], "results": tmp_path / "r", "quiet": True, "device": "cpu"}
+    for rerun in ("missing", "all"):
+        assert face.run("pixels", "ward", rerun=rerun, **options).frame["status"].tolist() == ["done"]
+
+
+def test_a_run_that_ended_at_the_moment_of_its_time_limit_is_done(discs, tmp_path):
+    (run,) = plan_pixels(discs, tmp_path / "r", sources=["dim"])
+    launchers.launch(discs, [run], options=QUICK)
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    assert launchers._stopped(run, SimpleNamespace(pid=done.pid, kill=done.kill, join=done.wait), 1.0).status == "done"
+    write_json(Path(run.folder) / "FAILED.json", {"fingerprint": run.fingerprint, "cause": "of an older dgbench"})
+    assert [o.status for o in launchers.launch(discs, [run], options=QUICK)] == ["kept"]
+
+
+def test_runs_recorded_with_other_collections_are_named(discs, tmp_path):
+    """Whether weights have seen the images is judged by what the records say."""
+    (run,) = plan_pixels(discs, tmp_path / "r", sources=["dim"])
+    launchers.launch(discs, [run], options=QUICK)
+
+    def told() -> list[str]:
+        said: list[object] = []
+        launchers.launch(discs, [run], options=QUICK, report=said.append)
+        return [text for text in said if isinstance(text, str)]
+
+    assert told() == []
+    discs.collections = ["BUSI"]
+    (text,) = told()
+    assert "finished runs of pixels were recorded when the task's `collections` were others" in text
 
 
 def test_a_file_changed_after_the_run_ended_is_noticed(discs, tmp_path):

@@ -8,10 +8,12 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from submitit.core.utils import FailedJobError
 from typer.testing import CliRunner
 
 from dgbench import cli, registry
@@ -228,6 +230,32 @@ def test_every_run_is_in_one_array_and_never_do_more_work_than_jobs(asking, jobs
         chains[number] = chains[array.after] if array.after is not None else number
     most = {first: max(a.at_once for n, a in enumerate(made) if chains[n] == first) for first in chains.values()}
     assert sum(most.values()) <= jobs
+
+
+def test_an_array_that_had_to_be_halved_has_no_more_at_once(tmp_path, monkeypatch):
+    submitted: list[tuple[int, str]] = []  # tasks and what they wait for, of each array that was taken
+
+    class Cluster:  # one that takes two tasks at a time
+        def __init__(self, folder, **options):
+            pass
+
+        def update_parameters(self, array_parallelism, additional_parameters):
+            self.after = additional_parameters.get("dependency", "")
+
+        def submit_array(self, errands):
+            if len(errands) > 2:
+                raise FailedJobError("sbatch: error: QOSMaxSubmitJobPerUserLimit")
+            submitted.append((len(errands), self.after))
+            return [SimpleNamespace(job_id=f"{len(submitted)}_{task}") for task in range(len(errands))]
+
+    monkeypatch.setattr("submitit.SlurmExecutor", Cluster)
+    orders = [SimpleNamespace(run=run) for run in plan.plan(get_task("phantom"), ["constant"], results=tmp_path)]
+    for jobs, expected in ((1, [(2, ""), (2, "afterany:1")]), (None, [(2, ""), (2, "")]), (4, [(2, ""), (2, "")])):
+        submitted.clear()
+        (array,) = slurm.arrays([A] * 4, jobs, 10)
+        desk = slurm._Desk(tmp_path, {}, lambda news: None, [(0, array, orders)])
+        desk.hand_in()
+        assert submitted == expected and len(desk.queued) == 4
 
 
 def test_options_of_sbatch_are_taken_as_they_are():

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dgbench.method import Batch
-from dgbench.methods.dapsam import AUGMENTATION
+from dgbench.methods.dapsam import PROSTATE
 from dgbench.networks.augmentation import BASE, Augmentation, augment
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     always: dict[str, Any] = {f.name: 1.0 for f in fields(Augmentation) if f.name.startswith("p_")}
     presets = {
         "BASE": BASE,
-        "DAPSAM": AUGMENTATION,
+        "DAPSAM": PROSTATE,
         "everything fires": Augmentation(**always),
         "nothing": Augmentation(),
     }

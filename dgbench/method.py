@@ -61,6 +61,7 @@ class Method(nn.Module):
     uses_target_masks: bool = False  # an oracle: prompted from the reference, never ranked; a variant may set its own
     adapts_in_testing: ClassVar[bool] = False  # it needs several test images at once, or adapts to them
     only_predicts: ClassVar[bool] = False  # put over another method, it is trained as that one is, to the bit
+    images_come_again: ClassVar[bool] = True  # unaugmented, in training; False of a combination that changes them
     whole_case: ClassVar[bool] = False  # `predict` is given all slices of a case at once, not `batch_size` of them
     neighbours: int = 0  # how many slices before and after a slice its image also holds; a variant may set its own
     foreground_share: float = 0.0  # of a training batch, its last slices, drawn among those that hold a structure

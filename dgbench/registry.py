@@ -389,6 +389,11 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
                 f"'{base.name}' and '{other.name}' both write their own {step}: one would silently replace the other",
                 "derive a class from both in a file of your own that does what both should do",
             )
+    if "loss" in vars(ideas[0]) and not _asks_for_loss(base):
+        raise UsageError(
+            f"'{base.name}' never asks for the loss that '{other.name}' writes: it would be plain {base.name}",
+            "derive a class from both in a file of your own that does what both should do",
+        )
     settings, theirs = hparams_class(base), hparams_class(other)
     baseline = next((c for c in other.__mro__[1:] if not issubclass(ideas[0], c)), Method)
     beyond = [inspect.get_annotations(c) for c in theirs.__mro__ if not issubclass(hparams_class(baseline), c)]
@@ -408,7 +413,20 @@ def _combined(base: type[Method], other: type[Method]) -> type[Method]:
     body = {"__module__": other.__module__, "__annotations__": {"hparams": merged}, "paper": base.paper}
     combined: type[Method] = type(f"{base.__name__}And{other.__name__}", (ideas[0], base), body)
     combined.name = f"{base.name}+{other.name}"
+    combined.images_come_again = base.images_come_again and getattr(ideas[0], "only_predicts", False)
     return combined
+
+
+def _asks_for_loss(method: type[Method]) -> bool:
+    """Does its `update` call its `loss`, itself or by `super()`?"""
+    for cls in (c for c in method.__mro__ if "update" in vars(c)):
+        waiting, names = [inspect.unwrap(vars(cls)["update"]).__code__], set[str]()
+        for code in waiting:
+            names.update(code.co_names)
+            waiting += [inner for inner in code.co_consts if inspect.iscode(inner)]
+        if "loss" in names or "super" not in names:
+            return "loss" in names
+    return False
 
 
 _loaded_from: dict[str, bytes] = {}  # {module: its file's content}: a file may be edited while a notebook is open

@@ -111,7 +111,7 @@ class SAMMethod(Method):
 
     def cached(self, image: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """compute(image), (N, ...), or what the cache holds of it where the images come again."""
-        if self.cache is None or (self.training and self.hparams.augmentation != "none"):
+        if self.cache is None or not self.cache.serves(self, image, self.hparams.augmentation == "none"):
             return compute(image)
         return self.cache(image, compute)
 

@@ -56,11 +56,11 @@ from dgbench.networks.unet import normalise, resize
 from dgbench.settings import Range
 from dgbench.task import TaskInfo
 
-# The authors' augmentation of prostate, as it acts. Their noise and additive brightness are too small to show in
+# The authors' augmentations, as they act. Of prostate: Their noise and additive brightness are too small to show in
 # raw units, and their multiplicative brightness is undone by the z-score of each slice that follows: all three are left
 # out. Their elastic deformation (alpha 0-900, sigma 9-13 px at 384 px) has the size and the smoothness of a spline with
 # these ranges; it folds, and so does this.
-AUGMENTATION = Augmentation(
+PROSTATE = Augmentation(
     p_flip_horizontal=0.5,
     p_flip_vertical=0.5,
     p_rotate=0.2,
@@ -72,6 +72,18 @@ AUGMENTATION = Augmentation(
     p_contrast=0.15,
     p_low_resolution=0.125,
     p_gamma=0.15,
+)
+# Of fundus, shapes alone: what else they draw are brightness, undone likewise, and too little noise to show. Elastic: a
+# random field, smoothed by up to a quarter of the side, moves by an eighth to a half of that at most.
+FUNDUS = Augmentation(
+    p_flip_horizontal=0.5,
+    p_flip_vertical=0.5,
+    p_rotate=0.1,
+    p_scale=0.1,
+    scale=(0.75, 1.25),
+    p_elastic=0.1,
+    elastic=(0.13, 0.52),
+    elastic_spacing=(0.02, 0.43),
 )
 
 
@@ -243,7 +255,8 @@ class DAPSAM(Method):
     def augment(self, batch: Batch, rng: torch.Generator) -> Batch:
         """The authors' augmentation: image (N, 3, H, W) in [0, 1], mask (N, K, H, W) in {0, 1}."""
         kind = self.hparams.augmentation
-        return batch if kind == "none" else augment(batch, rng, AUGMENTATION if kind == "authors" else BASE)
+        authors = FUNDUS if self.task.name == "fundus" else PROSTATE
+        return batch if kind == "none" else augment(batch, rng, authors if kind == "authors" else BASE)
 
     def criterion(self, logits: Tensor, mask: Tensor) -> Tensor:
         """The authors' loss: cross-entropy and Dice of logits (N, K, H, W), a scalar."""

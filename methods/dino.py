@@ -96,7 +96,7 @@ class Dino(Method):
 
     def embed(self, image: Tensor) -> Tensor:
         """(N, 3, S, S) in [0, 1] -> what the head reads; a frozen encoder's is computed once for each image."""
-        if self.cache is None or (self.training and self.hparams.augmentation != "none"):
+        if self.cache is None or not self.cache.serves(self, image, self.hparams.augmentation == "none"):
             return self.encoder(image)
         return self.cache(image, self.encoder)
 

@@ -21,8 +21,7 @@ ensembles, no choice of the largest component. `augmentation=base` puts erm's au
 Measured: phantom, source A, seed 0, both at width 8, mean Dice (%) of the targets. Momentum 0.99 needs many steps: the
 task's 250 find nothing yet (erm: 50.48), 1000 give 45.77 (erm: 61.18), and on the source's own validation cases 96.18
 (erm: 95.81).
-Put over it (`nnunet+randconv`), an idea with a loss of its own uses network and loss, but not the augmentation, deep
-supervision and patches.
+An idea can be put over it that only augments (`nnunet+bigaug`), none with a loss of its own.
 """
 
 from dataclasses import dataclass

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgbench.errors import UsageError
 from dgbench.method import Batch, Method
 from dgbench.methods._curves import new_contrast
 from dgbench.methods._fields import spread, unit_range
@@ -79,7 +80,8 @@ class SLAugIdea(Method):
             optimizer.zero_grad(set_to_none=True)
         first = self.loss(Batch(whole.expand_as(image), mask))
         first.backward()
-        assert whole.grad is not None
+        if whole.grad is None:
+            raise UsageError("slaug needs the gradient of the image, and none reaches it", "put it over another method")
         s = fusion_map(whole.grad, self.hparams.saliency_grid)
         fused = torch.lerp(local_contrasts(gray, mask), whole.detach(), s)
         second = self.loss(Batch(fused.expand_as(image), mask))

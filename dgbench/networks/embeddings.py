@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from dgbench.files import cache_folder, make_folder
 from dgbench.networks.unet import one_channel
+
+if TYPE_CHECKING:
+    from dgbench.method import Method
 
 
 class EmbeddingCache:
@@ -33,6 +37,15 @@ class EmbeddingCache:
         """(N, ...) -> (N, ...) float32, without a gradient. `compute` gets what is not known yet, image by image."""
         make_folder(self.folder)
         return torch.stack([self._one(i, compute) for i in image])
+
+    @staticmethod
+    def serves(method: Method, image: Tensor, plain: bool) -> bool:
+        """Will the frozen encoder of a method see this image again, and as it is? plain: it is not augmented.
+
+        Not under an idea that changes images in training or adapts to them in testing, nor for their gradient.
+        """
+        again = plain and method.images_come_again if method.training else not method.adapts_in_testing
+        return again and not image.requires_grad
 
     def _one(self, image: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         content = one_channel(image[None]).detach().cpu().contiguous().numpy()

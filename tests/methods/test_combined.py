@@ -13,6 +13,7 @@ from dgbench.method import Batch, hparams_class, resolve_hparams
 from dgbench.methods.dapsam import DAPSAM
 from dgbench.methods.erm import ERM
 from dgbench.methods.randconv import RandConvIdea
+from dgbench.networks.embeddings import EmbeddingCache
 from dgbench.registry import get_method
 from dgbench.running import plan, train
 from dgbench.task import TaskInfo
@@ -130,6 +131,76 @@ def test_two_that_write_the_same_step_are_refused(name):
     """RandConv's loss would replace Dual-Norm's: the row would be RandConv with two sets of norms, one untrained."""
     with pytest.raises(UsageError, match=r"both write their own (loss|update)"):
         get_method(name)
+
+
+@pytest.mark.parametrize("idea", ["randconv", "csdg", "advbias", "mixup"])
+def test_a_method_whose_step_asks_for_no_loss_takes_no_idea_that_writes_one(idea):
+    """MoreStyle's and the constant mask's steps would be taken as ever, under a name that promises more."""
+    for base in ("morestyle", "constant"):
+        with pytest.raises(UsageError, match=f"'{idea}' writes: it would be plain {base}"):
+            get_method(f"{base}+{idea}")
+    assert get_method(f"ccsdg+{idea}") and get_method(f"erm+slaug+{idea}" if idea != "mixup" else "erm+slaug")
+    assert get_method("morestyle+cutout") and get_method("nnunet+bigaug"), "these change images alone"
+
+
+@pytest.mark.parametrize("name", ["slaug+csdg", "csdg+slaug", "slaug+srcsm"])
+def test_slaug_says_where_no_gradient_reaches_its_images(name):
+    cls = get_method(name)
+    method, _ = train.build(cls, TaskInfo("drawn", ("disc",), SIZE, steps=4), resolve_hparams(cls, "drawn"), seed=0)
+    train.configure(method)
+    with pytest.raises(UsageError, match="slaug needs the gradient of the image"):
+        train.step(method.train(), batch(), seed=0, t=0)
+
+
+@pytest.fixture
+def frozen(tmp_path, monkeypatch):
+    """Builds a method whose encoder is frozen and keeps what it makes of images in a folder."""
+    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
+
+    def build(name: str, settings: dict[str, str]):
+        cls = get_method(name)
+        info = TaskInfo("drawn", ("disc",), SIZE, steps=4)
+        method, _ = train.build(cls, info, resolve_hparams(cls, "drawn", settings), seed=0, pretrained=False)
+        encoder = method.image_encoder if hasattr(method, "image_encoder") else method.encoder
+        for parameter in encoder.parameters():
+            parameter.requires_grad = False
+        method.cache = EmbeddingCache("drawn")
+        train.configure(method)
+        return method
+
+    return build
+
+
+def kept() -> int:
+    return len(list(EmbeddingCache("drawn").folder.glob("*.npz")))
+
+
+@pytest.mark.parametrize(("idea", "entries"), [("", 3), ("+randconv", 0), ("+advnoise", 0), ("+slaug", 0)])
+def test_a_frozen_encoder_keeps_the_images_that_come_again_and_no_others(frozen, idea, entries):
+    """A view that an idea draws is seen once: kept, it would fill the disk, and have no gradient."""
+    method = frozen(f"sam_decoder{idea}", {"augmentation": "none"}).train()
+    for t in range(2):
+        assert math.isfinite(train.step(method, batch(), seed=0, t=t)["loss"])
+    assert kept() == entries
+    method.eval().predict(batch().image)
+    assert kept() == 3, "tested images come again"
+
+
+@pytest.mark.parametrize("idea", ["adabn", "tent", "intent", "grata"])
+@pytest.mark.parametrize("frozen_too", [False, True])
+def test_an_idea_of_test_time_adapts_a_tiny_vit(frozen, idea, frozen_too):
+    """Its convolutions take in their norms where nothing hooks into these; and nothing adapted is kept for others."""
+    method, plain = (frozen(f"sam_full{i}", {"backbone": "mobile_sam"}).eval() for i in (f"+{idea}", ""))
+    if not frozen_too:
+        method.cache = plain.cache = None
+    for one in (method, plain):
+        torch.manual_seed(0)
+        for norm in (m for m in one.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 2)
+    difference = (method.predict(batch().image) - plain.predict(batch().image)).abs().max()
+    assert difference > 1e-3
+    assert kept() == (3 if frozen_too else 0), "by the plain one"
 
 
 def test_a_runs_plan_and_its_other_process_know_the_combination_by_its_name(tmp_path, monkeypatch):

@@ -83,6 +83,17 @@ def test_its_state_dict_has_the_authors_names_and_shapes(golden):
     assert {key: tuple(v.shape) for key, v in golden.method.state_dict().items()} == golden.shapes
 
 
+@pytest.mark.parametrize(("task", "shades"), [("fundus", False), ("prostate", True)])
+def test_its_augmentation_is_the_authors_of_that_task(task, shades):
+    """Theirs of fundus moves and mirrors; that of prostate also changes gray values."""
+    info = TaskInfo(task, ("disc",), 32, steps=4)
+    method = DAPSAM(info, resolve_hparams(DAPSAM, task, {"backbone": "vit_tiny", "image_size": "32"}))
+    gray = Batch(torch.full((64, 3, 32, 32), 0.5), torch.ones(64, 1, 32, 32))
+    image, mask = method.augment(gray, torch.Generator().manual_seed(0))
+    inside = image[:, :1][mask > 0.5]
+    assert (mask < 0.5).any() and (inside.max() > 0.51).item() is shades
+
+
 def test_it_trains_as_many_parameters_as_the_authors(golden):
     assert sum(p.numel() for p in golden.method.parameters() if p.requires_grad) == int(golden["trainable"])
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dgbench.errors import UsageError
 from dgbench.method import Batch
-from dgbench.methods.dapsam import AUGMENTATION
+from dgbench.methods.dapsam import PROSTATE
 from dgbench.networks.augmentation import (
     BASE,
     Augmentation,
@@ -296,7 +296,7 @@ def test_low_resolution_takes_away_what_is_finer_than_its_pixels():
     assert moved.abs().max() < 0.015
 
 
-@pytest.mark.parametrize("preset", [BASE, AUGMENTATION, EVERYTHING], ids=["base", "dapsam", "everything"])
+@pytest.mark.parametrize("preset", [BASE, PROSTATE, EVERYTHING], ids=["base", "dapsam", "everything"])
 def test_images_stay_between_0_and_1_and_masks_stay_masks(preset):
     for seed in range(8):
         batch = noisy(6)
@@ -324,7 +324,7 @@ def test_a_gray_view_gives_what_three_equal_channels_give_and_stays_a_view():
     gray = noisy(5, channels=1)
     view = Batch(gray.image.expand(-1, 3, -1, -1), gray.mask)
     colour = Batch(gray.image.repeat(1, 3, 1, 1), gray.mask)
-    for seed, preset in enumerate([BASE, AUGMENTATION, EVERYTHING]):
+    for seed, preset in enumerate([BASE, PROSTATE, EVERYTHING]):
         a, b = augment(view, state(seed), preset), augment(colour, state(seed), preset)
         assert a.image.stride(1) == 0
         assert a.image.shape == b.image.shape
@@ -344,7 +344,7 @@ def test_colours_keep_their_hue_under_brightness():
 
 
 def test_the_base_changes_brightness_and_dapsams_preset_does_not():
-    assert (BASE.p_brightness, AUGMENTATION.p_brightness) == (0.3, 0.0)
+    assert (BASE.p_brightness, PROSTATE.p_brightness) == (0.3, 0.0)
 
 
 @pytest.mark.parametrize(

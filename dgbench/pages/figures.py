@@ -183,7 +183,7 @@ def intervals(ranking: Ranking) -> dict[str, list[Interval]]:
     for target in dict.fromkeys(map(str, domains)):
         at = domains == target
         group = ranking.target_cases.group
-        drawn = Resampling(np.zeros(at.sum(), np.int64), group=None if group is None else group[at])
+        drawn = Resampling(ranking.target_cases.domain[at], group=None if group is None else group[at])
         found[target] = []
         for of in ranking.every:
             interval = Interval(of.row.targets.get(target, math.nan), math.nan, math.nan)

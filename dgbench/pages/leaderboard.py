@@ -171,7 +171,7 @@ def every_published_number(beside: pd.DataFrame, citations: Sequence[str]) -> Ta
 
 def notes(ranking: Ranking) -> list[str]:
     """How every number was computed, what to be careful with, and what was left out."""
-    family = len(ranking.ranked) - 1
+    family = sum(of.versus is not None for of in ranking.every)
     domains, groups = ranking.target_cases.counting, ranking.target_cases.counting_groups
     drawn = f"{len(domains)} target cases"
     if len(groups) < len(domains):
@@ -202,9 +202,11 @@ def notes(ranking: Ranking) -> list[str]:
     if stability := ranking.stability:
         changed = ", ".join(f"{winner} without {domain}" for domain, winner in stability.firsts.items())
         found.append(
-            f"Ranking every case and averaging the ranks gives Kendall's tau {stability.tau:.2f} with this order. "
-            f"Without any one of the targets the first place {f'changes: {changed}' if changed else 'is the same'}."
+            f"Ranking every case and averaging the ranks gives Kendall's tau {stability.tau:.2f} with this order."
         )
+        if len(set(groups)) > 1:
+            state = f"changes: {changed}" if changed else "is the same"
+            found.append(f"Without any one of the targets the first place {state}.")
     if made := [of for of in ranking.every if of.row.budget is not None]:
         which = "Every row was" if len(made) == len(ranking.every) else 'Rows marked "not trained here" were'
         found.append(
@@ -298,10 +300,10 @@ def conclusion(ranking: Ranking) -> str:
 
 def _below_the_floor(ranking: Ranking) -> str:
     """Which means are below that of a method that does not look at the images, in a sentence."""
-    names, floors = [of.variant for of in ranking.ranked], registry.floors()
-    floor = next((name for name in names if name.partition("[")[0] in floors), None)
-    below = names[names.index(floor) + 1 :] if floor else []
-    return f" By the mean below {floor}, which ignores the images: {_listed(below)}." if below else ""
+    order, floors = ranking.metric.order, registry.floors()
+    floor = next((of.row for of in ranking.ranked if of.row.method in floors), None)
+    below = [of.variant for of in ranking.ranked if floor and order(of.row.mean) > order(floor.mean)]
+    return f" By the mean below {floor.variant}, which ignores the images: {_listed(below)}." if floor and below else ""
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

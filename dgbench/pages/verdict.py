@@ -17,7 +17,7 @@ def comparison_table(c: Comparison) -> Table:
     for name, d in c.differences.items():
         e = d.estimate
         texts = (
-            f"{name} ({d.cases} cases)",
+            f"{name} ({d.cases} {_cases(c)})",
             *(number(mean) for mean in c.means[name]),
             f"{signed(e.mean)} [{signed(e.low)}, {signed(e.high)}]",
             _p(d.p_holm),
@@ -29,8 +29,8 @@ def comparison_table(c: Comparison) -> Table:
     foot = (
         (f"{FALSE}: {COST_OF_FALSE}; all targets is better or worse by both together. " if false else "")
         + "Interval: studentised bootstrap over seeds and, within each domain, cases. p: Wilcoxon's signed-rank test "
-        f"over cases, Holm-corrected over the {len(rows)} rows. improved: share of the cases. verdict: equivalent "
-        f"within ± {number(c.margin)} {_points(c)}. {context(c.study)}"
+        f"over {_cases(c)}, Holm-corrected over the {len(rows)} rows. improved: share of the {_cases(c)}. "
+        f"verdict: equivalent within ± {number(c.margin)} {_points(c)}. {context(c.study)}"
     )
     title = f"{heading(c.study, c.metric.name)}: {c.one} minus {c.other}"
     return Table(f"{c.one}-{c.other}", title, header, [("", rows)], foot=foot)
@@ -43,8 +43,8 @@ def sentence(c: Comparison) -> str:
     said = f"{c.one} {RELATION.get(verdict, 'against')} {c.other}"
     said += ": not resolved. " if verdict == "not resolved" else ". "
     said += f"Difference {signed(e.mean)} {_points(c)} (95 % interval {signed(e.low)} to {signed(e.high)}) "
-    said += f"on {d.cases} cases with {d.seeds[0]} and {d.seeds[1]} seeds; "
-    said += f"{d.improved:.0%} of the cases are better; rank-biserial correlation {d.effect:+.2f}; "
+    said += f"on {d.cases} {_cases(c)} with {d.seeds[0]} and {d.seeds[1]} seeds; "
+    said += f"{d.improved:.0%} of the {_cases(c)} are better; rank-biserial correlation {d.effect:+.2f}; "
     said += f"Wilcoxon p {_is(d.p_holm)} (Holm, {len(c.differences)} tests). "
     if FALSE in c.differences:
         theirs = " and ".join(c.metric.number(v) for v in c.means[FALSE])
@@ -55,7 +55,7 @@ def sentence(c: Comparison) -> str:
         return f"{said}By the mean alone: {d.verdict(c.margin)}."
     if verdict == "not resolved":
         return said + _needed(c)
-    return f"{said}Probability of a false claim, over cases: p {_is(d.false_claim)}."
+    return f"{said}Probability of a false claim, over {_cases(c)}: p {_is(d.false_claim)}."
 
 
 def _needed(c: Comparison) -> str:
@@ -64,12 +64,19 @@ def _needed(c: Comparison) -> str:
         return "With one seed nothing can be said about seeds: make at least three."
     cases, seeds = d.needed(c.margin)
     size = f"a difference of {c.metric.number(max(abs(d.estimate.mean), c.margin))} {_points(c)}"
-    ways = [f"about {math.ceil(cases)} cases with these seeds"] if math.isfinite(cases) else []
-    if math.isfinite(seeds) and seeds > min(d.seeds):
+    ways = [f"about {math.ceil(cases)} {_cases(c)} with these seeds"] if d.cases < cases < math.inf else []
+    if min(d.seeds) < seeds < math.inf:
         ways.append(f"about {math.ceil(seeds)} seeds with these cases")
+    if not ways and (cases <= d.cases or seeds <= min(d.seeds)):
+        return f"How far seeds differ is not known well enough by {min(d.seeds)} of them: make more."
     if not ways:
         return f"Neither more cases nor more seeds alone would resolve {size}."
     return f"A{size[1:]} would be resolved (power 80 %) by {', or by '.join(ways)}."
+
+
+def _cases(c: Comparison) -> str:
+    """What is counted and tested: patients, pairs of eyes or videos where the task says which cases are one's."""
+    return "cases" if c.study.target_cases(c.metric.name).group is None else "groups of cases"
 
 
 def _p(value: float) -> str:

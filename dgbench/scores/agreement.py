@@ -71,6 +71,8 @@ class Machines(NamedTuple):
 
 def machines(study: Study, metric: str) -> Machines:
     """The machines of a board, each compared with that of most variants by all that both made."""
+    if study.protocol.folds:  # bounds, of which none is ranked
+        return Machines("", {})
     made: dict[str, dict[str, dict[tuple[int, str], RunRecord]]] = {}
     for r in (r for r in (*study.records, *study.again) if not r.external):
         made.setdefault(machine(r.record), {}).setdefault(r.variant, {}).setdefault((r.seed, r.source), r)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import pandas as pd
 from dgbench.errors import DataError, UsageError, require
 from dgbench.metrics import Metric, get_metric
 from dgbench.scores import statistics
-from dgbench.scores.ranking import complete
+from dgbench.scores.ranking import complete, undefined
 from dgbench.scores.reproduce import differences
 from dgbench.scores.statistics import Difference
 from dgbench.scores.study import Study
@@ -82,6 +83,10 @@ def compare(study: Study, one: str, other: str, metric: str = "dice", margin: fl
     if lost := [v for v in (one, other) if v not in scores]:
         cause = f"{' and '.join(lost)} cannot be compared: no reference of any target holds a structure"
         raise UsageError(cause, "look at what was falsely found: `dgbench leaderboard`")
+    for variant in (one, other):
+        if math.isnan((row := usable.row(variant, metric)).mean):
+            cause = f"{variant} has no mean {rule.title}: {undefined(usable, row, metric)}"
+            raise UsageError(cause, "choose another --metric, or a protocol under which what is missed costs something")
     names = np.array([d for d, _ in cases])
     counting = dict.fromkeys(usable.target_cases(metric).counting)
     parts = {OVERALL: np.arange(len(names))} | {str(d): np.flatnonzero(names == d) for d in counting}

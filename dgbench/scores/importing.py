@@ -68,7 +68,7 @@ def _cells(frame: pd.DataFrame) -> Iterator[str]:
     for column in (c for c in (*KEY, GROUP) if c in frame):
         if (strange := frame[column].str.contains(CONTROLS)).any():
             yield f"{column} holds a line break or another control character in {_lines(frame[strange], column)}"
-    if (bad := ~frame["seed"].str.fullmatch(r"-?\d{1,9}|")).any():
+    if (bad := ~frame["seed"].str.fullmatch(r"0|-?[1-9]\d{0,8}|")).any():
         yield f"seed is no whole number in {_lines(frame[bad], 'seed')}"
     for column in (c for c in (*METRICS, "n_reference") if c in frame):
         given = frame[frame[column] != ""]
@@ -111,9 +111,9 @@ def _runs(frame: pd.DataFrame, paired: bool) -> Iterator[str]:
     if (twice := frame[frame.duplicated(KEY)]).size:
         yield f"the same run, case and structure again in {_lines(twice)}"
     blank = frame["dice"] == ""
-    absent = blank.groupby([frame[c] for c in ("target", "case", "structure") if c in frame]).transform("any")
     if "n_reference" in frame:
-        absent |= pd.to_numeric(frame["n_reference"], errors="coerce") == 0
+        blank |= pd.to_numeric(frame["n_reference"], errors="coerce") == 0
+    absent = blank.groupby([frame[c] for c in ("target", "case", "structure") if c in frame]).transform("any")
     if (bad := absent & (pd.to_numeric(frame["dice"], errors="coerce") > 0)).any():
         yield f"dice is above 0 in {_lines(frame[bad], 'dice')}, and elsewhere the reference of that structure is empty"
     # Where domains show the same patients, what is tested hangs on who was trained on.

@@ -250,7 +250,7 @@ def _alike(one: np.ndarray, other: np.ndarray) -> bool:
 
 def _choices(cube: CaseCube, default: Choices, missing: dict[str, str]) -> Iterator[tuple[tuple[Part, ...], Choices]]:
     """What each universe chooses, the leaderboard's first; what cannot be chosen goes to `missing`."""
-    metrics = cube.study.protocol.metrics
+    metrics = tuple(dict.fromkeys((default.metric, *cube.study.protocol.metrics)))
     if len(metrics) == 1:
         missing["metric"] = f"these runs have {METRICS[metrics[0]].title} alone"
     flags = set(cube.frame["flag"])

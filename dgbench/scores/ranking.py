@@ -19,10 +19,11 @@ from scipy import stats
 
 from dgbench.errors import require
 from dgbench.files import read_json
-from dgbench.metrics import Metric, get_metric
+from dgbench.metrics import METRICS, Metric, get_metric
 from dgbench.running.records import RunRecord, lacking
 from dgbench.scores import agreement, statistics
 from dgbench.scores.agreement import Machines
+from dgbench.scores.case_cube import CaseCube, Choices
 from dgbench.scores.statistics import CaseScores, Difference, Resampling
 from dgbench.scores.study import FLOPS, Study, TargetCases, VariantRow
 
@@ -132,23 +133,24 @@ class Ranking:
             return None
         scores, costs = ([of[r.variant] for r in self.ranked if of] for of in (self.scores, self.target_cases.costs))
         of_case, weight = np.column_stack([s.of_case for s in scores]), scores[0].weight
-        sign = -1 if self.metric.higher_is_better else 1
-        of_case = sign * of_case
+        of_case = self.metric.cost(1.0) * of_case
         cost, weight_of_cost = np.zeros_like(of_case), np.zeros_like(weight)
         if costs:
             cost, weight_of_cost = np.column_stack([c.of_case for c in costs]), costs[0].weight
         case_ranks = stats.rankdata(of_case + cost, axis=1)
         tau = stats.kendalltau(weight @ case_ranks, weight @ of_case + weight_of_cost @ cost).statistic
-        domains = np.array([d for d, _ in self.target_cases.cases])
-        firsts = {}
-        for left_out in dict.fromkeys(self.target_cases.counting):
-            rest, rest_of_cost = (np.where(domains == left_out, 0, w) for w in (weight, weight_of_cost))
-            # As many targets fewer: what they cost weighs as much more as their scores do.
-            net = rest @ of_case / rest.sum() + (rest_of_cost @ cost / rest_of_cost.sum() if costs else 0)
-            winner = self.ranked[int(np.argmin(net))].variant
-            if winner != self.ranked[0].variant:
-                firsts[str(left_out)] = winner
-        return Stability(float(tau), firsts)
+        return Stability(float(tau), self._firsts())
+
+    def _firsts(self) -> dict[str, str]:
+        protocol, names = self.study.protocol, [r.variant for r in self.ranked]
+        cube, firsts = CaseCube(self.study, names), {}
+        targets = list(dict.fromkeys(map(str, self.target_cases.counting)))
+        for left_out in targets if len(targets) > 1 else ():
+            choices = Choices(self.metric.name, protocol.missed, protocol.mean, ("target", left_out))
+            winner = names[int(np.nanargmin(self.metric.cost(1.0) * cube.means(choices)))]
+            if winner != names[0]:
+                firsts[left_out] = winner
+        return firsts
 
     def frame(self) -> pd.DataFrame:
         """One row per variant with full precision: Dice in [0, 1], distances in `unit`; apart rows have no rank."""
@@ -223,25 +225,35 @@ def complete(study: Study) -> tuple[Study, dict[str, list[str]]]:
     """The runs of seeds that have all sources (all runs of a variant without any such seed), and what is missing."""
     usable: list[RunRecord] = []
     why: dict[str, list[str]] = {}
+    told: list[str] = []
     for variant, runs in study.runs.items():
         by_seed: dict[int, set[str]] = {}
         for r in runs:
             by_seed.setdefault(r.seed, set()).add(r.source)
         whole = {seed for seed, sources in by_seed.items() if len(sources) == len(study.sources)}
         usable += [r for r in runs if r.seed in whole or not whole]
+        failed = failed_runs(runs[0])
+        for seed in sorted(by_seed.keys() - whole) if whole else ():
+            lacking = sorted(set(study.sources) - by_seed[seed])
+            state = [f"{s} (failed)" if (s, seed) in failed else s for s in lacking]
+            told.append(f"Seed {seed} of {variant} is left out: it has no run of source {', '.join(state)}.")
         if not whole:
             lacking = sorted(set(study.sources) - {r.source for r in runs})
             why[variant] = [f"no run of source {', '.join(lacking)}" if lacking else "no seed has every source"]
-            if failed := sorted(failed_sources(runs[0]) & set(lacking)):
-                why[variant].append(f"failed: source {', '.join(failed)}")
-    return study.among(usable), why
+            if sources := sorted({source for source, _ in failed} & set(lacking)):
+                why[variant].append(f"failed: source {', '.join(sources)}")
+    counting = study.among(usable)
+    counting.left_out = (*counting.left_out, *told)
+    return counting, why
 
 
-def failed_sources(run: RunRecord) -> set[str]:
-    """Sources of the same variant whose runs failed, by what they say of themselves: a folder's name may differ."""
+def failed_runs(run: RunRecord) -> set[tuple[str, int]]:
+    """(source, seed) of the same variant's runs that failed, by what they say of themselves: a folder's name may
+    differ."""
     reports = {path: read_json(path) for path in run.path.parent.glob("*-seed*/FAILED.json")}
     names = [str(told.get("run", path.parent.name)) for path, told in reports.items() if isinstance(told, dict)]
-    return {re.sub(r"-seed-?\d+$", "", name.rpartition("/")[2]) for name in names}
+    found = (re.fullmatch(r"(.*)-seed(-?\d+)", name.rpartition("/")[2]) for name in names)
+    return {(match[1], int(match[2])) for match in found if match}
 
 
 def _reasons(
@@ -265,8 +277,12 @@ def _reasons(
         reasons.append("one seed")
     elif len(row.seeds) < LEAST and any(r.external for r in runs):
         reasons.append(f"fewer than {LEAST} seeds of a system outside dgbench")
+    if study.protocol.distances == "voxel" and METRICS[metric].unit("mm") == "mm":
+        usual = study.records[0].record.get("image_size")
+        sizes = {r.record.get("hparams", {}).get("image_size") or usual for r in runs}
+        reasons += [f"in voxels of a grid of {size} pixels, not {usual}" for size in sizes if size != usual]
     if math.isnan(row.net) and not reasons:
-        reasons.append(f"a mean that is not defined: {_undefined(study, row, metric)}")
+        reasons.append(f"a mean that is not defined: {undefined(study, row, metric)}")
     return reasons
 
 
@@ -276,7 +292,7 @@ def _looked(submission: Any) -> bool:
     return str(answer).strip().casefold().startswith("yes")
 
 
-def _undefined(study: Study, row: VariantRow, metric: str) -> str:
+def undefined(study: Study, row: VariantRow, metric: str) -> str:
     """Which structures of which targets leave a mean without a value, and why."""
     cells = study.cells
     of = cells[(cells["variant"] == row.variant) & (cells["metric"] == metric) & (cells["role"] == "target")]

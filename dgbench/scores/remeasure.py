@@ -38,6 +38,8 @@ def remeasured(study: Study, metric: Metric, task: Task | None) -> tuple[dict[tu
 
     The studies know `metric` alone. task: None where its images are not at hand.
     """
+    if metric.name in metrics.FURTHER:
+        return {}, dict.fromkeys(OTHER, f"{metric.title} is measured by runs alone")
     ways: dict[tuple[str, str], Protocol] = {}
     missing: dict[str, str] = {}
     for field, others in OTHER.items():

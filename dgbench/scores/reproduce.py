@@ -14,9 +14,8 @@ from dgbench import registry
 from dgbench.errors import RunError, UsageError
 from dgbench.files import read_json
 from dgbench.images.find_task import get_task, is_named
-from dgbench.protocol import get_protocol
 from dgbench.running.records import RunRecord, find_runs, read_run
-from dgbench.scores.study import charged, run_scores
+from dgbench.scores.study import run_costs, run_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,10 +171,8 @@ def compare(then: RunRecord, now: RunRecord) -> Reproduction:
 
 def _net_scores(run: RunRecord) -> pd.Series:
     """What a run scores on each target case, less what it falsely found there costs, as a table counts it."""
-    targets = run.cases[run.cases["role"] == "target"]
-    costs = charged(targets, "dice", get_protocol(run.protocol))
-    of_case = costs[costs > 0].groupby([targets["domain"], targets["case"]]).sum()
-    return run_scores(run).dropna().sub(of_case, fill_value=0.0)
+    costs = run_costs(run)
+    return run_scores(run).dropna().sub(costs[costs > 0], fill_value=0.0)
 
 
 def by_group(of_case: pd.Series, run: RunRecord) -> pd.Series:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dgbench.metrics import MEASURED, METRICS
+from dgbench.protocol import get_protocol
 from dgbench.running.records import RunRecord
 
 DISTANCES = tuple(name for name in MEASURED if METRICS[name].unit("mm") == "mm")
@@ -95,8 +96,9 @@ def references(runs: Sequence[RunRecord]) -> list[str]:
     return told
 
 
-def _board(run: RunRecord) -> tuple[str, str, str]:
-    return run.task, run.protocol, str(sorted(run.record["data"].items()))
+def _board(run: RunRecord) -> tuple[str, str, str, str]:
+    size = run.record["hparams"].get("image_size") if get_protocol(run.protocol).resolution == "network" else None
+    return run.task, run.protocol, str(sorted(run.record["data"].items())), str(size)
 
 
 def _name(run: RunRecord) -> str:

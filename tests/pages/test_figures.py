@@ -180,6 +180,15 @@ def test_a_forest_plot_has_a_point_and_its_interval_for_each_variant_and_panel()
         assert spans == pytest.approx(100 * np.array([interval[1:] for interval in of]))
 
 
+def test_an_interval_on_a_target_rests_on_the_cases_that_hold_something():
+    """Of B one case holds the structure: of a single one no interval is known."""
+    scores = {d: [0.7, 0.8, 0.9, 0.6] for d in ("A", "C")} | {"B": [0.7, *["both_empty"] * 3]}
+    runs = [run(v, s, scores, seed) for v in ("one", "other") for s in "ABC" for seed in (0, 1)]
+    found = figures.intervals(rank(Study(runs, SDG)))
+    assert math.isnan(found["B"][0].low) and found["B"][0].mean == pytest.approx(0.7)
+    assert not math.isnan(found["C"][0].low)
+
+
 def test_a_variant_that_is_not_ranked_is_hollow():
     markers = [line for line in figures.forest(board(GOOD, BAD, APART)).axes[0].lines if line.get_marker() == "o"]
     assert [line.get_markerfacecolor() == "white" for line in markers] == [False, False, True]

@@ -95,6 +95,24 @@ def test_the_conclusion_names_what_a_mask_that_ignores_the_images_beats():
     assert "ignores" not in leaderboard.conclusion(board(GOOD, three[0]))
 
 
+def test_a_mean_above_that_of_a_mask_that_ignores_the_images_is_not_called_below():
+    """`eager` has 0.9, and finds in three of four cases what is not there: it stands behind `constant` by that."""
+    kinds = {"constant": (0.5, "both_empty"), "eager": (0.9, "false_positive")}
+    ranking = board(
+        run(v, s, {d: [dice, *[empty] * 3] for d in DOMAINS}, seed)
+        for v, (dice, empty) in kinds.items()
+        for s in DOMAINS
+        for seed in (0, 1)
+    )
+    assert [of.variant for of in ranking.ranked] == ["constant", "eager"]
+    assert "ignores the images" not in leaderboard.conclusion(ranking)
+
+
+def test_every_test_that_was_made_is_counted_also_against_a_row_that_is_not_ranked():
+    assert "Holm-corrected for 2 tests" in said(board(GOOD, BAD, runs_of("lone", 0.5, seeds=(0,)), baseline="lone"))
+    assert "Holm-corrected for 1 test," in said(board(GOOD, BAD, baseline="good"))
+
+
 def test_of_one_variant_nothing_is_concluded():
     assert "nothing can be concluded" in leaderboard.conclusion(board(GOOD))
 

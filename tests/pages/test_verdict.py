@@ -35,6 +35,23 @@ def test_what_is_not_resolved_says_what_would_resolve_it():
     assert cases and int(cases[1]) > 24
 
 
+def test_fewer_cases_than_there_are_never_resolve_what_these_have_not():
+    """The interval is wide because two seeds say little of how far seeds differ."""
+    wild = [r for seed, level in ((0, 0.9), (1, 0.7)) for r in runs_of("wild", level, seeds=(seed,))]
+    words = sentence(compared(wild, runs_of("poor", 0.3, seeds=(0, 1))))
+    assert ": not resolved. " in words
+    assert words.endswith("How far seeds differ is not known well enough by 2 of them: make more.")
+
+
+def test_cases_of_one_patient_are_counted_as_one_and_called_so():
+    runs = [*runs_of("one", 0.7), *runs_of("other", 0.5)]
+    for r in runs:
+        r.cases["group"] = r.cases["case"].str.replace(r"[1357]$", "0", regex=True)
+    c = compare(Study(runs, PROTOCOLS["sdg"]), "one", "other")
+    assert " on 12 groups of cases with 3 and 3 seeds; 100% of the groups of cases are better" in sentence(c)
+    assert comparison_table(c).rows[1][0].text == "A (4 groups of cases)"
+
+
 def test_one_seed_resolves_nothing():
     words = sentence(compared(runs_of("lucky", 0.9, seeds=(0,)), BAD))
     assert "not resolved" in words and "at least three" in words

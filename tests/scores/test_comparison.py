@@ -50,6 +50,14 @@ def test_distances_are_better_when_they_are_smaller():
     assert c.differences["all targets"].estimate.mean < 0 and c.verdict() == "better"
 
 
+def test_what_has_no_mean_is_not_compared():
+    lost = runs_of("lost", 0.8, protocol="dapsam")
+    lost[0].cases.loc[lost[0].cases["domain"] == "B", ["dice", "asd", "flag"]] = [0.0, float("inf"), "missed"]
+    both = Study([*runs_of("good", 0.8, protocol="dapsam"), *lost], PROTOCOLS["dapsam"])
+    with pytest.raises(UsageError, match="lost has no mean ASD: prostate of B is missed in 8 of 8 cases"):
+        comparison.compare(both, "good", "lost", "asd")
+
+
 def noisy(variant: str, level: float, seeds=(0, 1, 2)):
     rng = np.random.default_rng(len(variant))
     cases = {d: level + 0.1 * rng.standard_normal(8) for d in DOMAINS}

@@ -126,6 +126,11 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(keep):
         (lambda t: t.assign(method="a\x1b[2J"), ["method holds a line break or another control character in lines 2"]),
         (lambda t: t[(t["seed"] > 0) | (t["target"] != "B")], ["theirs from A with seed 0 lacks cases case00"]),
         (lambda t: t.assign(n_reference=0), ["dice is above 0 in lines 2"]),
+        (
+            lambda t: t.assign(**{c: [0, *[v] * (len(t) - 1)] for c, v in (("dice", 0.7), ("n_reference", 9))}),
+            ["dice is above 0 in lines"],
+        ),  # a case that failed says that there was nothing to find
+        (lambda t: t.assign(seed="00"), ["seed is no whole number in lines 2 ('00')"]),
         (lambda t: t.assign(dice="", n_reference=9), ["dice is blank though the reference is not in lines 2"]),
     ],
 )

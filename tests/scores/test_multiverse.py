@@ -332,6 +332,18 @@ def test_what_cannot_be_chosen_is_said():
     assert found.missing["structure left out"] == "there is no second structure"
 
 
+def test_a_metric_that_a_task_asks_for_besides_is_the_leaderboards_own():
+    """By clDice `y` is first; the rest of the choices is judged against that order."""
+    runs = [*of("x", STEADY), *of("y", lambda s, d, seed: [0.6])]
+    for r in runs:
+        r.record["further_metrics"] = ["cldice"]
+        r.cases["cldice"] = 1 - r.cases["dice"]
+    found = multiverse(rank(Study(runs, SDG), "cldice"))
+    assert (found.variants, found.universes[0].parts, found.universes[0].metric) == (["y", "x"], (), "cldice")
+    assert found.ranks[0].tolist() == [1, 2] and found.pairs[0].changed.keys() == {"metric"}
+    assert set(of_folder(found.board, None, Path("none")).missing) >= {"slices", "resolution", "distances"}
+
+
 def test_without_a_miss_no_rule_for_misses_is_tried():
     found = look(of("x", STEADY), of("y", lambda s, d, seed: [0.6]))
     assert found.missing["missed structures"] == "every structure was there and found"

@@ -120,6 +120,24 @@ def test_a_first_place_that_hangs_on_one_target_is_pointed_out(metric: str):
     assert b.stability.firsts == {"A": "steady"}
 
 
+def test_a_first_place_without_a_target_is_that_of_the_protocols_mean():
+    """`x` scores 0.5 from B on C and from C on B, else 0.9: without A the sources' means are 0.9, 0.5 and 0.5."""
+    levels = {"x": lambda s, d: 0.5 if {s, d} == {"B", "C"} else 0.9, "y": lambda s, d: 0.65, "z": lambda s, d: 0.1}
+    b = board(
+        run(v, s, {d: [of(s, d)] * 2 for d in DOMAINS}, seed)
+        for (v, of), s, seed in itertools.product(levels.items(), DOMAINS, (0, 1))
+    )
+    assert [r.variant for r in b.ranked] == ["x", "y", "z"] and b.stability is not None
+    assert b.stability.firsts == {"A": "y"}
+
+
+def test_of_a_single_target_nothing_is_left_out():
+    two = {"domains": ["A", "B"], "sources": ["A"]}
+    levels = {"x": 0.9, "y": 0.6, "z": 0.1}
+    b = board(run(v, "A", {"B": [of] * 3}, seed, **two) for v, of in levels.items() for seed in (0, 1))
+    assert b.stability is not None and b.stability.firsts == {}
+
+
 def test_what_is_found_falsely_counts_in_the_order_by_cases_too():
     """Net of the cost, 1/2 for one of two structures, `eager` is last: 0.9 - 0.5 in every case and so in the mean."""
     both = {"structures": ["disc", "cup"]}
@@ -172,10 +190,27 @@ def test_a_variant_without_all_sources_has_no_mean_and_says_what_is_missing():
     assert math.isnan(b.apart[0].row.mean) and b.apart[0].why == "no run of source C"
 
 
-def test_a_seed_that_lacks_a_source_is_left_out_of_a_row_that_has_others():
+def test_a_seed_that_lacks_a_source_is_left_out_of_a_row_that_has_others_and_is_told(tmp_path: Path):
+    """Else a method that diverged with a seed would stand better for it."""
     extra = run("good", "A", {d: [0.1] * 8 for d in DOMAINS}, seed=7)
-    row = board(GOOD, [extra]).ranked[0].row
-    assert row.seeds == (0, 1, 2) and row.mean > 0.7
+    b = board([changed(r, path=tmp_path / r.path) for r in (*GOOD, extra)])
+    assert b.ranked[0].row.seeds == (0, 1, 2) and b.ranked[0].row.mean > 0.7
+    assert b.study.left_out == ("Seed 7 of good is left out: it has no run of source B, C.",)
+    failed = tmp_path / extra.path.parent / "B-seed7"
+    failed.mkdir(parents=True)
+    (failed / "FAILED.json").write_text('{"cause": "the loss is NaN"}')
+    b = board([changed(r, path=tmp_path / r.path) for r in (*GOOD, extra)])
+    assert b.study.left_out == ("Seed 7 of good is left out: it has no run of source B (failed), C.",)
+
+
+def test_distances_in_voxels_of_another_grid_are_not_ranked():
+    """Of 48 pixels a side they are twice as large as of 96; an overlap does not depend on it."""
+    told = {"protocol": "dapsam", "image_size": 96}
+    rows = [*runs_of("usual", 0.8, **told), *runs_of("coarse", 0.9, hparams={"image_size": 48}, **told)]
+    assert [r.variant for r in rank(Study(rows, DAPSAM), "dice").ranked] == ["coarse", "usual"]
+    by_distance = rank(Study(rows, DAPSAM), "asd")
+    assert [r.variant for r in by_distance.ranked] == ["usual"]
+    assert by_distance.apart[0].why == "in voxels of a grid of 48 pixels, not 96"
 
 
 def test_a_mean_that_is_not_defined_is_not_ranked():

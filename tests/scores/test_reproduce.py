@@ -14,7 +14,7 @@ from dgbench.files import read_json
 from dgbench.images.folder_task import FolderTask
 from dgbench.running import launchers, plan
 from dgbench.running.records import find_runs, read_run
-from dgbench.scores.reproduce import by_group, compare, differences, interval, reproduce
+from dgbench.scores.reproduce import _net_scores, by_group, compare, differences, interval, reproduce
 from dgbench.scores.study import run_scores
 from tests.discs import write_discs
 from tests.toy_runs import run
@@ -151,6 +151,11 @@ def test_a_structure_found_where_none_is_is_a_difference_and_not_left_out(finish
     found = altered(finished, tmp_path / "found", lambda i, d: 0.0 if i == 0 else d, flag="false_positive")
     assert compare(absent, absent).verdict == "identical"
     assert compare(absent, found).verdict == "different"
+
+
+def test_of_two_structures_what_one_falsely_found_costs_is_half_as_in_every_table():
+    of = run("erm", "A", {"B": {"disc": [0.8], "cup": ["false_positive"]}}, structures=["disc", "cup"])
+    assert _net_scores(of).to_dict() == {("B", "B-0"): pytest.approx(0.8 - 0.5)}
 
 
 def test_the_interval_is_students():

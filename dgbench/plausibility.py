@@ -14,6 +14,7 @@ MOST, MOST_OF_RIM = 0.9, 0.5
 ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # Pillow's modes with a channel of transparency
 FULL, JUMP, MANY_JUMPS = (1 << 16) - 1, 0.75, 10  # what 16 bits hold; the share that is no edge of an image; so many
 ALIKE = 0.1  # correlation of neighbouring pixels; of real images it is above 0.7
+READ = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")  # Pillow's names; the last two lie in public releases
 BLACK = 8  # a palette's colour is black when no channel is above it
 
 Colour = tuple[int, int, int]
@@ -73,7 +74,7 @@ def of_file(path: Path, values: np.ndarray, seen: Palettes | None = None) -> Ite
     """
     from PIL import Image  # slow to import
 
-    with Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as file:
+    with Image.open(path, formats=READ) as file:
         if file.mode == "P" and (palette := file.getpalette()):
             table = np.reshape(palette, (-1, 3)).tolist()
             used = np.flatnonzero(np.bincount(values.ravel()))

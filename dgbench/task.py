@@ -102,6 +102,10 @@ class Task(ABC):
         """
         return case_id
 
+    def said_of(self, domain: str, case_id: str) -> Sequence[Any]:
+        """What a list says of a case that decides how its files are read; with the files it is what the case is."""
+        return ()
+
     @property
     def layout(self) -> str:
         """Which of several ways the files lie in, where a task can read more than one; it is in every run's record."""

@@ -103,7 +103,8 @@ def adopt(root: Path) -> Adoption:
         _as_folder_task(adoption, folders)
     elif sets := [d for d in [root, *_inside(root)] if (d / "imagesTr").is_dir() and (d / "labelsTr").is_dir()]:
         for folder in sets:
-            _nnunet(adoption, folder)
+            _nnunet(adoption, folder, only=len(sets) == 1)
+        _groups(adoption, [(row["case"],) for row in adoption.rows])
         _domains_of(adoption, [(f"{folder.name}",) if len(sets) > 1 else () for folder in sets for _ in _cases(folder)])
     else:
         _paired(adoption)
@@ -142,6 +143,7 @@ def _as_folder_task(adoption: Adoption, folders: dict[str, dict[str, Files]]) ->
                 continue
             paths = {column: str(found[0]) for column, found in masks.items()}
             adoption.rows.append({"case": case, "domain": domain, "image": str(files.images[0]), **paths})
+    _groups(adoption, [(row["case"],) for row in adoption.rows])
     rule = f"<domain>/images with <domain>/masks: {len(adoption.rows)} cases of {len(folders)} domains"
     adoption.rules.append(f"{rule}; --task {adoption.root} reads this without a table")
     if (toml := adoption.root / "task.toml").is_file():
@@ -168,10 +170,14 @@ def _cases(folder: Path) -> Iterator[tuple[str, Path, dict[int, Path]]]:
                 yield stem(path), path, channels[stem(path)]
 
 
-def _nnunet(adoption: Adoption, folder: Path) -> None:
+def _nnunet(adoption: Adoption, folder: Path, only: bool) -> None:
+    """only: it is the only set, so that what its card says holds for all rows."""
     found = list(_cases(folder))
-    for case, mask, channels in found:
-        adoption.rows.append({"case": case, "domain": "", "image": str(channels[min(channels)]), "mask": str(mask)})
+    rows = [
+        {"case": case, "domain": "", "image": str(channels[min(channels)]), "mask": str(mask)}
+        for case, mask, channels in found
+    ]
+    adoption.rows += rows
     adoption.rules.append(f"nnU-Net's imagesTr with labelsTr in {folder.name}: {len(found)} cases")
     used = {Path(row[column]) for row in adoption.rows for column in ("image", "mask")}
     for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
@@ -193,9 +199,11 @@ def _nnunet(adoption: Adoption, folder: Path) -> None:
         named = ", ".join(f"{k} {v}" for k, v in kinds.items())
         adoption.decide.append(f"the files hold channels ({named}): add a column `frame` with the one to take")
     if str(next(iter(kinds.values()), "")).lower() == "ct":
-        adoption.settings += ['modality = "ct"']
+        adoption.settings += ['modality = "ct"'] if only else []
+        for row in rows if not only else ():
+            row["modality"] = "ct"
         adoption.rules.append(
-            'dataset.json says CT: modality = "ct", a window from -160 to 240 HU; change it as needed'
+            f"dataset.json of {folder.name} says CT: modality ct, a window from -160 to 240 HU; change it as needed"
         )
     _regions(adoption, card.get("labels") or {})
 
@@ -263,7 +271,7 @@ def _paired(adoption: Adoption) -> None:
         adoption.decide.append("some cases have one mask and others one for each structure: make them alike")
     folders = [image.folders if image.name else image.folders[:-1] for image in taken]
     _domains_of(adoption, folders)
-    _groups(adoption, taken)
+    _groups(adoption, [(*image.folders, image.name) for image in taken])
 
 
 def _walk(adoption: Adoption, folder: Path, depth: int) -> Iterator[Path]:
@@ -410,15 +418,17 @@ def _qualify(rows: Sequence[dict[str, str]], folders: Sequence[tuple[str, ...]],
             row["case"] = "_".join([*others, row["case"]])
 
 
-def _groups(adoption: Adoption, taken: Sequence[_Found]) -> None:
-    """Patients, where a folder or a name says sub-..., patient..., and a patient has several cases."""
-    found = [next(filter(None, map(SUBJECT.match, [*f.folders, f.name])), None) for f in taken]
+def _groups(adoption: Adoption, told: Sequence[Sequence[str]]) -> None:
+    """Patients, where a folder or a name says sub-..., patient..., and a patient has several cases. told: by row."""
+    found = [next(filter(None, map(SUBJECT.match, of)), None) for of in told]
     values = [m[1] if m else "" for m in found]
     counts = Counter(v for v in values if v)
-    if counts and all(values) and max(counts.values()) > 1:
+    if counts and max(counts.values()) > 1:
         for row, value in zip(adoption.rows, values, strict=True):
             row["group"] = value
         adoption.rules.append(f"the group is the patient that a folder or name gives: {len(counts)} patients")
+        if silent := values.count(""):
+            adoption.decide.append(f"{silent} cases name no patient: fill in `group` where they are of one")
 
 
 def _check_names(adoption: Adoption) -> None:
@@ -447,7 +457,8 @@ def _is_file(column: str) -> bool:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    # A link is kept: what it leads to may have a name that says nothing.
+    return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
 
 
 def told(adoption: Adoption, most: int = 10) -> Iterable[str]:

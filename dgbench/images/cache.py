@@ -63,7 +63,7 @@ def clean(found: Sequence[Entry], most: int | None = None) -> list[Entry]:
         if size > (most or 0) and not entry.is_in_use:
             too_many.append(entry)
             size -= entry.size
-    deleted = [entry for entry in found if entry.old] + too_many
+    deleted = [entry for entry in found if entry.old and not entry.is_in_use] + too_many
     for entry in deleted:
         shutil.rmtree(entry.path, ignore_errors=True)
     return deleted

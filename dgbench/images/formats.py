@@ -35,6 +35,7 @@ from dgbench.images.pixels import (
 )
 from dgbench.images.volume_formats import ITK, NUMPY, files_of, read_itk, read_numpy
 from dgbench.names import one_form
+from dgbench.plausibility import READ
 
 NIFTI = (".nii", ".nii.gz")
 RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -43,12 +44,15 @@ FRAMES = "; or name the frame to take: a column `frame` in a table of cases, num
 KNOWN = "PNG, JPEG, TIFF, BMP, NIfTI, NRRD, MetaImage, DICOM or NumPy"
 HEADER, PART = 540, 1 << 20  # bytes: of NIfTI's longer header, and of what is unpacked at once
 WIDTHS = {"I": 4, "F": 4, "I;": 2}  # bytes of a number in Pillow's modes, by how they begin; else 1
-READ = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM")  # Pillow's names; the last two lie in public releases
+FULL = np.uint16(65535)
+DEPTHS = "save gray images as 16-bit gray, colours with 8 bits each"
 
 
 def is_image(path: Path) -> bool:
     """Has the file the suffix of a format that is read here, or does a DICOM series lie in the folder?"""
-    return is_dicom(path) if path.is_dir() else path.name.lower().endswith(SUFFIXES)
+    if path.is_dir() or not path.suffix:  # archives of hospitals write DICOM files without one
+        return is_dicom(path)
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def is_raster(path: Path) -> bool:
@@ -173,7 +177,10 @@ def read_image(path: Path, mask: bool = False) -> Pixels:
                 bounded(path, taken)
                 for page in range(count):
                     file.seek(page)
-                    pages.append(_array(ImageOps.exif_transpose(file), mask))
+                    if told := _beyond(file, content):
+                        raise broken(path, [told], DEPTHS)
+                    array = _array(ImageOps.exif_transpose(file), mask)
+                    pages.append(FULL - array if _is_inverted(file) else array)
             values = np.stack(pages)
     except UnidentifiedImageError:
         raise broken(path, ["it is no PNG, JPEG, TIFF, BMP, GIF or PPM file"]) from None
@@ -384,6 +391,23 @@ def _same_grid(image: Pixels, mask: Pixels) -> bool:
     corners = np.array([[x, y, z, 1] for x in (0, far[0]) for y in (0, far[1]) for z in (0, far[2])], dtype=float)
     distance = np.linalg.norm((corners @ (image.affine - mask.affine).T)[:, :3], axis=1)
     return float(distance.max()) <= 0.1 * min(image.spacing)
+
+
+def _beyond(page: Any, content: io.BytesIO) -> str:
+    """Why Pillow would read other numbers than the file holds; "" where it reads them."""
+    bits, signed = page.tag_v2.get(258, (8,)) if page.format == "TIFF" else (8,), False
+    if page.format == "PNG":
+        bits = (content.getbuffer()[24],)  # of its header
+    elif page.format == "TIFF":
+        signed = 2 in page.tag_v2.get(339, (1,))
+    if max(bits) > 8 and page.mode not in ("I", "F") and not page.mode.startswith("I;"):
+        return f"it has {max(bits)} bits for each colour, of which only 8 can be read"
+    return "it holds signed numbers of 8 bits" if signed and max(bits) == 8 else ""
+
+
+def _is_inverted(page: Any) -> bool:
+    """A TIFF whose 0 is white, of 16 bits, which Pillow leaves as it is; of 8 bits it turns them round."""
+    return page.format == "TIFF" and page.mode.startswith("I;16") and page.tag_v2.get(262) == 0
 
 
 def _array(page: Any, mask: bool) -> np.ndarray:

@@ -108,15 +108,15 @@ def export(task: Task, source: str, out: Path, number: int | None = None) -> Exp
     ending = ".png" if photographs else ".nii.gz"
     labels = Labels(task.structures, (task.load(source, i).mask for i in training))
     images, masks = (make_folder(folder / part) for part in ("imagesTr", "labelsTr"))
-    channels = depth = 0
+    channels, depth = max(task.load(*place).image.shape[1] for place in every), 0  # a network has so many for all
     for case in (task.load(source, i) for i in training):
-        depth, channels = max(depth, len(case.image)), case.image.shape[1]
-        _write_image(case, images, ending)
+        depth = max(depth, len(case.image))
+        _write_image(case, images, ending, channels)
         _write(masks / f"{case.id}{ending}", labels.index_mask(case.mask), case.spacing)
     for domain, ids in tested.items():
         into = make_folder(folder / "imagesTs" / domain)
         for case_id in ids:
-            _write_image(task.load(domain, case_id), into, ending)
+            _write_image(task.load(domain, case_id), into, ending, channels)
     described = {
         "channel_names": {str(c): "image" if channels == 1 else "RGB"[c] for c in range(channels)},
         **labels.described(), "numTraining": len(training), "file_ending": ending, "name": name,
@@ -164,12 +164,14 @@ def _is_photograph(case: Case) -> bool:
     return len(case.image) == 1 and bool(np.abs(levels - np.rint(levels)).max() < 0.01)
 
 
-def _write_image(case: Case, folder: Path, ending: str) -> None:
+def _write_image(case: Case, folder: Path, ending: str, channels: int) -> None:
+    """A gray image has its value in each of the channels."""
+    image = np.repeat(case.image, channels // case.image.shape[1], axis=1)
     if ending == ".png":
-        pixels = np.rint(np.moveaxis(case.image, 1, -1) * 255).astype(np.uint8)
+        pixels = np.rint(np.moveaxis(image, 1, -1) * 255).astype(np.uint8)
         return _write(folder / f"{case.id}_0000.png", pixels[..., 0] if pixels.shape[-1] == 1 else pixels, case.spacing)
-    for c in range(case.image.shape[1]):
-        _write(folder / f"{case.id}_{c:04d}{ending}", case.image[:, c], case.spacing)
+    for c in range(channels):
+        _write(folder / f"{case.id}_{c:04d}{ending}", image[:, c], case.spacing)
 
 
 def _write(path: Path, values: np.ndarray, spacing: Sequence[float]) -> None:

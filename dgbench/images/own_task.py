@@ -6,6 +6,7 @@ soft borders and a `threshold`, is parted there, and the pixels that might be ei
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from dgbench.images.formats import (
 )
 from dgbench.images.pixels import Pixels, Spacing
 from dgbench.images.task_settings import read_settings, windows
-from dgbench.plausibility import Palettes, Told, of_file, of_image
+from dgbench.plausibility import Doubt, Palettes, Told, of_file, of_image
 from dgbench.registry import TASKS
 from dgbench.task import Case
 
@@ -95,6 +96,7 @@ class OwnTask(FileTask):
         self.citation, self.licence = said.get("citation", ""), said.get("licence", "")
         self.collections = said.get("collections", ())
         self.threshold = said.get("threshold")
+        self.paired = said.get("paired", False)
         self.download = f"your own files in {root}; {self.wanted}"
         self.windows = windows(said, self.domains)
         same = len(set(self.windows.values())) == 1
@@ -134,6 +136,26 @@ class OwnTask(FileTask):
     def group(self, domain: str, case_id: str) -> str:
         """The patient, where the list says it."""
         return self._cases[domain][case_id].group or case_id
+
+    def said_of(self, domain: str, case_id: str) -> Sequence[Any]:
+        """The frame to take and the spacing, where the list says them."""
+        files = self._cases[domain][case_id]
+        return () if files.frame is None and files.spacing is None else (files.frame, files.spacing)
+
+    def verify(self) -> list[str]:
+        """Also: patients of several domains, where they are not stated to be the same, are odd."""
+        problems = super().verify()
+        domains_of: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for domain, cases in self._cases.items():
+            for group in filter(None, (files.group for files in cases.values())):
+                domains_of[group][domain] = None
+        both = [group for group, of in domains_of.items() if len(of) > 1]
+        if both and not self.paired:
+            few = ", ".join(both[:3]) + (f" and {len(both) - 3} more" if both[3:] else "")
+            told = f"group {few} is in several domains ({', '.join(domains_of[both[0]])}): trained on and tested on"
+            remedy = f"write paired = true into {self.toml} if these are the same patients, or rename the groups"
+            self.doubts = [*self.doubts, Doubt("", told, remedy)]
+        return problems
 
     def files(self, domain: str, case_id: str) -> list[Path]:
         """The image, its mask or masks in the order of the structures, and the TOML file."""
@@ -205,20 +227,34 @@ class OwnTask(FileTask):
             return {name: BINARY if len(found_names) == 1 else () for name in found_names}
         if self.threshold is not None:
             return {"structure": BINARY}
-        found: set[int] = set()
-        for path, frame in ((p, files.frame) for files in self._all() for p in files.index if not _is_jpeg(p)):
+        of_domain: dict[str, set[int]] = {domain: set() for domain in self.domains}
+        every = ((domain, files) for domain, cases in self._cases.items() for files in cases.values())
+        masks = ((domain, p, files.frame) for domain, files in every for p in files.index if not _is_jpeg(p))
+        for domain, path, frame in masks:
             try:
                 values = values_of(read(path, mask=True, frame=frame).values)
             except DataError:  # said when the case is loaded
                 continue
-            found |= set(values) if len(values) <= MAX_STRUCTURES else set()
+            of_domain[domain] |= set(values) if len(values) <= MAX_STRUCTURES else set()
+        found = set().union(*of_domain.values())
         if len(found) > MAX_STRUCTURES:
             raise DataError(
                 f"the masks in {self.root} hold {len(found)} different values", f"name the structures in {self.toml}"
             )
         if found <= set(BINARY):
             return {"structure": BINARY}
+        self._check_shared({domain: values for domain, values in of_domain.items() if values})
         return {f"structure_{v}" if len(found) > 1 else "structure": (v,) for v in sorted(found)}
+
+    def _check_shared(self, of_domain: Mapping[str, set[int]]) -> None:
+        """Raises `DataError` where two domains have no value in common: what one teaches the other never shows."""
+        for one, other in itertools.combinations(of_domain, 2):
+            if not of_domain[one] & of_domain[other]:
+                a, b = (", ".join(map(str, sorted(of_domain[d]))) for d in (one, other))
+                raise DataError(
+                    f"the masks of {one} hold {a}, those of {other} {b}: no value is in both",
+                    f"name them in {self.toml}, e.g. structures = {{ structure = [{a}, {b}] }}",
+                )
 
     def _planes(self, path: Path, mask: np.ndarray) -> list[np.ndarray]:
         """An index mask -> one bool (D, H, W) for each structure."""
@@ -247,7 +283,7 @@ class OwnTask(FileTask):
     def _plane(self, path: Path, mask: np.ndarray, odd: list[Told]) -> np.ndarray:
         """A mask of one structure -> bool (D, H, W); what is doubtful about it is added to `odd`."""
         values = values_of(mask)
-        if len(values) <= 1 and self.threshold is None:
+        if len(values) <= 1 and (self.threshold is None or set(values) <= {1}):
             return mask != 0
         if not self._parted(path, mask):
             told, remedy = f"mask {path} of one structure holds {len(values)} values besides 0", "0 and one are allowed"

@@ -368,13 +368,16 @@ def _looked_up(task: Task, domain: str, root: Path) -> tuple[str, str | None]:
     """sha256 of what a domain's cases come from, and their fingerprint, as far as it is known."""
     checksums = Checksums(root / "checksums.json")
     try:
-        cases = [(i, [checksums.of(p) for p in task.files(domain, i)]) for i in task.case_ids(domain)]
+        cases = [
+            (i, [checksums.of(p) for p in task.files(domain, i)], *task.said_of(domain, i))
+            for i in task.case_ids(domain)
+        ]
     except OSError as error:
         missing = "missing file" if isinstance(error, FileNotFoundError) else f"{error.strerror}:"
         raise DataError(f"{missing} {error.filename}", "`dgbench data verify` lists all that is missing") from None
     checksums.save()
     content: list[object] = [task.name, task.code_fingerprint(), list(task.structures), domain, cases]
-    if not any(files for _, files in cases):
+    if not any(files for _, files, *_ in cases):
         return (origin := _sha256(content)), origin
     content += [[c.__qualname__ for c in type(task).__mro__], _card(task), task.intensity_range]
     content += map(_installed, DECODERS)

@@ -26,7 +26,7 @@ from typing import Any
 
 from dgbench import names
 from dgbench.errors import DataError
-from dgbench.images.formats import KNOWN, is_image
+from dgbench.images.formats import KNOWN, is_image, stem
 from dgbench.images.own_task import Files, OwnTask
 from dgbench.images.task_settings import MODALITIES
 
@@ -84,7 +84,7 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Files]], dict[str, Any]]:
                 found.append(f"{name!r} cannot name a {kind}: {why}")
         if (first := lines.setdefault((domain, case), line)) != line:
             found.append(f"case '{case}' of domain '{domain}' stands in line {first} already")
-        files = Files(group=cells.get("group", ""))
+        files = Files(group=names.one_form(cells.get("group", "")))
         for column, cell in cells.items():
             found += _cell_problems(path.parent, column, cell, files)
         for key, convert in PER_DOMAIN.items():
@@ -100,6 +100,8 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Files]], dict[str, Any]]:
                 found.append(f"mask {mask} is that of case '{other}': give both one `group` if they show the same")
         problems += [f"line {line}: {problem}" for problem in found]
         cases[domain][case] = files
+    for of in cases.values():
+        _group_frames(of)
     if not problems and not cases:
         problems = ["it has no row"]
     if problems:
@@ -108,6 +110,18 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Files]], dict[str, Any]]:
         raise DataError(told, f"correct the table; {WANTED}")
     names.check(sorted(cases), "domain", path)
     return dict(cases), {key: value for key, value in own.items() if value}
+
+
+def _group_frames(cases: dict[str, Files]) -> None:
+    """Cases of one image, its frames, are one patient's, whatever else is not said."""
+    by_image: defaultdict[Path, list[Files]] = defaultdict(list)
+    for files in cases.values():
+        if files.images:
+            by_image[files.images[0]].append(files)
+    for image, of in by_image.items():
+        if len(of) > 1 and not any(files.group for files in of):
+            for files in of:
+                files.group = stem(image)
 
 
 def _rows(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:

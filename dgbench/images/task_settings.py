@@ -119,6 +119,10 @@ SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "the value from which on a mask of one structure with soft borders is the structure, such as 128",
     ),
     "sources": (lambda v: isinstance(v, list) and bool(v) and all(map(_is_text, v)), "the domains to train on"),
+    "paired": (
+        lambda v: isinstance(v, bool),
+        "true when domains show the same patients: a `group`, or else a case, of one name is then the same one",
+    ),
     "empty_masks": (lambda v: isinstance(v, bool), "true when a case may hold no structure at all"),
     "citation": (_is_text, "text: the paper to cite"),
     "licence": (_is_text, "text: the terms of the images"),

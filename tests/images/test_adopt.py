@@ -105,6 +105,44 @@ def test_patients_of_several_cases_are_groups(tmp_path):
         ("A", "patient1_l", "patient1"), ("A", "patient1_r", "patient1"), ("A", "patient2_l", "patient2")]  # fmt: skip
 
 
+@pytest.mark.parametrize("layout", ["{d}/images/{n}.png {d}/masks/{n}.png", "imagesTr/{n}_0000.png labelsTr/{n}.png"])
+def test_patients_are_groups_in_every_layout_and_who_names_none_is_told(tmp_path, layout):
+    names = [f"patient{p}_{v}" for p in (1, 2) for v in "lr"]
+    files = [
+        path.format(d=d, n=f"{d}{n}" if n == "x" else n) for d in "AB" for n in (*names, "x") for path in layout.split()
+    ]
+    adoption = adopt(touch(tmp_path, *files))
+    assert {row["group"] for row in adoption.rows} == {"patient1", "patient2", ""}
+    assert any("cases name no patient" in line for line in adoption.decide)
+
+
+def test_of_two_nnunet_sets_each_has_its_own_intensities(tmp_path):
+    for name, kind in (("Dataset001_CT", "CT"), ("Dataset002_MR", "MRI")):
+        touch(
+            tmp_path / name,
+            *(f"{p}/{name}{i}{e}.nii.gz" for i in "12" for p, e in (("imagesTr", "_0000"), ("labelsTr", ""))),
+        )
+        (tmp_path / name / "dataset.json").write_text(
+            json.dumps({"channel_names": {"0": kind}, "labels": {"organ": 1}})
+        )
+    adoption = adopt(tmp_path)
+    assert {(row["domain"], row.get("modality", "")) for row in adoption.rows} == {
+        ("Dataset001_CT", "ct"), ("Dataset002_MR", "")}  # fmt: skip
+    assert not any("modality" in line for line in adoption.settings)
+
+
+def test_a_link_stands_in_the_table_by_its_own_name(tmp_path):
+    """Caches of downloads name their files by checksums, and links lead there."""
+    for d in "AB":
+        for kind in ("images", "masks"):
+            touch(tmp_path, f"blobs/{d}{kind}")
+            (tmp_path / "set" / d / kind).mkdir(parents=True)
+            (tmp_path / "set" / d / kind / "x.png").symlink_to(tmp_path / f"blobs/{d}{kind}")
+    adoption = adopt(tmp_path / "set")
+    adoption.write(tmp_path / "mine.csv")
+    assert "set/A/images/x.png" in (tmp_path / "mine.csv").read_text()
+
+
 @pytest.mark.parametrize("old", [True, False])
 def test_nnunets_raw_layout_with_channels_and_regions(tmp_path, old):
     names = [f"{part}/{s}_{i}{end}.nii.gz" for s in ("GE", "UCL") for i in (1, 2)

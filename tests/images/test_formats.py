@@ -315,6 +315,38 @@ def test_every_kind_of_pixel_is_read_as_it_was_written(tmp_path, name, image, ex
     np.testing.assert_array_equal(pixels.values[0], expected)
 
 
+def png_of_16_bits(path: Path, values: np.ndarray, kind: int) -> None:
+    """uint16 (H, W, C) as PNG; kind: 2 colours, 4 gray and alpha, 6 colours and alpha, which Pillow does not write."""
+    height, width = values.shape[:2]
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0),
+        b"IDAT": zlib.compress(lines),
+        b"IEND": b"",
+    }
+    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts.items())
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_colours_of_16_bits_are_refused_where_only_their_high_bytes_can_be_read(tmp_path, kind, channels):
+    """Else numbers up to 4095 would become 16 shades of black, and a mask of 0, 1 and 2 would be empty."""
+    png_of_16_bits(tmp_path / "deep.png", np.full((4, 5, channels), 4095, np.uint16), kind)
+    with pytest.raises(DataError, match="it has 16 bits for each colour, of which only 8 can be read"):
+        read(tmp_path / "deep.png")
+
+
+def test_a_tiff_of_signed_bytes_is_refused_and_one_whose_zero_is_white_is_turned_round(tmp_path):
+    Image.fromarray(GRAY).save(tmp_path / "signed.tif", tiffinfo={339: 2})
+    with pytest.raises(DataError, match="it holds signed numbers of 8 bits"):
+        read(tmp_path / "signed.tif")
+    Image.fromarray(DEEP).save(tmp_path / "white.tif")
+    stored, entry = (tmp_path / "white.tif").read_bytes(), struct.pack("<HHI", 262, 3, 1)  # photometric, one short
+    assert stored.count(entry + b"\1") == 1, "written as: 0 is black"
+    (tmp_path / "white.tif").write_bytes(stored.replace(entry + b"\1", entry + b"\0"))
+    np.testing.assert_array_equal(read(tmp_path / "white.tif").values[0], 65535 - DEEP)
+
+
 def test_a_palette_is_colours_in_an_image_and_numbers_in_a_mask(tmp_path):
     image = Image.fromarray(np.array([[0, 1], [2, 2]], np.uint8), "L").convert("P")
     image.putpalette([10, 20, 30, 200, 0, 0, 0, 200, 0])

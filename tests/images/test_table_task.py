@@ -9,6 +9,7 @@ from PIL import Image
 
 from dgbench.errors import DataError, UsageError
 from dgbench.images.find_task import get_task
+from dgbench.images.preparation import PreparedDomain, prepare
 from dgbench.images.table_task import TableTask
 from tests.images.test_dicom import VOXELS, slice_file
 from tests.images.test_folder_task import CUP, DISC, gray, save
@@ -89,6 +90,54 @@ def test_a_series_and_a_frame_are_images(tmp_path):
     assert task.verify() == []
     assert len(task.files("A", "a")) == 6, "each slice of a series counts"
     np.testing.assert_array_equal(task.load("A", "a").mask[:, 0], half > 0)
+
+
+def test_what_a_table_says_of_a_case_is_part_of_what_is_prepared(scans, tmp_path, monkeypatch):
+    """The files are the same: a corrected spacing or frame must not meet the arrays made before."""
+    monkeypatch.setenv("DGBENCH_CACHE", str(tmp_path / "cache"))
+    seen = []
+    for spacing in ("5 5", "0.5 0.5"):
+        line = "{c},{d},pool/{c}.png,pool/{c}-disc.png," + spacing
+        domain = prepare(TableTask(table(scans, "case,domain,image,mask,spacing", *rows(line))), "GE", 16)
+        seen.append((PreparedDomain(domain.folder).cases["ge1"].spacing, domain.fingerprint))
+    assert [spacing for spacing, _ in seen] == [(1, 5, 5), (1, 0.5, 0.5)] and seen[0][1] != seen[1][1]
+
+
+def test_frames_of_one_image_are_of_one_patient_and_a_name_is_one_in_any_form_of_unicode(scans):
+    path = table(scans, "case,domain,image,mask,frame", "ed,GE,pool/ge1.png,pool/ge1-disc.png,0",
+                 "es,GE,pool/ge1.png,elsewhere/ge1.png,1", "x,UCL,pool/ucl1.png,pool/ucl1-disc.png,")  # fmt: skip
+    task = TableTask(path)
+    assert [task.group(*of) for of in (("GE", "ed"), ("GE", "es"), ("UCL", "x"))] == ["ge1", "ge1", "x"]
+    path = table(scans, "case,domain,image,mask,group", *rows("{c},{d},pool/{c}.png,pool/{c}-disc.png,MG"))
+    path.write_text(path.read_text().replace("MG", "Mu\u0308ller", 1).replace("MG", "M\u00fcller"))
+    assert len({TableTask(path).group(d, c) for d, c in (("GE", "ge1"), ("GE", "ge2"))}) == 1
+
+
+def test_a_patient_of_two_domains_is_told_unless_it_is_stated(scans):
+    path = table(scans, "case,domain,image,mask,group", *rows("{c},{d},pool/{c}.png,pool/{c}-disc.png,volunteer"))
+    task = TableTask(path)
+    assert task.verify() == []
+    assert task.doubts[-1].cause == "group volunteer is in several domains (GE, UCL): trained on and tested on"
+    path.with_suffix(".toml").write_text("paired = true\n")
+    task = TableTask(path)
+    assert task.paired and task.verify() == [] and not task.doubts
+
+
+def test_domains_without_a_mask_value_in_common_are_no_structures(scans):
+    """The source would have none of the targets' structures, and no method could find them."""
+    for name in ("ucl1", "ucl2"):
+        save(scans / "pool" / f"{name}-disc.png", np.where(DISC > 0, 128, 0).astype(np.uint8))
+        save(scans / "pool" / f"{name.replace('ucl', 'ge')}-disc.png", np.where(DISC > 0, 200, 0).astype(np.uint8))
+    with pytest.raises(DataError, match="the masks of GE hold 200, those of UCL 128: no value is in both") as told:
+        TableTask(table(scans, "case,domain,image,mask", *rows("{c},{d},pool/{c}.png,pool/{c}-disc.png")))
+    assert "structures = { structure = [200, 128] }" in told.value.remedy
+
+
+def test_a_mask_of_0_and_1_is_the_structure_whatever_threshold_others_need(scans):
+    save(scans / "pool" / "ucl1-disc.png", (DISC > 0).astype(np.uint8))
+    path = table(scans, "case,domain,image,mask", *rows("{c},{d},pool/{c}.png,pool/{c}-disc.png"))
+    path.with_suffix(".toml").write_text("threshold = 128\n")
+    assert TableTask(path).load("UCL", "ucl1").mask.sum() == (DISC > 0).sum()
 
 
 def test_all_that_is_wrong_with_a_table_is_told_with_line_numbers(scans):

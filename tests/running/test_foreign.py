@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from dgbench.errors import DataError, UsageError
+from dgbench.files import read_json
 from dgbench.images.folder_task import FolderTask
 from dgbench.images.nnunet import Labels, export
 from dgbench.images.preparation import prepare
@@ -383,3 +384,15 @@ def test_structures_that_cross_have_a_region_of_their_own():
     painted = labels.index_mask(both)
     again = np.stack([np.isin(painted, labels.by_structure[s]) for s in ("a", "b")], axis=1)
     np.testing.assert_array_equal(again, both)
+
+
+@pytest.mark.parametrize("source", ["dim", "bright"])
+def test_gray_and_coloured_domains_go_to_one_network_with_as_many_channels(tmp_path, source):
+    """It has three, whichever of them it is trained on: it would refuse images of another number."""
+    for path in write_discs(tmp_path / "discs").glob("bright/images/*.png"):
+        gray = np.array(Image.open(path))
+        Image.fromarray(np.dstack([gray, gray // 2, gray])).save(path)
+    exported = export(FolderTask(tmp_path / "discs"), source, tmp_path / "out")
+    paths = [*exported.folder.glob("imagesT?/*.png"), *exported.folder.glob("imagesTs/*/*.png")]
+    assert len(paths) == 15 and {np.asarray(Image.open(path)).shape for path in paths} == {(48, 48, 3)}
+    assert read_json(exported.folder / "dataset.json")["channel_names"] == {"0": "R", "1": "G", "2": "B"}

@@ -183,7 +183,8 @@ def plan(
                 continue
             hparams = replace(hparams, steps=steps or hparams.steps)
         folder = Path(results).resolve() / task.name / protocol / variant
-        decisive = _decisive(cls, hparams, task, protocol)
+        code = code_of(cls)
+        decisive = _decisive(cls, hparams, task, protocol, code)
         size = hparams.image_size or task.image_size
         for source in sources or trainable:
             planned = Run(
@@ -201,7 +202,7 @@ def plan(
                 folder="",
                 fingerprint="",
                 steps=steps,
-                code=code_of(cls),
+                code=code,
             )
             for held_out in range(1, len(task.folds(source, folds)) + 1) if folds else (0,):
                 first = replace(planned, held_out=held_out)
@@ -259,21 +260,20 @@ def code_of(cls: type[Method]) -> str:
     return of_code("dgbench.running.worker:make", cls)
 
 
-def _decisive(cls: type[Method], hparams: Hparams, task: Task, protocol: str) -> list[Any]:
+def _decisive(cls: type[Method], hparams: Hparams, task: Task, protocol: str, code: str) -> list[Any]:
     """What decides a run's numbers besides the images: code, settings, and the files that these name.
 
     Of the task count its values, not its code: what code gives are images and lists of cases, and these count by
     themselves. Not counted: versions of packages, which are in the record, and whose rounding `scores.agreement`
     judges; published weights, which are known by their checksum in the code, or which the hub may replace.
     """
-    code = [code_of(cls), code_fingerprint()]
     order = [c.__name__ for c in cls.__mro__]  # a combination of two methods is no class in any file
     values = plain(hparams)
     texts = {name: value for name, value in values.items() if isinstance(value, str)}
     given = {name: weights.checksum(Path(text)) for name, text in texts.items() if Path(text).is_file()}
     settings = [values, given, task.image_size, task.steps, asdict(get_protocol(protocol))]
     settings += [list(task.further_metrics)] if task.further_metrics else []
-    return [SCHEMA, metrics.VERSION, code, order, settings, list(task.structures), task.unit]
+    return [SCHEMA, metrics.VERSION, [code, code_fingerprint()], order, settings, list(task.structures), task.unit]
 
 
 def _fingerprint(decisive: list[Any], task: Task, run: Run, images: dict[str, str], size: int) -> str:
@@ -282,11 +282,12 @@ def _fingerprint(decisive: list[Any], task: Task, run: Run, images: dict[str, st
         images[domain] = content_fingerprint(task, domain, size)
     split: Any = None
     cases = {d: task.case_ids(d) for d in domains}
+    groups: list[tuple[str, str, str]] = []
     with suppress(DataError):  # too few cases: the run will say so
         split = run.split(task)
         cases |= {d: run.tested(task, d) for d in run.targets(task)}
+        groups = [(d, i, task.group(d, i)) for d in domains for i in cases[d]]
     of_domains: list[Any] = [(d, images[d], cases[d]) for d in domains]
-    groups = [(d, i, task.group(d, i)) for d in domains for i in cases[d]]
     of_domains += [groups] if any(group != case_id for _, case_id, group in groups) else []  # intervals rest on them
     return hashlib.sha256(json.dumps([decisive, of_domains, split]).encode()).hexdigest()
 

@@ -147,8 +147,8 @@ class Ranking:
         targets = list(dict.fromkeys(map(str, self.target_cases.counting)))
         for left_out in targets if len(targets) > 1 else ():
             choices = Choices(self.metric.name, protocol.missed, protocol.mean, ("target", left_out))
-            winner = names[int(np.nanargmin(self.metric.cost(1.0) * cube.means(choices)))]
-            if winner != names[0]:
+            means = self.metric.cost(1.0) * cube.means(choices)
+            if not np.isnan(means).all() and (winner := names[int(np.nanargmin(means))]) != names[0]:
                 firsts[left_out] = winner
         return firsts
 

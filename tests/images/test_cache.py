@@ -65,6 +65,13 @@ def test_what_another_version_made_and_what_a_killed_process_left_is_old(cache):
         assert good.is_dir() and building.is_dir() and not other.exists() and not left.exists()
 
 
+def test_what_another_version_uses_at_this_moment_stays(cache):
+    """Two checkouts may share a cache."""
+    used = laid(cache, "task-16-0badc0de-A-0123456789abcdef", 10, days=0)
+    assert [e.old for e in entries()] == ["made by another version of dgbench"]
+    assert clean(entries()) == [] and used.is_dir()
+
+
 def test_room_is_made_by_what_was_used_longest_ago(cache):
     folders = [laid(cache, of_today(domain), 1000, days) for domain, days in (("A", 1), ("B", 3), ("C", 2))]
     assert [e.path.name for e in clean(entries(), most=2500)] == [folders[1].name]

@@ -140,6 +140,19 @@ def test_a_mask_of_0_and_1_is_the_structure_whatever_threshold_others_need(scans
     assert TableTask(path).load("UCL", "ucl1").mask.sum() == (DISC > 0).sum()
 
 
+def test_a_dicom_file_without_a_suffix_and_a_mask_of_another_format_than_its_suffix_are_read(tmp_path):
+    """As archives of hospitals write images, and users rename masks that were refused by their suffix."""
+    for i, name in enumerate(("IM000001", "IM000002")):
+        slice_file(tmp_path / name, i)
+    half = Image.fromarray(np.where(VOXELS[0] > 1000, 255, 0).astype(np.uint8))
+    half.save(tmp_path / "mask.gif")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes((tmp_path / "mask.gif").read_bytes())
+    task = TableTask(table(tmp_path, "case,domain,image,mask", "a,A,IM000001,a.png", "b,B,IM000002,b.png"))
+    assert task.verify() == []
+    np.testing.assert_array_equal(task.load("A", "a").mask[0, 0], VOXELS[0] > 1000)
+
+
 def test_all_that_is_wrong_with_a_table_is_told_with_line_numbers(scans):
     (scans / "notes.txt").touch()
     path = table(

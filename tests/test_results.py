@@ -21,10 +21,13 @@ from dgbench.task import Task
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 BOARDS = ("phantom", "breast_us", "breast_us-128", "nuclei", "sarcoma")
-BESIDE = {"phantom": ("phantom-second",)}  # archives that a board's table holds, too
+BESIDE = {"phantom": ("phantom-second",), "breast_us": ("breast_us-second",)}  # archives that a board's table holds, too
 ARCHIVES = sorted([*BOARDS, *itertools.chain(*BESIDE.values())])
 IMAGES = {"breast_us": "breast_us", "nuclei": "nuclei_dsb2018", "sarcoma": "sts_sarcoma"}  # by task: their folder
-SETTINGS = {"breast_us": "image_size = 64\nsteps = 200\n", "breast_us-128": "image_size = 128\nsteps = 100\n"}
+SETTINGS = {
+    **dict.fromkeys(("breast_us", "breast_us-second"), "image_size = 64\nsteps = 200\n"),
+    "breast_us-128": "image_size = 128\nsteps = 100\n",
+}
 
 
 def task_of(board: str) -> str:

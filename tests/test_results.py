@@ -21,7 +21,10 @@ from dgbench.task import Task
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 BOARDS = ("phantom", "breast_us", "breast_us-128", "nuclei", "sarcoma")
-BESIDE = {"phantom": ("phantom-second",), "breast_us": ("breast_us-second",)}  # archives that a board's table holds, too
+BESIDE = {
+    "phantom": ("phantom-second",),
+    "breast_us": ("breast_us-second",),
+}  # archives that a board's table holds, too
 ARCHIVES = sorted([*BOARDS, *itertools.chain(*BESIDE.values())])
 IMAGES = {"breast_us": "breast_us", "nuclei": "nuclei_dsb2018", "sarcoma": "sts_sarcoma"}  # by task: their folder
 SETTINGS = {

@@ -101,7 +101,7 @@ def test_the_source_distribution_is_the_whole_checkout_and_gives_the_same_wheel(
 
 
 def test_distributions_stay_small(sdist: Path, wheel: Path):
-    assert wheel.stat().st_size < 3e6 and sdist.stat().st_size < 5e6
+    assert wheel.stat().st_size < 4e6 and sdist.stat().st_size < 6e6, "most of it are the scores of every case"
 
 
 def test_the_installed_wheel_finds_methods_tasks_and_published_numbers(installed: Path, root: Path):

@@ -104,8 +104,9 @@ def adopt(root: Path) -> Adoption:
     elif sets := [d for d in [root, *_inside(root)] if (d / "imagesTr").is_dir() and (d / "labelsTr").is_dir()]:
         for folder in sets:
             _nnunet(adoption, folder, only=len(sets) == 1)
-        _groups(adoption, [(row["case"],) for row in adoption.rows])
+        called = [(row["case"],) for row in adoption.rows]
         _domains_of(adoption, [(f"{folder.name}",) if len(sets) > 1 else () for folder in sets for _ in _cases(folder)])
+        _groups(adoption, called)
     else:
         _paired(adoption)
     _leave_out_unreadable(adoption)
@@ -419,10 +420,10 @@ def _qualify(rows: Sequence[dict[str, str]], folders: Sequence[tuple[str, ...]],
 
 
 def _groups(adoption: Adoption, told: Sequence[Sequence[str]]) -> None:
-    """Patients, where a folder or a name says sub-..., patient..., and a patient has several cases. told: by row."""
+    """Patients, where a folder or name says sub-..., patient..., and one has several cases in a domain; by row."""
     found = [next(filter(None, map(SUBJECT.match, of)), None) for of in told]
     values = [m[1] if m else "" for m in found]
-    counts = Counter(v for v in values if v)
+    counts = Counter((row["domain"], v) for row, v in zip(adoption.rows, values, strict=True) if v)
     if counts and max(counts.values()) > 1:
         for row, value in zip(adoption.rows, values, strict=True):
             row["group"] = value
